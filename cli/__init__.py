@@ -1,0 +1,1 @@
+"""The command line: spells the library with dashes, and computes nothing."""

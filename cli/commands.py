@@ -1,0 +1,138 @@
+"""The commands; each imports what it needs when it runs, and its help ends with the Python line it runs."""
+
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+from genmem_cli.options import a_run, estimating, planning, refitting
+from genmem_cli.progress import bars
+
+if TYPE_CHECKING:
+    from genmem.run import Run
+
+
+@click.command(epilog='Python: genmem.audit("digits", model="vae", out="runs/digits")')
+@planning
+@refitting
+@estimating
+def audit(lanes: Any, recompute: bool, estimator: str, **asked: Any) -> None:
+    """Audit DATA from plan to report; run it again to resume.
+
+    DATA is "digits", a .npy, .npz, .csv or .parquet file, an MNIST IDX file, or a folder of images whose class
+    subfolders become labels. Prints what was found; the last line is the path of the run.
+    """
+    from genmem.pipeline import carry_out
+
+    run = _plan(asked)
+    _announce(run, err=True)
+    with bars() as progress:
+        done = carry_out(run, estimator, None, lanes, recompute, progress)
+    for finding in done.findings:
+        click.echo(finding["sentence"])
+    click.echo(done.path)
+
+
+@click.command(epilog='Python: genmem.stages.plan("digits", model="vae", out="runs/digits")')
+@planning
+def plan(**asked: Any) -> None:
+    """Write the plan of an audit of DATA, and tell how long its refits will take."""
+    run = _plan(asked)
+    _announce(run, err=False)
+    click.echo(run.path)
+
+
+@click.command(epilog='Python: genmem.refit(genmem.Run.open("runs/digits"))')
+@a_run
+@refitting
+def refit(run_directory: str, lanes: Any, recompute: bool) -> None:
+    """Refit the model with examples left out, until no shard of RUN is missing."""
+    _stage("refit", run_directory, lanes=lanes, recompute=recompute)
+
+
+@click.command(epilog='Python: genmem.stages.fit(genmem.Run.open("runs/digits"))')
+@a_run
+def fit(run_directory: str) -> None:
+    """Train the model of RUN on all examples and keep its trajectory."""
+    _stage("fit", run_directory)
+
+
+@click.command(epilog='Python: genmem.stages.score(genmem.Run.open("runs/digits"))')
+@a_run
+@estimating
+def score(run_directory: str, estimator: str) -> None:
+    """Compute the memorization scores of RUN: scores.parquet."""
+    _stage("score", run_directory, estimator=estimator)
+
+
+@click.command(epilog='Python: genmem.stages.neighbors(genmem.Run.open("runs/digits"))')
+@a_run
+def neighbors(run_directory: str) -> None:
+    """Find the nearest training examples of every example of RUN."""
+    _stage("neighbors", run_directory)
+
+
+@click.command(epilog='Python: genmem.stages.regions(genmem.Run.open("runs/digits"))')
+@a_run
+def regions(run_directory: str) -> None:
+    """Average the scores of RUN by label and by cell of the latent space."""
+    _stage("regions", run_directory)
+
+
+@click.command(epilog='Python: genmem.stages.report(genmem.Run.open("runs/digits"))')
+@a_run
+def report(run_directory: str) -> None:
+    """Write audit.json and report.html of RUN from what is stored."""
+    _stage("report", run_directory)
+
+
+ALL = (audit, plan, refit, fit, score, neighbors, regions, report)
+
+
+def _plan(asked: dict[str, Any]) -> "Run":
+    from genmem import stages
+    from genmem.models.naming import parse_settings
+
+    settings = parse_settings(dict(asked.pop("settings")))
+    device = asked.pop("device")
+    if device is not None:
+        settings["device"] = device
+    if "" not in sys.path:  # as `python -m` does: a factory beside the data can be named
+        sys.path.insert(0, "")
+    return stages.plan(settings=settings, request=_request(asked, settings), **asked)
+
+
+def _request(asked: dict[str, Any], settings: dict[str, Any]) -> dict[str, str]:
+    """Return the command and the Python line that repeat the audit."""
+    defaults = {p.name: p.default for p in audit.params}
+    given = {k: v for k, v in asked.items() if k != "data" and v is not None and v != defaults.get(k)}
+    if settings:
+        given["settings"] = settings
+    keywords = "".join(f", {key}={value!r}" for key, value in given.items())
+    return {
+        "command": shlex.join(["genmem", *sys.argv[1:]]),
+        "python": f"genmem.audit({asked['data']!r}{keywords})",
+    }
+
+
+def _announce(run: "Run", *, err: bool) -> None:
+    """Tell what the refits will take, unless there is nobody to read it."""
+    probe = run.probe or {}
+    if (err and not sys.stderr.isatty()) or "expected_seconds" not in probe:
+        return
+    seconds, refits = probe["expected_seconds"], run.splits().n_splits
+    took = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{max(1, round(seconds / 60))} min"
+    how = f"{probe['lanes']} at a time" if probe["method"] == "lanes" else "one after another"
+    click.echo(f"{refits} refits, {how} on {probe['device']}: about {took}.", err=err)
+
+
+def _stage(name: str, run_directory: str, **options: Any) -> None:
+    from genmem import stages
+    from genmem.run import Run
+
+    run = Run.open(run_directory)
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    with bars() as progress:
+        getattr(stages, name)(run, progress=progress, **options)
+    click.echo(run.path)

@@ -1,0 +1,213 @@
+"""What an audit found: each finding with its value, standard error, null, interval and a sentence."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmem import stats
+from genmem.run import Run
+
+LEVEL = 0.05
+TAIL = 0.95
+SHOWN = 12
+MIN_EXAMPLES = 5  # of a group to be named
+PAPER = "van den Burg & Williams 2021, arXiv 2106.03216"
+FALSE_DISCOVERY = "Benjamini & Hochberg 1995"
+
+
+def find(run: Run, groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the findings of a scored run, in the order of the questions."""
+    scores = run.result("scores")
+    found = [_mean(scores), _tail(scores)]
+    if np.isfinite(scores["q_value"]).any():
+        found.insert(1, _flagged(scores))
+    found += [_neediest(kind, groups) for kind in ("label", "cell") if _candidates(kind, groups)]
+    return found + [f for f in _baselines(run, scores) if f["value"] is not None]
+
+
+def _finding(
+    name: str,
+    question: str,
+    title: str,
+    value: float,
+    *,
+    n: int,
+    sentence: str,
+    meaning: str,
+    error: float = math.nan,
+    interval: tuple[float, float] = (math.nan, math.nan),
+    null: float = math.nan,
+    p_value: float = math.nan,
+    unit: str = "nats",
+    source: str | None = PAPER,
+    examples: Iterable[int] = (),
+) -> dict[str, Any]:
+    low, high = (_number(bound) for bound in interval)
+    return {
+        "id": name,
+        "question": question,
+        "title": title,
+        "value": _number(value),
+        "standard_error": _number(error),
+        "interval": None if low is None or high is None else [low, high],
+        "null": _number(null),
+        "p_value": _number(p_value),
+        "n": int(n),
+        "unit": unit,
+        "sentence": sentence,
+        "meaning": meaning,
+        "source": source,
+        "examples": [int(i) for i in examples],
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _mean(scores: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    per_repeat = scores["per_repeat"].mean(1)
+    value, repeats = float(scores["score"].mean()), len(per_repeat)
+    error = float(per_repeat.std(ddof=1) / math.sqrt(repeats)) if repeats > 1 else math.nan
+    p = float(stats.student_sf(value / error, repeats - 1)) if error > 0 else math.nan
+    null = float(scores["placebo"].mean()) if scores["placebo"].size else math.nan
+    return _finding(
+        "mean_score",
+        "memorized",
+        "Mean memorization score",
+        value,
+        error=error,
+        interval=stats.student_interval(value, error, repeats - 1),
+        null=null,
+        p_value=p,
+        n=scores["score"].size,
+        sentence=f"An example is on average {value:.2f} nats more likely under models that trained on it.",
+        meaning="0 means the model treats examples it trained on as it treats new ones; higher is more memorization.",
+    )
+
+
+def _flagged(scores: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    q, score = scores["q_value"], scores["score"]
+    chosen = np.flatnonzero(q < LEVEL)
+    order = chosen[np.argsort(-score[chosen], kind="stable")]
+    return _finding(
+        "flagged_share",
+        "memorized",
+        "Examples memorized beyond chance",
+        len(chosen) / len(q),
+        null=0.0,
+        n=len(q),
+        unit="of all examples",
+        sentence=f"{len(chosen):,} of {len(q):,} examples are memorized at a false discovery rate of {LEVEL:.0%}.",
+        meaning=f"About {LEVEL:.0%} of those named are named by chance; the test is one-sided, of score > 0.",
+        source=FALSE_DISCOVERY,
+        examples=order[:SHOWN],
+    )
+
+
+def _tail(scores: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    score, per_repeat, placebo = scores["score"], scores["per_repeat"], scores["placebo"]
+    value = float(np.quantile(score, TAIL))
+    error = _jackknife_quantile(per_repeat) if str(scores["estimator"]) == "mean_log" else math.nan
+    null = float(np.quantile(placebo, TAIL, axis=1).mean()) if placebo.size else math.nan
+    return _finding(
+        "tail_score",
+        "memorized",
+        "95% quantile of the scores",
+        value,
+        error=error,
+        interval=stats.student_interval(value, error, len(per_repeat) - 1),
+        null=null,
+        n=len(score),
+        sentence=f"One example in twenty scores above {value:.1f} nats; by chance that bound would be {null:.1f}."
+        if math.isfinite(null)
+        else f"One example in twenty scores above {value:.1f} nats.",
+        meaning="Memorization is uneven: the tail shows it where the mean hides it. The null scores folds "
+        "that were trained on as if they had been left out.",
+        examples=np.argsort(-score, kind="stable")[:SHOWN],
+    )
+
+
+def _jackknife_quantile(per_repeat: NDArray[np.float64]) -> float:
+    repeats = len(per_repeat)
+    if repeats < 3:
+        return math.nan
+    total = per_repeat.sum(0)
+    left = np.asarray([np.quantile((total - one) / (repeats - 1), TAIL) for one in per_repeat])
+    return float(math.sqrt((repeats - 1) * left.var()))
+
+
+def _candidates(kind: str, groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [g for g in groups if g["kind"] == kind and g["n"] >= MIN_EXAMPLES and g["rest"] is not None]
+
+
+def _neediest(kind: str, groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    group = max(_candidates(kind, groups), key=lambda g: g["mean"])
+    name = f"label {group['name']}" if kind == "label" else f"cell {group['name']} of the latent space"
+    return _finding(
+        f"neediest_{kind}",
+        "regions",
+        "Label that most needs data" if kind == "label" else "Region that most needs data",
+        group["mean"],
+        error=_or_nan(group["standard_error"]),
+        interval=tuple(group["interval"] or (math.nan, math.nan)),
+        null=group["rest"],
+        p_value=_or_nan(group["p_value"]),
+        n=group["n"],
+        sentence=f"The {group['n']:,} examples of {name} score {group['mean']:.1f} nats on average, "
+        f"all others {group['rest']:.1f}.",
+        meaning="Where scores are high the model leans on single examples: more examples there would let it "
+        "generalise instead. The null is the mean of all other examples; the group was chosen as the highest.",
+        examples=group["examples"],
+    )
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _baselines(run: Run, scores: dict[str, NDArray[Any]]) -> list[dict[str, Any]]:
+    near, score = run.result("neighbors"), scores["score"]
+    return [
+        _rank_finding(
+            "distance_correlation",
+            "Score and distance to the nearest neighbours",
+            stats.spearman(score, near["distance"]),
+            len(score),
+            "The memorization score and the distance to the nearest other examples",
+            "Near 1, isolation alone would explain what is memorized; what is left over is what distances miss.",
+            near["most"],
+        ),
+        _rank_finding(
+            "surprise_correlation",
+            "Score and surprise",
+            stats.spearman(score, -scores["log_prob_out"]),
+            len(score),
+            "The memorization score and how unlikely an example is to models that never saw it",
+            "Near 1, the memorized examples are simply the unlikely ones; both share the noise of log_prob_out.",
+            (),
+        ),
+    ]
+
+
+def _rank_finding(
+    name: str, title: str, found: stats.Correlation, n: int, what: str, meaning: str, examples: Iterable[int]
+) -> dict[str, Any]:
+    return _finding(
+        name,
+        "neighbors",
+        title,
+        found.rho,
+        error=found.standard_error,
+        interval=found.interval,
+        null=0.0,
+        n=n,
+        unit="rank correlation",
+        sentence=f"{what} have a rank correlation of {found.rho:.2f}.",
+        meaning=meaning,
+        source=None,
+        examples=examples,
+    )

@@ -1,0 +1,7 @@
+"""Which training examples are memorized?"""
+
+from genmem.leaveout.choosing import ensure_probe, planned_model, scored_epochs
+from genmem.leaveout.refitting import refit
+from genmem.leaveout.scoring import MemorizationScores, memorization_score
+
+__all__ = ["MemorizationScores", "ensure_probe", "memorization_score", "planned_model", "refit", "scored_epochs"]

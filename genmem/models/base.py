@@ -1,0 +1,233 @@
+"""The face of scikit-learn over a torch network that has a log-likelihood or a bound on it."""
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, clone
+from torch import Tensor, nn
+
+from genmem.errors import DataError, ModelError
+from genmem.models.evaluation import log_prob
+from genmem.seeding import seed_for
+from genmem.training.ensemble import Lane, Recipe, batches, isolated_streams, train
+from genmem.training.trajectory import Checkpoint, Trajectory, remember
+
+
+class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
+    """A density over a `torch.nn.Module`; subclasses say how the network is made.
+
+    The network of `make_module(event_shape)` keeps this contract:
+
+    - `module(x, draws=1) -> (batch,)`: the training loss of each example, nats, averaged over draws;
+    - `module.log_weights(x, draws) -> (draws, batch)`: log importance weights; log p = logmeanexp over
+      draws. Exact models return one row;
+    - `module.sample(n) -> (n, *event)`;
+    - optionally `noise_shape`: then both calls take `noise` of shape (draws, batch, *noise_shape), and lanes
+      of several repeats may share a batch.
+
+    Args:
+        epochs: passes over the data.
+        batch_size: examples a step.
+        learning_rate: of Adam.
+        checkpoint_every: epochs between the checkpoints of `trajectory_`; None keeps none.
+        device: "cpu", "cuda", "cuda:1"...; "auto" is CUDA where there is one.
+        random_state: the seed of weights, minibatches and noise.
+
+    Attributes:
+        module_: the trained network, in evaluation mode.
+        trajectory_: its checkpoints, the untrained network first; None without `checkpoint_every`.
+    """
+
+    def __init__(
+        self,
+        *,
+        epochs: int = 100,
+        batch_size: int = 64,
+        learning_rate: float = 1e-3,
+        checkpoint_every: int | None = None,
+        device: str = "auto",
+        random_state: int = 0,
+    ) -> None:
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.checkpoint_every = checkpoint_every
+        self.device = device
+        self.random_state = random_state
+
+    @abstractmethod
+    def make_module(self, event_shape: tuple[int, ...]) -> nn.Module:
+        """Return a fresh network for examples of this shape; it draws weights from torch's global stream."""
+
+    def resolve(self, X: NDArray[Any]) -> Self:
+        """Return an unfitted copy whose settings do not depend on the data any more.
+
+        Called with *all* the data before any part is left out, so that every refit has the same settings.
+
+        Raises:
+            DataError: the model cannot take these data.
+            ModelError: a setting is out of range.
+        """
+        self._check_settings()
+        resolved: Self = clone(self)
+        return resolved
+
+    def fit(self, X: ArrayLike, y: object = None) -> Self:
+        """Train on X, shape (n, *event); `y` is ignored.
+
+        Raises:
+            DataError: the model cannot take these data.
+            ModelError: a setting is out of range, or training diverged.
+        """
+        array = np.asarray(X)
+        settled = self.resolve(array)
+        recipe = settled.recipe(array.shape[1:], len(array), seed=self.random_state)
+        kept: list[Checkpoint] = []
+
+        def remember_it(epoch: int, _: int, module: nn.Module) -> None:
+            step = epoch * recipe.steps_per_epoch
+            kept.append(remember(module, epoch=epoch, step=step, learning_rate=recipe.learning_rate))
+
+        self.module_ = train(
+            recipe,
+            as_tensor(array, recipe.device),
+            [Lane(keep=np.arange(len(array)), split=0, repeat=0)],
+            batched=False,
+            on_epoch=remember_it,
+            at_epochs=self._checkpoint_epochs(),
+        )[0].eval()
+        _refuse_diverged(self.module_)
+        self.event_shape_ = array.shape[1:]
+        self.trajectory_ = Trajectory(tuple(kept), len(array), recipe.batch_size) if kept else None
+        return self
+
+    def recipe(self, event_shape: tuple[int, ...], n_keep: int, *, seed: int) -> Recipe:
+        """Return the training recipe for models that each see at least `n_keep` examples."""
+        size, steps = batches(n_keep, self.batch_size)
+        return Recipe(
+            make_module=lambda: self.make_module(tuple(event_shape)),
+            epochs=self.epochs,
+            batch_size=size,
+            steps_per_epoch=steps,
+            learning_rate=self.learning_rate,
+            seed=seed,
+            device=resolve_device(self.device),
+        )
+
+    def score_samples(self, X: ArrayLike, importance_samples: int = 64) -> NDArray[np.float64]:
+        """Return log p(x) of each row of X: shape (n,), nats, by `importance_samples` draws where it needs any.
+
+        Draws derive from (random_state, row), so the result does not depend on how rows are batched.
+        """
+        self._check_fitted()
+        device = next(self.module_.parameters()).device
+        x = as_tensor(np.asarray(X), device)
+        if x.shape[1:] != self.event_shape_:
+            raise DataError(
+                expected=f"examples of shape {tuple(self.event_shape_)}, as in fit",
+                got=f"{tuple(x.shape[1:])}",
+                do="Score data of the same columns.",
+            )
+        return log_prob(self.module_, x, draws=importance_samples, seed=self.random_state).log_prob
+
+    def sample(self, n_samples: int = 1, random_state: int | None = None) -> NDArray[np.float32]:
+        """Return draws from the model: shape (n_samples, *event)."""
+        self._check_fitted()
+        device = next(self.module_.parameters()).device
+        seed = seed_for(self.random_state if random_state is None else random_state, "samples")
+        with torch.no_grad(), isolated_streams(device, seed):
+            drawn: NDArray[np.float32] = self.module_.sample(n_samples).cpu().numpy()  # type: ignore[operator]
+        return drawn
+
+    def _checkpoint_epochs(self) -> list[int]:
+        if self.checkpoint_every is None:
+            return []
+        return sorted({*range(0, self.epochs + 1, self.checkpoint_every), self.epochs})
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "module_"):
+            raise ModelError(
+                expected=f"a fitted {type(self).__name__}", got="one before fit", do="Call `fit(X)` first."
+            )
+
+    def _check_settings(self) -> None:
+        for name in ("epochs", "batch_size"):
+            require(name, getattr(self, name), is_count, "an integer >= 1")
+        positive = isinstance(self.learning_rate, int | float) and 0 < self.learning_rate < float("inf")
+        require("learning_rate", self.learning_rate, lambda _: positive, "a number > 0")
+        if self.checkpoint_every is not None:
+            require("checkpoint_every", self.checkpoint_every, is_count, "None or an integer >= 1")
+        resolve_device(self.device)
+
+
+def _refuse_diverged(module: nn.Module) -> None:
+    if not all(bool(torch.isfinite(p).all()) for p in module.parameters()):
+        raise ModelError(
+            expected="training to converge",
+            got="weights that are not finite",
+            do="Lower the learning rate, or check the data for extreme values.",
+        )
+
+
+def is_count(value: Any) -> bool:
+    """Return whether a value is an integer of at least 1."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= 1
+
+
+def require(name: str, value: Any, holds: Callable[[Any], bool], expected: str) -> None:
+    """Check a setting of a model.
+
+    Raises:
+        ModelError: `holds(value)` is false.
+    """
+    if isinstance(value, bool) or not holds(value):
+        raise ModelError(expected=f"{name} to be {expected}", got=repr(value), do=f"Change {name}.")
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the torch device of a name; "auto" is CUDA where there is one.
+
+    Raises:
+        ModelError: no such device here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ModelError(
+            expected='a device of this machine ("cpu", "cuda", "cuda:1", or "auto")',
+            got=repr(device),
+            do="Change the device; without CUDA, use cpu.",
+        ) from error
+    return found
+
+
+def as_tensor(X: NDArray[Any], device: torch.device) -> Tensor:
+    """Return the examples as a tensor on `device`: uint8 stays uint8 (batches are cast), the rest is float32.
+
+    Raises:
+        DataError: the array is empty, not numeric or has fewer than 2 dimensions.
+    """
+    if X.ndim < 2 or X.size == 0 or X.dtype.kind not in "buif":
+        raise DataError(
+            expected="a numeric array of shape (n, *event) with n >= 1",
+            got=f"shape {X.shape}, dtype {X.dtype}",
+            do="Reshape one-dimensional data to (n, 1); encode text as numbers.",
+        )
+    if X.dtype.kind == "f" and not np.isfinite(X).all():
+        raise DataError(
+            expected="finite numbers",
+            got=f"{int((~np.isfinite(X)).sum())} that are NaN or infinite",
+            do="Drop or fill them.",
+        )
+    dtype = np.uint8 if X.dtype.kind == "b" or X.dtype == np.uint8 else np.float32
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.ascontiguousarray(X, dtype=dtype)).to(device)

@@ -1,0 +1,135 @@
+"""From the name a user types to a model: built-in names and `package.module:factory`."""
+
+import difflib
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from genmem.errors import ModelError
+from genmem.models.vae import VAE
+from genmem.protocols import Density
+
+BUILT_IN: dict[str, Callable[..., Any]] = {"vae": VAE}
+
+
+def make_model(name: str, settings: Mapping[str, Any] | None = None) -> Any:
+    """Return the model called `name` ("vae" or "package.module:factory"), made with `settings` as keywords.
+
+    Raises:
+        ModelError: no such name or setting (the closest are offered), the factory raises, or what it
+            returns is not a `Density`.
+    """
+    given = dict(settings or {})
+    factory = BUILT_IN.get(name) or _import(name)
+    _check_keywords(name, factory, given)
+    try:
+        model = factory(**given)
+    except Exception as error:  # a factory is the user's code: whatever it raises is reported, not shown raw
+        raise ModelError(
+            expected=f"{name} to make a model from {given}",
+            got=f"{type(error).__name__}: {error}",
+            do="Correct the factory or its --set values.",
+        ) from error
+    check_density(model, name)
+    if name not in BUILT_IN and not inspect.isclass(factory):
+        model.made_by = {"factory": name, "settings": given}
+    return model
+
+
+def model_of_plan(described: Mapping[str, Any]) -> Any:
+    """Return the model a plan describes.
+
+    Raises:
+        ModelError: it cannot be imported here; then the model has to be passed again.
+    """
+    name = str(described["name"])
+    params = {key: _callable(value) for key, value in described["params"].items()}
+    try:
+        return make_model(name, params)
+    except ModelError as error:
+        raise ModelError(
+            expected=f"the planned model {name} to be importable here",
+            got=error.got,
+            do="Run from where it can be imported, or pass the same model again from Python.",
+        ) from error
+
+
+def check_density(model: Any, name: str) -> None:
+    """Check that a model has fit, score_samples and sample.
+
+    Raises:
+        ModelError: it has not.
+    """
+    if inspect.isclass(model) or not isinstance(model, Density):
+        lacks = [method for method in ("fit", "score_samples", "sample") if not hasattr(model, method)]
+        what = f"no {', '.join(lacks)}" if lacks else "a class"
+        raise ModelError(
+            expected=f"{name} to be a density: an object with fit, score_samples and sample",
+            got=f"{type(model).__name__} ({what})",
+            do="Return such an object, for example a genmem.VAE or a scikit-learn KernelDensity.",
+        )
+
+
+def parse_settings(texts: Mapping[str, str]) -> dict[str, Any]:
+    """Return `--set key=value` texts as values: JSON where they parse as such, else text.
+
+    >>> parse_settings({"latent_dim": "16", "hidden": "[128, 64]", "likelihood": "gaussian"})
+    {'latent_dim': 16, 'hidden': [128, 64], 'likelihood': 'gaussian'}
+    """
+    return {key: _value(text) for key, text in texts.items()}
+
+
+def _value(text: str) -> Any:
+    if "," in text and not text.lstrip().startswith(("[", "{", '"')):
+        text = f"[{text}]"
+    lowered = {"none": None, "true": True, "false": False}
+    if text.lower() in lowered:
+        return lowered[text.lower()]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _check_keywords(name: str, factory: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(factory).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for key in given:
+        if key not in parameters:
+            near = difflib.get_close_matches(key, parameters, n=3, cutoff=0.4)
+            hint = f"Did you mean {' or '.join(near)}?" if near else f"It takes {', '.join(parameters) or 'none'}."
+            raise ModelError(expected=f"a setting of {name}", got=repr(key), do=hint)
+
+
+def _import(name: str) -> Callable[..., Any]:
+    module_name, _, attribute = name.partition(":")
+    if not attribute:
+        near = difflib.get_close_matches(name, BUILT_IN, n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise ModelError(
+            expected=f"a built-in model ({', '.join(BUILT_IN)}) or package.module:factory",
+            got=repr(name),
+            do=f"{hint}Correct --model.",
+        )
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # importing runs the user's code
+        raise ModelError(
+            expected=f"{name} to be importable",
+            got=f"{type(error).__name__}: {error}",
+            do="Check the spelling, and that the module is installed or in the current folder.",
+        ) from error
+    if not callable(found):
+        raise ModelError(expected=f"{name} to be callable", got=type(found).__name__, do="Name a class or function.")
+    return found  # type: ignore[no-any-return]
+
+
+def _callable(value: Any) -> Any:
+    if isinstance(value, dict) and set(value) == {"callable"}:
+        return _import(str(value["callable"]))
+    return value

@@ -1,0 +1,132 @@
+"""The whole audit on one page: plan, refit, fit, score, neighbours, regions, report."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from genmem import stages
+from genmem.leaveout import MemorizationScores
+from genmem.progress import Listener, ignore
+from genmem.run import Run
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """The outcome of an audit.
+
+    Attributes:
+        path: the run directory: audit.json, scores.parquet, report.html and all that is needed to resume.
+        scores: memorization scores of every example, nats.
+        summary: audit.json as a dictionary; docs/audit-json.md says what each key holds.
+    """
+
+    path: Path
+    scores: MemorizationScores
+    summary: dict[str, Any]
+
+    @property
+    def findings(self) -> list[dict[str, Any]]:
+        """What was found, each with its value, error, null and a sentence."""
+        return list(self.summary["findings"])
+
+    @property
+    def report(self) -> Path:
+        """The report, one offline HTML file."""
+        return self.path / "report.html"
+
+
+def audit(
+    data: Any,
+    model: Any = "vae",
+    out: str | Path | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    labels: Any = None,
+    array: str | None = None,
+    label_array: str | None = None,
+    label_column: str | None = None,
+    subset: int | None = None,
+    folds: int = 5,
+    repeats: int = 8,
+    epochs: int | None = None,
+    seed: int = 0,
+    score_epochs: Sequence[int] | Literal["auto"] = "auto",
+    importance_samples: int | Literal["auto"] = "auto",
+    estimator: str = "mean_log",
+    executor: Executor | None = None,
+    lanes: int | Literal["auto"] = "auto",
+    recompute: bool = False,
+    progress: Listener = ignore,
+    request: Mapping[str, Any] | None = None,
+) -> Audit:
+    """Audit a generative model for memorization; run it again with the same arguments to resume.
+
+    Args:
+        data: "digits", an array of shape (n, *event), or a path: .npy, .npz, .csv, .parquet, IDX file, folder of
+            images. uint8 images are binarised (bernoulli likelihood) or dequantised (any other) once.
+        model: a `Density` (such as `genmem.VAE(latent_dim=8)`), the name of a built-in model, or
+            "package.module:factory". A built-in model gets a size and likelihood that suit the data.
+        out: the run directory; `runs/<data>-<model>` without it.
+        settings: keywords for a model given by name; changed parameters of a model given as an object.
+        labels: labels of the examples, or a file that holds them.
+        array: the array of an .npz file that holds the examples.
+        label_array: the array of an .npz file that holds the labels.
+        label_column: the column of a table that holds the labels.
+        subset: audit only this many examples, drawn at random.
+        folds: K: every refit leaves out one K-th of the examples.
+        repeats: L: independent repetitions; standard errors come from them.
+        epochs: of training; the model's own without it.
+        seed: the root of all randomness.
+        score_epochs: epochs at which every example is scored; "auto" is five of them up to the last.
+        importance_samples: draws for each log p; "auto" is 64.
+        estimator: "mean_log" or "log_mean" (see `memorization_score`).
+        executor: where refits run (see `refit`).
+        lanes: networks trained in one batch (see `refit`).
+        recompute: compute damaged shards again rather than refuse them.
+        progress: told what is going on.
+        request: what was asked, for the report: {"command": ..., "python": ...}.
+
+    Raises:
+        DataError: the data or labels are not usable.
+        ModelError: the model or a setting is not usable, or training diverged.
+        RunError: the run directory is in use, damaged, full, or was planned with other settings.
+    """
+    run = stages.plan(
+        data,
+        model,
+        out,
+        settings=settings,
+        labels=labels,
+        array=array,
+        label_array=label_array,
+        label_column=label_column,
+        subset=subset,
+        folds=folds,
+        repeats=repeats,
+        epochs=epochs,
+        seed=seed,
+        score_epochs=score_epochs,
+        importance_samples=importance_samples,
+        request=request,
+    )
+    return carry_out(run, estimator, executor, lanes, recompute, progress)
+
+
+def carry_out(
+    run: Run,
+    estimator: str = "mean_log",
+    executor: Executor | None = None,
+    lanes: int | Literal["auto"] = "auto",
+    recompute: bool = False,
+    progress: Listener = ignore,
+) -> Audit:
+    """Run every stage of a planned audit; what is stored already is kept. Arguments as in `audit`."""
+    stages.refit(run, executor=executor, lanes=lanes, recompute=recompute, progress=progress)
+    stages.fit(run, progress=progress)
+    scores = stages.score(run, estimator=estimator, progress=progress)
+    stages.neighbors(run, progress=progress)
+    stages.regions(run, progress=progress)
+    stages.report(run, progress=progress)
+    return Audit(path=run.path, scores=scores, summary=run.read_json("audit.json"))

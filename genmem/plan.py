@@ -1,0 +1,112 @@
+"""What a plan says of the model, the data and the versions, and how two plans differ."""
+
+import importlib.metadata
+import json
+import platform
+from typing import Any
+
+import numpy as np
+
+from genmem.data import Data, fingerprint
+from genmem.errors import ModelError, RunMismatchError
+from genmem.version import __version__
+
+COMPARED = ("model", "data", "seed", "splits", "score_epochs", "importance_samples")
+DERIVED = ("sha256", "n_splits", "splits.n")  # they differ because something else does: not the key to name
+VERSIONED = ("torch", "numpy", "scikit-learn", "faiss-cpu")
+
+
+def describe_model(model: Any) -> dict[str, Any]:
+    """Return the class of a model and its parameters as the plan stores them.
+
+    A model made by a factory carries `made_by = {"factory": "package.module:name", "settings": {...}}`.
+
+    Raises:
+        ModelError: the model has no `get_params`, or a parameter cannot be written to the plan.
+    """
+    made_by = getattr(model, "made_by", None)
+    if made_by is not None:
+        return {"name": made_by["factory"], "params": made_by["settings"]}
+    if not hasattr(model, "get_params"):
+        raise ModelError(
+            expected="a model that follows scikit-learn's convention (get_params, fit, score_samples, sample)",
+            got=f"{type(model).__name__} without get_params",
+            do="Derive it from sklearn.base.BaseEstimator.",
+        )
+    kind, params = type(model), model.get_params(deep=False)
+    return {
+        "name": f"{kind.__module__}:{kind.__qualname__}",
+        "params": {key: _plain(key, value) for key, value in params.items()},
+    }
+
+
+def _plain(key: str, value: Any) -> Any:
+    if callable(value) and hasattr(value, "__qualname__"):
+        return {"callable": f"{value.__module__}:{value.__qualname__}"}
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            expected=f"a value of {key!r} that the plan can hold (number, text, list, importable function)",
+            got=repr(value)[:80],
+            do="Pass a plain value, or make the model with a `package.module:factory`.",
+        ) from error
+
+
+def describe_data(data: Data) -> dict[str, Any]:
+    """Return where the examples come from, their shape and hash, and what was done to them."""
+    return {
+        "source": data.source,
+        "sha256": fingerprint(data.X),
+        "labels_sha256": None if data.labels is None else fingerprint(data.labels),
+        "n": len(data.X),
+        "event_shape": list(data.X.shape[1:]),
+        "dtype": str(data.X.dtype),
+        "preparation": data.preparation,
+        "columns": None if data.columns is None else list(data.columns),
+        "image_shape": None if data.image_shape is None else list(data.image_shape),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries the numbers depend on."""
+    found = {"genmem": __version__, "python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # faiss-gpu takes the place of faiss-cpu
+            continue
+    return found
+
+
+def refuse_other_plan(planned: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Compare the plan on disk with the one asked for.
+
+    Raises:
+        RunMismatchError: they differ; the message names the first key that does.
+    """
+    before = {k: v for section in COMPARED for k, v in _flat(section, planned[section]).items()}
+    after = {k: v for section in COMPARED for k, v in _flat(section, asked[section]).items()}
+    differing = [key for key in {**before, **after} if before.get(key) != after.get(key) and key != "data.source"]
+    if not differing:
+        return
+    key = min(differing, key=lambda key: key.endswith(DERIVED))
+    name = key.rsplit(".", 1)[-1]
+    raise RunMismatchError(
+        expected=f"the settings run.json was planned with, {key}={_short(before.get(key))}",
+        got=f"{name}={_short(after.get(key))}",
+        do=f"Use a new run directory, or ask for the planned {name} again.",
+    )
+
+
+def _flat(prefix: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for key, inner in value.items() for k, v in _flat(f"{prefix}.{key}", inner).items()}
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,51 @@
+"""What genmem asks of a model: the density convention of scikit-learn."""
+
+import copy
+import inspect
+from typing import Any, Protocol, Self, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmem.errors import ModelError
+
+
+@runtime_checkable
+class Density(Protocol):
+    """A probabilistic model of data; `KernelDensity` and `GaussianMixture` satisfy it as they are.
+
+    `clone(model).fit(X[keep])` is a leave-out refit, so constructor arguments must be stored verbatim.
+    """
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Fit to `X`, an array of shape (n, *event), and return self."""
+
+    def score_samples(self, X: Any) -> Any:
+        """Return log p(x) of every row of `X`: shape (n,), nats."""
+
+    def sample(self, n_samples: int = 1) -> Any:
+        """Return `n_samples` draws from the model."""
+
+
+def draw(model: Density, n: int, seed: int) -> NDArray[Any]:
+    """Return `n` samples of a fitted model, shape (n, *event): always an array, always seeded.
+
+    Raises:
+        ModelError: the model offers no way to seed its samples.
+    """
+    if "random_state" in inspect.signature(model.sample).parameters:
+        return _array(model.sample(n, random_state=seed))  # type: ignore[call-arg]
+    if not hasattr(model, "random_state"):
+        raise ModelError(
+            expected="a model whose samples can be seeded",
+            got=f"{type(model).__name__}.sample without random_state",
+            do="Give `sample` a `random_state` argument, or the model a `random_state` attribute.",
+        )
+    seeded = copy.copy(model)
+    seeded.random_state = seed
+    return _array(seeded.sample(n))
+
+
+def _array(samples: Any) -> NDArray[Any]:
+    # GaussianMixture returns (samples, components).
+    return np.asarray(samples[0] if isinstance(samples, tuple) else samples)

@@ -1,0 +1,142 @@
+"""Build report.html from the results of a run: arrays and audit.json in, one offline page out."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from genmem.plots import Group
+from genmem.report import words
+from genmem.report.figures import GROUPS, drawn, figures
+from genmem.report.pictures import album, differ
+from genmem.report.results import Finding, Results, read_results
+from genmem.report.verdicts import QUESTIONS, corrected, most_memorized, neediest, ranked, stands_out, strip, verdicts
+from genmem.storage import Arrays, write_atomically
+
+ROWS = 25  # of the table of the most memorized examples
+GALLERY = 12  # examples in each half of the gallery
+NEIGHBORS = 5  # neighbours of each
+EXEMPLARS = 4  # examples of each group
+PAGE = 7_800_000  # bytes the page may have; pictures get what the figures leave
+MARKUP = 300_000  # bytes of it for words and tables
+
+
+@dataclass(frozen=True)
+class Plate:
+    """One example of the gallery: its position, and its neighbours with their distances."""
+
+    position: int
+    neighbors: list[tuple[int, float]]
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write report.html from the results in a run directory.
+
+    The page holds everything it needs and opens without a network. It is written to a temporary file first
+    and then put in place, so that a reader never meets half a page.
+
+    Args:
+        run_dir: a run directory with audit.json, scores.parquet, data/X.npy and, where computed, results/*.npz.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        IncompleteRunError: audit.json, scores.parquet or data/X.npy is missing.
+        RunError: a file is damaged or of another schema, the files disagree about the examples, or the page
+            cannot be written.
+    """
+    run_dir = Path(run_dir)
+    # A file name may hold bytes that are no UTF-8; they become question marks, not an error.
+    page = render(read_results(run_dir)).encode("utf-8", "replace")
+    write_atomically(run_dir / "report.html", lambda handle: handle.write(page))
+    return run_dir / "report.html"
+
+
+def render(results: Results) -> str:
+    """Return the page. A pure function of the results."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    for name in ("number", "fixed", "probability", "interval", "duration", "plain", "design"):
+        environment.filters[name] = getattr(words, name)
+    template = environment.from_string(files(__package__).joinpath("template.html").read_text(encoding="utf-8"))
+    return template.render(**_context(results))
+
+
+def _context(results: Results) -> dict[str, Any]:
+    audit, near = results.audit, results.neighbors or {}
+    groups = {kind: _highest_first(audit["groups"], kind) for kind in ("label", "cell")}
+    answers, findings = verdicts(results), ranked(audit["findings"])
+    top = most_memorized(results, ROWS)
+    plates = {"most": _plates(near, "most"), "least": _plates(near, "least")}
+    shown = [p for answer in answers for p in answer.examples] + top
+    shown += [p for part in plates.values() for plate in part for p in (plate.position, *dict(plate.neighbors))]
+    shown += [p for part in groups.values() for group in part[:GROUPS] for p in group["examples"][:EXEMPLARS]]
+    shape = audit["data"].get("image_shape")
+    drawings, library = figures(results, groups), get_plotlyjs()
+    budget = PAGE - len(library) - sum(len(figure.json) for figure in drawings.values()) - MARKUP
+    uris, reduced = album(results.X, shape, shown, budget) if shape else ({}, None)
+    return {
+        "audit": audit,
+        "results": results,
+        "scores": results.scores,
+        "near": near,
+        "model": str(audit["asked"]["model"]["name"]).rpartition(":")[2],
+        "questions": QUESTIONS,
+        "verdicts": answers,
+        "findings": findings,
+        "failed": [check for check in audit["checks"] if not check["ok"]],
+        "strip": strip,
+        "describe": partial(_describe, results),
+        "missing": words.missing(results.one_repeat),
+        "why": partial(_why, results),
+        "uris": uris,
+        "reduced": reduced,
+        "plates": plates,
+        "rank": words.nearest(np.shape(near.get("most_distances", [[0]]))[1]),
+        "differences": None if shape else differ(results.X, audit["data"].get("columns") or ()),
+        "groups": groups,
+        "neediest": [g for kind in groups if (g := neediest(audit["groups"], kind)) and stands_out(g, audit["groups"])],
+        "corrected": partial(corrected, audit["groups"]),
+        "limits": {"groups": GROUPS, "exemplars": EXEMPLARS},
+        "top": top,
+        "figures": drawings,
+        "drawn": drawn(results),
+        "plotly": Markup(library),  # trusted: the library itself
+        "nonce": hashlib.sha256(repr(sorted(audit.items())).encode("utf-8", "replace")).hexdigest()[:32],
+    }
+
+
+def _why(results: Results, found: Finding | Group) -> str:
+    """Why a number of this finding or group is not there."""
+    if found["standard_error"] is None:
+        return words.missing(results.one_repeat)
+    return "not tested"
+
+
+def _describe(results: Results, position: int) -> str:
+    parts = [f"row {results.index[position]}"]
+    parts += [f"label {results.labels[position]}"] if results.labels else []
+    parts += [results.names[position]] if results.names else []
+    return ", ".join(parts)
+
+
+def _plates(near: Arrays, which: str) -> list[Plate]:
+    if which not in near:
+        return []
+    rows = zip(near[which], near[f"{which}_neighbors"], near[f"{which}_distances"], strict=True)
+    return [
+        Plate(int(p), [(int(i), float(d)) for i, d in zip(i_row, d_row, strict=True) if i >= 0][:NEIGHBORS])
+        for p, i_row, d_row in list(rows)[:GALLERY]
+    ]
+
+
+def _highest_first(groups: Sequence[Group], kind: str) -> list[Group]:
+    return sorted((g for g in groups if g["kind"] == kind), key=lambda g: g["mean"], reverse=True)

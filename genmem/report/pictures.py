@@ -1,0 +1,130 @@
+"""Show an example: an image as an inline PNG, a row of a table as the columns that set it apart."""
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from genmem.plots import Floats
+
+SIDES = (96, 64, 48, 32, 24, 16)  # pixels of the longer side that pictures are reduced to, when they must be
+COLUMNS = 64  # of a table that are read at a time
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The values drawn as black and as white, the same for all examples."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One column in which a row differs from its nearest neighbour; `spread` in standard deviations."""
+
+    column: str
+    here: float
+    there: float | None
+    median: float
+    spread: float
+
+
+def scale_of(X: NDArray[np.generic]) -> Scale:
+    """Choose the scale: 0 to 255 for bytes, 0 to 1 where all values lie there, else the range of the values.
+
+    >>> scale_of(np.array([0.0, 0.4])), scale_of(np.array([-1.0, 3.0]))
+    (Scale(low=0.0, high=1.0), Scale(low=-1.0, high=3.0))
+    """
+    if X.dtype == np.uint8:
+        return Scale(0.0, 255.0)
+    low, high = float(np.nanmin(X)), float(np.nanmax(X))
+    return Scale(0.0, 1.0) if low >= 0 and high <= 1 else Scale(low, high)
+
+
+def pixels(row: NDArray[np.generic], shape: Sequence[int], scale: Scale) -> NDArray[np.uint8]:
+    """Turn one example into (h, w) grey or (h, w, 3 or 4) colour bytes.
+
+    Args:
+        row: one example, flat, (h, w), (h, w, c) or (c, h, w).
+        shape: (h, w), (h, w, c) or (c, h, w), as `data.image_shape` of audit.json.
+        scale: the values of black and of white.
+    """
+    shape = tuple(shape)
+    if row.ndim == 3 and row.shape != shape and row.shape == (shape[-1], *shape[:-1]):
+        row = np.moveaxis(row, 0, -1)
+    image = np.nan_to_num(row.reshape(shape).astype(np.float64), nan=scale.low)
+    if image.ndim == 3 and image.shape[-1] not in (1, 3, 4):
+        image = np.moveaxis(image, 0, -1)
+    if image.ndim == 3 and image.shape[-1] not in (3, 4):
+        image = image.mean(axis=-1)
+    span = (scale.high - scale.low) or 1.0
+    return np.round(255 * np.clip((image - scale.low) / span, 0, 1)).astype(np.uint8)
+
+
+def png(image: NDArray[np.uint8], side: int) -> str:
+    """Encode an image as a data: address, reduced to `side` pixels where it is larger."""
+    picture = Image.fromarray(image)
+    picture.thumbnail((side, side), Image.Resampling.BOX)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def album(
+    X: NDArray[np.generic], shape: Sequence[int], positions: Sequence[int], budget: int
+) -> tuple[dict[int, str], int | None]:
+    """Encode the examples at `positions` as large as the budget allows.
+
+    Returns:
+        data: addresses by position, and the side they were reduced to (None when shown at their own size).
+    """
+    scale = scale_of(X)
+    images = {p: pixels(np.asarray(X[p]), shape, scale) for p in dict.fromkeys(positions)}
+    native = max((max(image.shape[:2]) for image in images.values()), default=0)
+    for side in SIDES:
+        uris = {p: png(image, side) for p, image in images.items()}
+        if sum(len(uris[p]) for p in positions) <= budget:
+            break
+    return uris, side if native > side else None
+
+
+def differ(X: NDArray[np.generic], columns: Sequence[str], count: int = 5) -> Callable[..., list[Difference]]:
+    """Return a function of (position, neighbour or None): the columns that set a row most apart.
+
+    Apart from its nearest neighbour, or from the median row where there is none, in standard deviations of
+    the column; columns that never vary are left out.
+    """
+    rows = X.reshape(len(X), -1)
+    median, spread = _centre_and_spread(rows)
+
+    def differences(position: int, neighbor: int | None = None) -> list[Difference]:
+        here = rows[position].astype(np.float64)
+        there = median if neighbor is None else rows[neighbor].astype(np.float64)
+        apart = np.divide(np.abs(here - there), spread, out=np.zeros(len(here)), where=spread > 0)
+        chosen = [c for c in np.argsort(-apart, kind="stable")[:count] if spread[c] > 0]
+        return [_difference(c, columns, here, None if neighbor is None else there, median, apart) for c in chosen]
+
+    return differences
+
+
+def _centre_and_spread(rows: NDArray[np.generic]) -> tuple[Floats, Floats]:
+    """Median and standard deviation of each column, a few columns in memory at a time."""
+    median, spread = np.empty(rows.shape[1]), np.empty(rows.shape[1])
+    for start in range(0, rows.shape[1], COLUMNS):
+        part = rows[:, start : start + COLUMNS].astype(np.float64)
+        median[start : start + COLUMNS], spread[start : start + COLUMNS] = np.median(part, axis=0), part.std(axis=0)
+    return median, spread
+
+
+def _difference(
+    c: int, columns: Sequence[str], here: Floats, there: Floats | None, median: Floats, apart: Floats
+) -> Difference:
+    name = columns[c] if c < len(columns) else f"column {c}"
+    return Difference(
+        name, float(here[c]), None if there is None else float(there[c]), float(median[c]), float(apart[c])
+    )

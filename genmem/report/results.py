@@ -1,0 +1,167 @@
+"""Read what a run left behind: audit.json, scores.parquet and the arrays."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from genmem.errors import IncompleteRunError, RunError
+from genmem.plots import Floats, Group
+from genmem.storage import Arrays, read_arrays
+
+SCHEMA = "1"  # the major version of audit.json this report reads
+SCORES = ("score", "log_prob_in", "log_prob_out", "standard_error", "p_value", "q_value")
+
+
+class Finding(TypedDict):
+    """One finding of audit.json; docs/audit-json.md says what each key holds."""
+
+    id: str
+    question: str
+    title: str
+    value: float | None
+    standard_error: float | None
+    interval: list[float] | None
+    null: float | None
+    p_value: float | None
+    n: int
+    unit: str
+    sentence: str
+    meaning: str
+    source: str | None
+    examples: list[int]
+
+
+class Check(TypedDict):
+    """One validity check of audit.json."""
+
+    id: str
+    title: str
+    value: float | None
+    unit: str
+    null: float | None
+    ok: bool
+    sentence: str
+
+
+class Audit(TypedDict):
+    """audit.json."""
+
+    schema_version: str
+    genmem_version: str
+    created: str
+    asked: dict[str, Any]
+    data: dict[str, Any]
+    environment: dict[str, Any]
+    wall_time: dict[str, float]
+    checks: list[Check]
+    findings: list[Finding]
+    groups: list[Group]
+    limitations: list[str]
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the report reads. Arrays over examples are in the order of the run's data.
+
+    X: (n, *event_shape), memory-mapped. index: (n,) row in the source. labels, names: (n,) or None.
+    scores: by column of scores.parquet, (n,) float64 each, NaN where undefined. placebo: (m, n) or None.
+    trajectory, neighbors: by name of the array, or None where the run has none.
+    """
+
+    audit: Audit
+    X: NDArray[np.generic]
+    index: NDArray[np.int64]
+    labels: list[str] | None
+    names: list[str] | None
+    scores: dict[str, Floats]
+    placebo: Floats | None
+    trajectory: Arrays | None
+    neighbors: Arrays | None
+
+    @property
+    def one_repeat(self) -> bool:
+        """Whether the design has a single repeat, so that no score has a standard error."""
+        return bool(self.audit["asked"]["design"].get("repeats") == 1)
+
+
+def read_results(run_dir: Path) -> Results:
+    """Read the results of a run.
+
+    Raises:
+        IncompleteRunError: audit.json, scores.parquet or data/X.npy is missing.
+        RunError: a file is damaged, audit.json has another schema, or the files disagree about the examples.
+    """
+    audit = _audit(run_dir)
+    X = np.load(_needed(run_dir / "data" / "X.npy"), mmap_mode="r", allow_pickle=False)
+    table = pq.read_table(_needed(run_dir / "scores.parquet")).to_pydict()
+    index = np.asarray(table["index"], dtype=np.int64)
+    _check_order(run_dir, len(X), index)
+    placebo = (_arrays(run_dir, "scores") or {}).get("placebo", np.empty(0))
+    return Results(
+        audit=audit,
+        X=X,
+        index=index,
+        labels=_texts(table.get("label")),
+        names=_texts(table.get("name")),
+        scores={name: np.asarray(table[name], dtype=np.float64) for name in SCORES},
+        placebo=placebo if placebo.size else None,
+        trajectory=_arrays(run_dir, "trajectory"),
+        neighbors=_arrays(run_dir, "neighbors"),
+    )
+
+
+def _audit(run_dir: Path) -> Audit:
+    path = _needed(run_dir / "audit.json")
+    try:
+        audit = cast(Audit, json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise RunError(
+            expected=f"the audit in {path}", got=f"a damaged file ({error})", do="Repeat the audit."
+        ) from error
+    version = str(audit.get("schema_version"))
+    if version.split(".")[0] != SCHEMA:
+        raise RunError(
+            expected=f"audit.json of schema {SCHEMA}.x",
+            got=f"schema_version {version}",
+            do="Write the audit again with this version of genmem.",
+        )
+    return audit
+
+
+def _needed(path: Path) -> Path:
+    if not path.is_file():
+        raise IncompleteRunError(
+            expected=f"{path.name} in the run directory",
+            got=f"no file {path}",
+            do="Run `genmem audit` to the end first; a finished shard is not computed again.",
+        )
+    return path
+
+
+def _arrays(run_dir: Path, name: str) -> Arrays | None:
+    path = run_dir / "results" / f"{name}.npz"
+    return read_arrays(path) if path.is_file() else None
+
+
+def _check_order(run_dir: Path, n: int, index: NDArray[np.int64]) -> None:
+    # A row of scores beside the picture of another example would be worse than no report.
+    path = run_dir / "data" / "index.npy"
+    stored = np.load(path, allow_pickle=False) if path.is_file() else index
+    if len(index) != n or not np.array_equal(stored, index):
+        raise RunError(
+            expected="scores.parquet to list the examples of data/X.npy and data/index.npy in their order",
+            got=f"{len(index)} rows of scores for {n} examples, or another order",
+            do="Write the scores again: delete scores.parquet and repeat the audit.",
+        )
+
+
+def _texts(column: list[object] | None) -> list[str] | None:
+    if column is None or all(value is None for value in column):
+        return None
+    return ["" if value is None else str(value) for value in column]

@@ -1,0 +1,168 @@
+"""Order the findings by weight, and say in one sentence what each question comes to."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import norm
+
+from genmem.plots import FLAGGED, Group
+from genmem.report import words
+from genmem.report.results import Finding, Results
+
+QUESTIONS = {
+    "memorized": "Which examples are memorized?",
+    "regions": "Where is more data needed?",
+    "neighbors": "How do the memorized examples sit among their neighbours?",
+}
+MIN_EXAMPLES = 5  # of a group, to be called the neediest
+SHOWN = 6  # examples beside a verdict
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer to one question: a sentence, the number behind it, and examples to look at (positions)."""
+
+    question: str
+    sentence: str
+    evidence: Finding | Group | None
+    examples: list[int]
+    aside: str = ""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A number line: percentages of its width at which value, null and interval stand."""
+
+    value: float
+    null: float | None
+    low: float | None
+    high: float | None
+
+
+def weight(finding: Finding) -> float:
+    """How many standard errors the value lies from its null; 0 where nothing was tested."""
+    value, null, error = finding["value"], finding["null"], finding["standard_error"]
+    bounds, p_value = finding["interval"], finding["p_value"]
+    if not error and bounds:
+        error = (bounds[1] - bounds[0]) / (2 * norm.isf(0.025))
+    if value is not None and null is not None and error:
+        return abs(value - null) / error
+    return float(norm.isf(max(p_value, 1e-300) / 2)) if p_value is not None else 0.0
+
+
+def ranked(findings: Sequence[Finding]) -> list[Finding]:
+    """Sort findings by weight, the heaviest first."""
+    return sorted(findings, key=weight, reverse=True)
+
+
+def neediest(groups: Sequence[Group], kind: str) -> Group | None:
+    """The group of a kind with the highest mean score, among those of five examples or more."""
+    named = (g for g in groups if g["kind"] == kind and g["n"] >= MIN_EXAMPLES and g["rest"] is not None)
+    return max(named, key=lambda g: g["mean"], default=None)
+
+
+def corrected(groups: Sequence[Group], group: Group) -> float | None:
+    """The p-value of a group, times the number of groups of its kind it was chosen from (Bonferroni)."""
+    p_value = group.get("p_value")
+    return None if p_value is None else min(1.0, p_value * sum(g["kind"] == group["kind"] for g in groups))
+
+
+def stands_out(group: Group, groups: Sequence[Group]) -> bool:
+    """Whether the mean of a group exceeds that of the rest beyond chance, the choice among groups counted in."""
+    p_value = corrected(groups, group)
+    return p_value is not None and p_value < FLAGGED
+
+
+def most_memorized(results: Results, count: int) -> list[int]:
+    """Positions of the `count` highest finite scores, the highest first."""
+    score = results.scores["score"]
+    return [int(p) for p in np.argsort(-score, kind="stable")[:count] if np.isfinite(score[p])]
+
+
+def strip(value: float | None, null: float | None, bounds: Sequence[float] | None) -> Strip | None:
+    """Place a value, its null and its interval on one line; None where there is only a value.
+
+    >>> strip(2.0, 0.0, [1.0, 3.0])
+    Strip(value=64.0, null=8.0, low=36.0, high=92.0)
+    """
+    low, high = bounds or (None, None)
+    known = [x for x in (value, null, low, high) if x is not None and math.isfinite(x)]
+    if value is None or len(known) < 2 or min(known) == max(known):
+        return None
+    least, span = min(known), max(known) - min(known)
+
+    def place(x: float) -> float:
+        return round(8 + 84 * (x - least) / span, 2)
+
+    return Strip(place(value), *(None if x is None else place(x) for x in (null, low, high)))
+
+
+def verdicts(results: Results) -> list[Verdict]:
+    """Answer the three questions; the evidence is the first finding audit.json lists for a question."""
+    first: dict[str, Finding] = {}
+    for finding in results.audit["findings"]:
+        first.setdefault(finding["question"], finding)
+    return [
+        _memorized(results, first.get("memorized")),
+        _regions(results.audit["groups"], first.get("regions")),
+        _neighbors(results, first.get("neighbors")),
+    ]
+
+
+def _memorized(results: Results, evidence: Finding | None) -> Verdict:
+    q_value, n = results.scores["q_value"], len(results.index)
+    flagged, top = int((q_value < FLAGGED).sum()), most_memorized(results, SHOWN)
+    if not np.isfinite(q_value).any():
+        missing = words.missing(results.one_repeat)
+        sentence = f"No example could be tested on its own: p-values are {missing}."
+    elif not flagged:
+        sentence = "No single example stands out from chance, at a false discovery rate of 5%."
+    else:
+        share = words.share(flagged, n)
+        sentence = (
+            f"{flagged:,} of {n:,} examples ({share}) are memorized beyond chance, at a false discovery rate of 5%."
+        )
+    return Verdict("memorized", sentence, evidence, top, _strongest(results, top[0]) if top else "")
+
+
+def _strongest(results: Results, position: int) -> str:
+    label = f" (label {words.quoted(results.labels[position])})" if results.labels else ""
+    gain = words.number(float(results.scores["score"][position]))
+    return f"Strongest: row {results.index[position]}{label}, {gain} nats likelier under models trained on it."
+
+
+def _regions(groups: Sequence[Group], evidence: Finding | None) -> Verdict:
+    named = [group for kind in ("label", "cell") if (group := neediest(groups, kind))]
+    if not named:
+        sentence = evidence["sentence"] if evidence else "Not asked in this run: no labels and no cells."
+        return Verdict("regions", sentence, evidence, evidence["examples"][:SHOWN] if evidence else [])
+    group = named[0]
+    who, gap = (
+        f"{group['kind']} {words.quoted(group['name'])}",
+        f"{words.number(group['mean'])} nats against {_rest(group)}",
+    )
+    sentence = f"No group clearly stands out: the highest, {who}, averages {gap}."
+    if stands_out(group, groups):
+        sentence = f"Most needed for {who}: its {group['n']:,} examples average {gap}."
+    return Verdict("regions", sentence, group, group["examples"][:SHOWN], _cell(named[1]) if named[1:] else "")
+
+
+def _cell(group: Group) -> str:
+    mean, bounds = words.number(group["mean"]), words.interval(group["interval"])
+    return f"Highest cell of the latent space: cell {group['name']}, {mean} nats ({bounds}), n = {group['n']:,}."
+
+
+def _rest(group: Group) -> str:
+    return f"{words.number(group['rest'])} for the rest"
+
+
+def _neighbors(results: Results, evidence: Finding | None) -> Verdict:
+    sentence = evidence["sentence"] if evidence else "Not asked in this run."
+    near = results.neighbors or {}
+    if not len(near.get("most", ())):
+        return Verdict("neighbors", sentence, evidence, [])
+    examples = [int(p) for p in (near["most"][0], *near["most_neighbors"][0][: SHOWN - 1]) if p >= 0]
+    aside = "Shown first is the most memorized example, then its nearest neighbours."
+    return Verdict("neighbors", sentence, evidence, examples, aside)

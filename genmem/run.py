@@ -1,0 +1,334 @@
+"""A run directory: the plan, the shards, the results. To resume is to look at what is there."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from genmem.data import Data
+from genmem.errors import IncompleteRunError, RunError
+from genmem.plan import COMPARED, describe_data, describe_model, refuse_other_plan, versions
+from genmem.splits import Splits
+from genmem.storage import Arrays, lock, read_arrays, unwritable, write_arrays, write_atomically
+
+PLAN_VERSION = 1
+AUTO_IMPORTANCE_SAMPLES = 64
+STAGES = {
+    "scores": "score",
+    "trajectory": "score",
+    "neighbors": "neighbors",
+    "latents": "fit",
+    "groups": "regions",
+}
+
+
+class Run:
+    """One audit on disk.
+
+    Files: run.json (the plan), splits.npz, data/, shards/0007.npz, trajectory/, results/*.npz, audit.json,
+    scores.parquet, report.html. A shard is a pure function of the plan and its index, so a missing
+    file is all that "to do" means.
+    """
+
+    def __init__(self, path: Path, plan: dict[str, Any], model: Any = None) -> None:
+        self.path, self.plan = path, plan
+        self.model = model  # the object the run was created with in this process; None where it was opened
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        model: Any,
+        data: Data,
+        splits: Splits,
+        seed: int = 0,
+        score_epochs: Sequence[int] = (-1,),
+        importance_samples: int | Literal["auto"] = "auto",
+    ) -> Self:
+        """Write the plan of a new run, or open the run at `path` if it was planned the same.
+
+        Args:
+            path: the run directory; made if it is not there.
+            model: a `Density`; its class and `get_params()` go into the plan.
+            data: the examples, prepared; a copy is kept with the run.
+            splits: which examples each refit leaves out.
+            seed: the root of all random streams.
+            score_epochs: epochs after which log p of every example is stored; -1 is the last.
+            importance_samples: draws for each log p that needs them; "auto" is 64.
+
+        Raises:
+            RunMismatchError: `path` holds a run with another plan; the message names the key.
+            RunError: `path` is not a run directory, cannot be written, or is in use.
+            ModelError: a parameter of the model cannot be written to the plan.
+        """
+        samples = AUTO_IMPORTANCE_SAMPLES if importance_samples == "auto" else importance_samples
+        asked = {
+            "plan_version": PLAN_VERSION,
+            "model": describe_model(model),
+            "data": describe_data(data),
+            "splits": splits.describe(),
+            "seed": seed,
+            "score_epochs": list(score_epochs),
+            "importance_samples": samples,
+            "versions": versions(),
+        }
+        run = cls(Path(path), json.loads(json.dumps(asked)), model)
+        run._make_directory()
+        with run.lock():
+            if (run.path / "run.json").exists():
+                existing = cls.open(path)
+                refuse_other_plan(existing.plan, run.plan)
+                existing.model = model
+                return existing
+            run._write_inputs(data, splits)
+            run.write_json("run.json", run.plan)
+        return run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Open an existing run.
+
+        Raises:
+            RunError: there is no run at `path`, or its run.json cannot be read.
+        """
+        file = Path(path) / "run.json"
+        try:
+            plan = json.loads(file.read_text())
+            if not isinstance(plan, dict) or any(key not in plan for key in COMPARED):
+                raise ValueError("keys are missing")
+        except OSError as error:
+            raise RunError(
+                expected=f"a run directory at {path}",
+                got=f"no readable run.json there ({error.strerror})",
+                do="Start one with `genmem audit` or `genmem plan`, or correct the path.",
+            ) from error
+        except ValueError as error:
+            raise RunError(
+                expected=f"the plan of a run in {file}",
+                got=f"a damaged file ({error})",
+                do="Restore the file, or start again in a new run directory.",
+            ) from error
+        return cls(Path(path), plan)
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the run for writing; a second process gets a RunError."""
+        return lock(self.path)
+
+    # --- what was planned
+
+    @property
+    def seed(self) -> int:
+        """The root of all random streams."""
+        return int(self.plan["seed"])
+
+    @property
+    def score_epochs(self) -> tuple[int, ...]:
+        """The epochs after which log p of every example is stored."""
+        return tuple(self.plan["score_epochs"])
+
+    @property
+    def importance_samples(self) -> int:
+        """Draws for each log p that needs them."""
+        return int(self.plan["importance_samples"])
+
+    @property
+    def probe(self) -> dict[str, Any] | None:
+        """How refits run (method, device, threads, timings); None before the probe."""
+        return self.plan.get("probe")
+
+    def set_probe(self, choice: Mapping[str, Any]) -> None:
+        """Record the probe's choice in the plan, once: the numbers depend on it."""
+        if self.probe is None:
+            self.plan["probe"] = json.loads(json.dumps(dict(choice)))
+            self.write_json("run.json", self.plan)
+
+    def data(self) -> Data:
+        """Return the prepared examples, `X` memory-mapped.
+
+        Raises:
+            RunError: the files are gone or damaged.
+        """
+        folder, about = self.path / "data", self.plan["data"]
+
+        def optional(name: str) -> NDArray[Any] | None:
+            file = folder / f"{name}.npy"
+            return np.load(file, allow_pickle=False) if file.exists() else None
+
+        try:
+            X = np.load(folder / "X.npy", mmap_mode="r", allow_pickle=False)
+            index = np.load(folder / "index.npy", allow_pickle=False)
+            labels, names = optional("labels"), optional("names")
+        except (OSError, ValueError) as error:
+            raise RunError(
+                expected=f"the examples of the run in {folder}",
+                got=f"files that cannot be read ({error})",
+                do="Restore them, or start again in a new run directory.",
+            ) from error
+        return Data(
+            X=X,
+            labels=labels,
+            index=index,
+            source=about["source"],
+            names=names,
+            columns=about["columns"] and tuple(about["columns"]),
+            image_shape=about["image_shape"] and tuple(about["image_shape"]),
+            preparation=about["preparation"],
+        )
+
+    def splits(self) -> Splits:
+        """Return which examples each refit leaves out."""
+        arrays = read_arrays(self.path / "splits.npz")
+        return Splits(
+            held_out=arrays["held_out"],
+            repeat=arrays["repeat"],
+            shard=arrays["shard"],
+            kind=self.plan["splits"]["kind"],
+        )
+
+    # --- shards
+
+    def shards(self) -> list[int]:
+        """Return the index of every shard of the plan."""
+        return [int(i) for i in np.unique(self.splits().shard)]
+
+    def pending(self) -> list[int]:
+        """Return the shards still to compute.
+
+        Raises:
+            RunError: a shard is there but damaged, or belongs to another plan; the message names it.
+        """
+        return [i for i in self.shards() if self._read_shard(i) is None]
+
+    def drop_damaged(self) -> list[Path]:
+        """Delete the shards that cannot be read, so that they are computed again, and return their paths."""
+        return [file for i in self.shards() if (file := self._drop_if_damaged(i)) is not None]
+
+    def _drop_if_damaged(self, i: int) -> Path | None:
+        try:
+            self._read_shard(i)
+        except RunError:
+            self.shard_path(i).unlink()
+            return self.shard_path(i)
+        return None
+
+    def shard_path(self, i: int) -> Path:
+        """Return the file of shard `i`."""
+        return self.path / "shards" / f"{i:04d}.npz"
+
+    def write_shard(self, i: int, **arrays: ArrayLike) -> None:
+        """Store the arrays of shard `i` with a checksum that ties them to this plan."""
+        named = {name: np.asarray(value) for name, value in arrays.items()}
+        write_arrays(self.shard_path(i), named, self._stamp())
+
+    def log_probs(self, epoch: int = -1) -> NDArray[np.float32]:
+        """Return log p of every example under every refit: (n_splits, n_examples), nats.
+
+        Args:
+            epoch: position among the scored epochs; -1 is the last of them.
+
+        Raises:
+            IncompleteRunError: shards are missing.
+        """
+        return self._join("log_probs", lambda array: array[:, epoch])
+
+    def shard_arrays(self, name: str) -> NDArray[Any]:
+        """Return one stored array of all shards, in the order of the splits.
+
+        Raises:
+            IncompleteRunError: shards are missing.
+        """
+        return self._join(name, lambda array: array)
+
+    def _join(self, name: str, select: Any) -> NDArray[Any]:
+        # Shards hold consecutive splits, so joining them in order gives the order of the splits.
+        parts: list[NDArray[Any]] = []
+        for i in self.shards():
+            arrays = self._read_shard(i)
+            if arrays is None:
+                raise IncompleteRunError(
+                    expected=f"all {len(self.shards())} shards of {self.path}",
+                    got=f"no shard {i}",
+                    do=f"Run `genmem refit {self.path}`; finished shards are kept.",
+                )
+            parts.append(select(arrays[name]))
+        return np.concatenate(parts)
+
+    def _read_shard(self, i: int) -> Arrays | None:
+        try:
+            return read_arrays(self.shard_path(i), self._stamp())
+        except FileNotFoundError:
+            return None
+
+    def _stamp(self) -> str:
+        plan = {key: self.plan[key] for key in COMPARED} | {"method": (self.probe or {}).get("method")}
+        return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+
+    # --- results
+
+    def write_result(self, name: str, **arrays: ArrayLike) -> None:
+        """Store the arrays that answer one question of the audit."""
+        file = self.path / "results" / f"{name}.npz"
+        write_arrays(file, {key: np.asarray(value) for key, value in arrays.items()})
+
+    def result(self, name: str) -> Arrays:
+        """Return the arrays of a stored result.
+
+        Raises:
+            IncompleteRunError: the stage that makes it has not run.
+        """
+        try:
+            return read_arrays(self.path / "results" / f"{name}.npz")
+        except FileNotFoundError as error:
+            raise IncompleteRunError(
+                expected=f"the result {name!r} in {self.path}",
+                got="none yet",
+                do=f"Run `genmem {STAGES.get(name, name)} {self.path}` first.",
+            ) from error
+
+    def has_result(self, name: str) -> bool:
+        """Return whether a result is stored."""
+        return (self.path / "results" / f"{name}.npz").exists()
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file of the run, whole or not at all."""
+        text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+        write_atomically(self.path / name, lambda handle: handle.write(text.encode()))
+
+    def read_json(self, name: str) -> Any:
+        """Return the contents of a JSON file of the run, None where there is none."""
+        file = self.path / name
+        return json.loads(file.read_text()) if file.exists() else None
+
+    # --- the directory
+
+    def _make_directory(self) -> None:
+        ours = {"data", "splits.npz", ".lock"}
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            names = {file.name for file in self.path.iterdir() if not file.name.endswith(".partial")}
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+        if "run.json" not in names and names - ours:
+            raise RunError(
+                expected=f"a run directory or a new path at {self.path}",
+                got=f"a folder with other files in it ({min(names - ours)})",
+                do="Choose another --out.",
+            )
+
+    def _write_inputs(self, data: Data, splits: Splits) -> None:
+        for name in ("X", "index", "labels", "names"):
+            array = getattr(data, name)
+            if array is not None:
+                self._save(self.path / "data" / f"{name}.npy", array)
+        arrays = {"held_out": splits.held_out, "repeat": splits.repeat, "shard": splits.shard}
+        write_arrays(self.path / "splits.npz", arrays)
+
+    def _save(self, file: Path, array: NDArray[Any]) -> None:
+        write_atomically(file, lambda handle: np.save(handle, array, allow_pickle=False))

@@ -1,0 +1,338 @@
+"""Which examples does each refit leave out, which repeat does it belong to, and how is the work cut?"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from genmem.errors import DataError
+from genmem.seeding import stream
+
+LONGEST_REPEAT = 20
+SPLITS_PER_SHARD = 25
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """A design of leave-out refits.
+
+    Repeats are independent of each other; errors come from them, never from the splits of one repeat.
+
+    Attributes:
+        held_out: (n_splits, n) bool, true where the split leaves the example out of training.
+        repeat: (n_splits,) the repeat each split belongs to.
+        shard: (n_splits,) the unit of work each split is done in: 0, 1, ... in the order of the splits.
+        kind: "k_fold", "subsets", "leave_out", or a name of your own.
+
+    Raises:
+        DataError: the shapes disagree, the shards are out of order, or a split leaves nothing to train on.
+    """
+
+    held_out: NDArray[np.bool_]
+    repeat: NDArray[np.intp]
+    shard: NDArray[np.intp]
+    kind: str = "custom"
+
+    def __post_init__(self) -> None:
+        for name, dtype in (("held_out", np.bool_), ("repeat", np.intp), ("shard", np.intp)):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=dtype))
+        _require_shapes(self.held_out, self.repeat, self.shard)
+        _require_order(self.shard)
+        _require_training_examples(self.held_out)
+
+    @property
+    def n(self) -> int:
+        """The number of examples."""
+        return int(self.held_out.shape[1])
+
+    @property
+    def n_splits(self) -> int:
+        """The number of refits."""
+        return int(self.held_out.shape[0])
+
+    @property
+    def n_repeats(self) -> int:
+        """The number of independent repeats."""
+        return len(np.unique(self.repeat))
+
+    def describe(self) -> dict[str, Any]:
+        """Return the design as plain values for a plan: counts for the reader, a checksum for the machine."""
+        about: dict[str, Any] = {"kind": self.kind, "n": self.n, "n_splits": self.n_splits}
+        if self.kind == "k_fold":
+            about["folds"] = self.n_splits // self.n_repeats
+        if self.kind == "subsets":
+            about["fraction"] = round(1 - float(self.held_out.mean()), 4)
+        return {**about, "repeats": self.n_repeats, "sha256": self._digest()}
+
+    def _digest(self) -> str:
+        total = hashlib.sha256(np.packbits(self.held_out).tobytes())
+        total.update(self.repeat.astype("<i8").tobytes() + self.shard.astype("<i8").tobytes())
+        return total.hexdigest()
+
+    @classmethod
+    def k_fold(cls, n: int, folds: int = 10, repeats: int = 10, seed: int = 0) -> Self:
+        """Shuffle, cut into `folds`, leave each fold out once; repeat. Fold sizes differ by at most one.
+
+        Args:
+            n: number of examples.
+            folds: K, from 2 to n.
+            repeats: L, at least 1; each has a shuffle of its own and is one shard.
+            seed: root of the shuffles.
+
+        Raises:
+            DataError: folds < 2, folds > n, or repeats < 1.
+
+        References:
+            On Memorization in Probabilistic Deep Generative Models, Algorithm 1 (van den Burg & Williams, 2021),
+            https://arxiv.org/abs/2106.03216
+
+        >>> Splits.k_fold(7, folds=3, repeats=1).held_out.sum(axis=1)
+        array([3, 2, 2])
+        """
+        _require_repeats(repeats)
+        if not 2 <= folds <= n:
+            raise DataError(
+                expected=f"from 2 to {n} folds for {n} examples",
+                got=f"folds={folds}",
+                do="Choose another number of folds, or add examples.",
+            )
+        chunk = np.stack([_chunks(n, folds, seed, r) for r in range(repeats)])  # (repeats, n)
+        held_out = (chunk[:, None] == np.arange(folds)[:, None]).reshape(-1, n)
+        repeat = np.repeat(np.arange(repeats), folds)
+        return cls(held_out, repeat, repeat, "k_fold")
+
+    @classmethod
+    def subsets(cls, n: int, fraction: float, n_splits: int, seed: int = 0) -> Self:
+        """Train on random subsets of a given fraction, every example left out equally often.
+
+        In each repeat of R splits the examples are shuffled into R chunks, and c consecutive ones, cyclically,
+        are left out; (R, c) is the smallest pair with c = (1 - fraction) R within .01, R at most 20. So every
+        example is out in exactly c and in during exactly R - c splits of each repeat. The scores are those of
+        models trained on `fraction` of the data: memorization at a smaller n.
+
+        Args:
+            n: number of examples, at least R.
+            fraction: of the examples kept for training, between 0 and 1; .5 to .9 is usual.
+            n_splits: number of refits, a multiple of R.
+            seed: root of the shuffles.
+
+        Raises:
+            DataError: no R fits the fraction, n_splits is not a multiple of R, or n < R.
+
+        References:
+            What Neural Networks Memorize and Why (Feldman & Zhang, 2020), https://arxiv.org/abs/2008.03703
+
+        >>> Splits.subsets(10, fraction=0.7, n_splits=20).held_out.sum(axis=0)
+        array([6, 6, 6, 6, 6, 6, 6, 6, 6, 6])
+        """
+        length, out = _balance(fraction)
+        _require_multiple(n_splits, length, fraction)
+        if n < length:
+            raise DataError(
+                expected=f"at least {length} examples for fraction={fraction}",
+                got=f"{n}",
+                do="Add examples, or choose a fraction with a smaller denominator such as 0.5.",
+            )
+        repeats = n_splits // length
+        chunk = np.stack([_chunks(n, length, seed, r) for r in range(repeats)])  # (repeats, n)
+        held_out = ((chunk[:, None] - np.arange(length)[:, None]) % length < out).reshape(-1, n)
+        repeat = np.repeat(np.arange(repeats), length)
+        return cls(held_out, repeat, repeat, "subsets")
+
+    @classmethod
+    def leave_out(cls, n: int, groups: ArrayLike, seed: int = 0) -> Self:
+        """Leave each group out once: one split a group, in shuffled order, all of one repeat.
+
+        Args:
+            n: number of examples.
+            groups: (n,) group of each example, numbers or strings; `numpy.arange(n)` leaves one out at a time.
+            seed: root of the order. Splits are cut into shards of at most 25.
+
+        Raises:
+            DataError: `groups` has another shape, or holds fewer than two groups.
+
+        >>> Splits.leave_out(3, ["a", "b", "a"]).held_out.sum(axis=0)
+        array([1, 1, 1])
+        """
+        values = np.asarray(groups)
+        if values.shape != (n,):
+            raise DataError(
+                expected=f"one group per example, shape ({n},)",
+                got=f"shape {values.shape}",
+                do="Pass an array with the group of every example.",
+            )
+        found, member = np.unique(values, return_inverse=True)
+        if len(found) < 2:
+            raise DataError(
+                expected="two groups or more, so that a split leaves something to train on",
+                got=f"{len(found)}",
+                do="Pass finer groups, or use k_fold.",
+            )
+        order = stream(seed, "splits", 0).permutation(len(found))
+        held_out = order[:, None] == member
+        shard = np.arange(len(found)) * math.ceil(len(found) / SPLITS_PER_SHARD) // len(found)
+        return cls(held_out, np.zeros(len(found), np.intp), shard, "leave_out")
+
+
+def repeats_of(held_out: NDArray[np.bool_], repeat: ArrayLike | None = None) -> list[NDArray[np.intp]]:
+    """Return the splits of each repeat.
+
+    Args:
+        held_out: (n_splits, n) bool.
+        repeat: (n_splits,) the repeat of each split. Without it, consecutive splits whose held-out sets partition
+            the examples form one repeat.
+
+    Raises:
+        DataError: the repeats cannot be told, or an example is never in or never out within one.
+
+    >>> repeats_of(np.tile(np.eye(2, dtype=bool), (2, 1)))
+    [array([0, 1]), array([2, 3])]
+    """
+    ids = _partitions(held_out) if repeat is None else np.asarray(repeat)
+    if ids.shape != held_out.shape[:1]:
+        raise DataError(
+            expected=f"one repeat per split, shape ({len(held_out)},)",
+            got=f"shape {ids.shape}",
+            do="Pass `Splits.repeat` of the design.",
+        )
+    rows = [np.flatnonzero(ids == value) for value in np.unique(ids)]
+    for r in rows:
+        _require_both(held_out[r], ids[r[0]])
+    return rows
+
+
+def _partitions(held_out: NDArray[np.bool_]) -> NDArray[np.intp]:
+    ids, count = np.zeros(len(held_out), np.intp), np.zeros(held_out.shape[1], np.intp)
+    for s, row in enumerate(held_out):
+        ids[s:] += count.all()
+        count = count * (not count.all()) + row
+        if count.max(initial=0) > 1:
+            raise _unknown_repeats(f"example {count.argmax()} out twice before all were out once, by split {s}")
+    if not count.all():
+        raise _unknown_repeats(f"example {count.argmin()} never out in the splits after the last whole repeat")
+    return ids
+
+
+def _unknown_repeats(got: str) -> DataError:
+    return DataError(
+        expected="consecutive splits that leave every example out once, repeat after repeat",
+        got=got,
+        do="Pass `repeat`, the repeat each split belongs to (`Splits.repeat` of the design).",
+    )
+
+
+def _require_both(held_out: NDArray[np.bool_], repeat: object) -> None:
+    never_out, never_in = ~held_out.any(axis=0), held_out.all(axis=0)
+    for missing, what in ((never_out, "never left out in"), (never_in, "left out of every split of")):
+        if missing.any():
+            raise DataError(
+                expected="every example in at least once and out at least once within each repeat",
+                got=f"example {missing.argmax()} {what} repeat {repeat}",
+                do="Use a balanced design (Splits.k_fold or Splits.subsets), or drop that repeat or example.",
+            )
+
+
+def sham_shifts(held_out: NDArray[np.bool_], rows: list[NDArray[np.intp]], seed: int, limit: int) -> NDArray[np.intp]:
+    """Return (m, L): by how many splits each placebo shifts the held-out sets of each repeat, m <= limit.
+
+    One shift serves all examples of a repeat, so that what they share stays shared; no shift comes twice.
+    """
+    usable = [_usable_shifts(held_out[r], stream(seed, "placebo", i), limit) for i, r in enumerate(rows)]
+    m = min(map(len, usable))
+    return np.array([shifts[:m] for shifts in usable], dtype=np.intp).T
+
+
+def _usable_shifts(held: NDArray[np.bool_], rng: np.random.Generator, limit: int) -> list[int]:
+    """Return random shifts that leave out no example truly left out, and leave each one in somewhere."""
+    found: list[int] = []
+    for shift in 1 + rng.permutation(len(held) - 1):
+        if len(found) == limit:
+            break
+        sham = np.roll(held, shift, axis=0)
+        if not (sham & held).any() and not (sham | held).all(axis=0).any():
+            found.append(int(shift))
+    return found
+
+
+def shifted(held_out: NDArray[np.bool_], rows: list[NDArray[np.intp]], shift: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Return the held-out sets of each repeat moved on by `shift` (L,) splits: (n_splits, n)."""
+    sham = np.zeros_like(held_out)
+    for r, by in zip(rows, shift, strict=True):
+        sham[r] = np.roll(held_out[r], by, axis=0)
+    return sham
+
+
+def _chunks(n: int, count: int, seed: int, repeat: int) -> NDArray[np.intp]:
+    """Return the chunk (n,) of each example: sizes n // count, one more for the first n % count."""
+    sizes = np.full(count, n // count) + (np.arange(count) < n % count)
+    chunk = np.empty(n, dtype=np.intp)
+    chunk[stream(seed, "splits", repeat).permutation(n)] = np.repeat(np.arange(count), sizes)
+    return chunk
+
+
+def _balance(fraction: float) -> tuple[int, int]:
+    """Return (R, c): splits in a repeat, and how many of them leave a given example out."""
+    for length in range(2, LONGEST_REPEAT + 1):
+        out = round((1 - fraction) * length) if 0 < fraction < 1 else 0
+        if 1 <= out < length and abs((1 - fraction) * length - out) <= 0.01:
+            return length, out
+    usable = {1 - c / r for r in range(2, LONGEST_REPEAT + 1) for c in range(1, r)}
+    nearest = min(usable, key=lambda f: abs(f - fraction))
+    raise DataError(
+        expected=f"a fraction between 0 and 1 with a denominator of at most {LONGEST_REPEAT}",
+        got=f"fraction={fraction}",
+        do=f"Use {nearest:.4g}, the nearest that fits.",
+    )
+
+
+def _require_multiple(n_splits: int, length: int, fraction: float) -> None:
+    if n_splits >= length and n_splits % length == 0:
+        return
+    below = max(length, n_splits // length * length)
+    counts = sorted({below, below + length})
+    raise DataError(
+        expected=f"a multiple of {length} splits for fraction={fraction} (every example is out equally often)",
+        got=f"n_splits={n_splits}",
+        do=f"Use {counts[0]} or {counts[1]}.",
+    )
+
+
+def _require_repeats(repeats: int) -> None:
+    if repeats < 1:
+        raise DataError(
+            expected="one repeat or more",
+            got=f"repeats={repeats}",
+            do="Use 1 for a first look, 3 or more for standard errors that rest on independent refits.",
+        )
+
+
+def _require_shapes(held_out: NDArray[np.bool_], repeat: NDArray[np.intp], shard: NDArray[np.intp]) -> None:
+    if held_out.ndim == 2 and repeat.shape == shard.shape == held_out.shape[:1]:
+        return
+    raise DataError(
+        expected="held_out of shape (n_splits, n), repeat and shard of shape (n_splits,)",
+        got=f"shapes {held_out.shape}, {repeat.shape} and {shard.shape}",
+        do="Pass one row of held_out, one repeat and one shard per split.",
+    )
+
+
+def _require_order(shard: NDArray[np.intp]) -> None:
+    if len(shard) and (shard[0] != 0 or not np.isin(np.diff(shard), (0, 1)).all()):
+        raise DataError(
+            expected="shards numbered 0, 1, ... in the order of the splits",
+            got=f"shard={np.array2string(shard, threshold=10)}",
+            do="Sort the splits by shard and number the shards without gaps.",
+        )
+
+
+def _require_training_examples(held_out: NDArray[np.bool_]) -> None:
+    empty = np.flatnonzero(held_out.all(axis=1))
+    if len(empty) or not len(held_out):
+        raise DataError(
+            expected="one split or more, each with examples to train on",
+            got=f"split {empty[0]} leaving out all {held_out.shape[1]}" if len(empty) else "no split",
+            do="Leave fewer examples out, or add examples.",
+        )

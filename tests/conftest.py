@@ -1,0 +1,17 @@
+"""Shared data and the folder of the tests on the path, so that `import oracles` works from any of them."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture
+def blobs():
+    """(120, 6) float32: three clusters, and their labels."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 40)
+    return (rng.normal(size=(120, 6)) + 3 * labels[:, None]).astype(np.float32), labels

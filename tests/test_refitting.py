@@ -1,0 +1,251 @@
+"""Refits: the same numbers whole, resumed, distributed and in any number of lanes; and against plain refits."""
+
+import shutil
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+import torch
+from oracles import kde_leave_one_out, train_by_loop
+from sklearn.base import BaseEstimator
+from sklearn.neighbors import KernelDensity
+from torch import nn
+
+from genmem.data import load
+from genmem.errors import ModelError, RunMismatchError
+from genmem.leaveout import memorization_score, refit
+from genmem.leaveout.refitting import compute_shards, make_task
+from genmem.models import VAE, DeepDensity, log_prob
+from genmem.run import Run
+from genmem.seeding import seed_for
+from genmem.splits import Splits
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def planned(path, X, model=None, splits=None, method=None, device="cpu", lanes=6, **changes):
+    model = model or VAE(hidden=[16], latent_dim=2, epochs=6, batch_size=16, device=device)
+    if isinstance(model, DeepDensity):
+        model = model.resolve(X)
+    run = Run.create(
+        path,
+        model=model,
+        data=load(X),
+        splits=splits or Splits.k_fold(len(X), 3, 4, 0),
+        score_epochs=changes.pop("score_epochs", (3, 6)),
+        importance_samples=changes.pop("importance_samples", 16),
+        **changes,
+    )
+    if method:
+        run.set_probe({"method": method, "lanes": lanes, "device": device})
+    return run
+
+
+def shards_of(run):
+    return [{name: run.shard_arrays(name) for name in ("log_probs", "effective_draws", "variance")}]
+
+
+def assert_same(one, other, **tolerance):
+    for name in ("log_probs", "effective_draws", "variance"):
+        if tolerance:
+            np.testing.assert_allclose(one.shard_arrays(name), other.shard_arrays(name), **tolerance)
+        else:
+            np.testing.assert_array_equal(one.shard_arrays(name), other.shard_arrays(name))
+
+
+@pytest.mark.parametrize("method", ["lanes", "loop"])
+def test_each_split_is_a_plain_refit(tmp_path, blobs, method):
+    X = blobs[0][:60]
+    run = planned(tmp_path / "r", X, method=method)
+    refit(run)
+    splits, model = run.splits(), run.model
+    recipe = model.recipe(X.shape[1:], int((~splits.held_out).sum(1).min()), seed=run.seed)
+    from genmem.training import Lane
+
+    for split in (0, 5, 11):
+        repeat = int(splits.repeat[split])
+        lane = Lane(np.flatnonzero(~splits.held_out[split]), split, repeat)
+        module, state = model.make_module((6,)), train_by_loop(recipe, torch.from_numpy(X), lane)
+        torch.nn.utils.vector_to_parameters(state, _in_state_order(module))
+        expected = log_prob(module, torch.from_numpy(X), draws=16, seed=run.seed, keys=(repeat,)).log_prob
+        np.testing.assert_allclose(run.log_probs()[split], expected, atol=2e-3)
+
+
+def _in_state_order(module):
+    parameters = dict(module.named_parameters())
+    return [parameters[name] for name in module.state_dict()]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_any_number_of_lanes_gives_the_same_numbers(tmp_path, blobs, device):
+    runs = []
+    for lanes in (1, 2, 3, 4, 12):
+        runs.append(planned(tmp_path / f"r{lanes}", blobs[0], method="lanes", device=device))
+        refit(runs[-1], lanes=lanes)
+    for run in runs[1:]:
+        assert_same(runs[0], run, **({} if device == "cpu" else {"rtol": 1e-4, "atol": 1e-3}))
+
+
+def test_lanes_agree_with_the_loop(tmp_path, blobs):
+    lanes, loop = (planned(tmp_path / way, blobs[0], method=way) for way in ("lanes", "loop"))
+    refit(lanes)
+    refit(loop)
+    assert_same(lanes, loop, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("missing", [(0,), (1, 2), (3,), (0, 1, 2, 3)])
+def test_a_resumed_run_equals_a_whole_one(tmp_path, blobs, missing):
+    whole = planned(
+        tmp_path / "whole", blobs[0], VAE(hidden=[11], latent_dim=3, epochs=6, batch_size=16), method="lanes"
+    )
+    refit(whole)
+    shutil.copytree(whole.path, tmp_path / "cut")
+    cut = Run.open(tmp_path / "cut")
+    for shard in missing:
+        cut.shard_path(shard).unlink()
+    refit(cut)
+    assert_same(whole, cut)
+
+
+def test_executors_give_the_same_numbers(tmp_path, blobs):
+    here = planned(tmp_path / "here", blobs[0], method="lanes", lanes=3)
+    refit(here)
+    for name, pool in {
+        "threads": ThreadPoolExecutor(2),
+        "processes": ProcessPoolExecutor(1, mp_context=get_context("spawn")),
+    }.items():
+        there = planned(tmp_path / name, blobs[0], method="lanes", lanes=3)
+        with pool:
+            refit(there, executor=pool)
+        assert_same(here, there)
+
+
+def test_finished_refits_are_not_done_again(tmp_path, blobs, monkeypatch):
+    run = planned(tmp_path / "r", blobs[0], method="lanes")
+    refit(run)
+    monkeypatch.setattr("genmem.leaveout.refitting.compute_shards", None)
+    refit(run)
+
+
+def test_progress_counts_refits(tmp_path, blobs):
+    seen = []
+    refit(planned(tmp_path / "r", blobs[0], method="lanes"), progress=seen.append)
+    assert [s.done for s in seen] == sorted(s.done for s in seen)
+    assert seen[-1].done == seen[-1].total == 12
+    assert any(s.detail == "epoch 3 of 6" for s in seen)
+
+
+def test_noise_belongs_to_the_repeat(tmp_path, blobs):
+    task = make_task(planned(tmp_path / "r", blobs[0], method="loop"))
+    assert seed_for(task.seed, "training noise", 0) != seed_for(task.seed, "training noise", 1)
+    a, b = compute_shards(task, [0])[0]["log_probs"], compute_shards(task, [1])[1]["log_probs"]
+    assert not np.allclose(a, b)
+
+
+# --- densities that are not networks
+
+
+def test_kde_leave_one_out_equals_plain_refits(tmp_path):
+    rng = np.random.default_rng(2)
+    X = rng.normal(size=(40, 3)).astype(np.float32)
+    X[7] = X[3]  # a duplicate
+    X[11] += 30  # an isolated point
+    splits = Splits.leave_out(len(X), np.arange(len(X)))
+    run = planned(tmp_path / "kde", X, KernelDensity(bandwidth=0.7), splits, score_epochs=(-1,))
+    refit(run)
+    inside, outside = kde_leave_one_out(X, 0.7)
+    held_out = run.splits().held_out
+    split_of = held_out.argmax(0)
+    np.testing.assert_allclose(run.log_probs()[split_of, np.arange(40)], outside, rtol=1e-5)
+    # the other refits saw the example, each without one other: on average close to the full fit
+    scores = memorization_score(run.log_probs(), held_out)
+    assert scores.score.argmax() == 11
+    np.testing.assert_allclose(scores.log_prob_in, inside, atol=0.1)
+    log_p = run.log_probs().astype(float)
+    loop = [log_p[~held_out[:, i], i].mean() - log_p[split_of[i], i] for i in range(40)]
+    np.testing.assert_allclose(scores.score, loop, atol=1e-6)
+
+
+class Failing(BaseEstimator):
+    """Raises once it sees fewer examples than all."""
+
+    def fit(self, X, y=None):
+        raise ZeroDivisionError("a bad day")
+
+    def score_samples(self, X):
+        return np.zeros(len(X))
+
+    def sample(self, n_samples=1):
+        return np.zeros((n_samples, 1))
+
+
+class Undefined(Failing):
+    """Scores are NaN."""
+
+    def fit(self, X, y=None):
+        return self
+
+    def score_samples(self, X):
+        return np.full(len(X), np.nan)
+
+
+def test_a_model_that_raises_is_named(tmp_path, blobs):
+    with pytest.raises(ModelError, match=r"Failing.*split 0.*a bad day"):
+        refit(planned(tmp_path / "r", blobs[0], Failing(), score_epochs=(-1,)))
+    with pytest.raises(ModelError, match=r"nan for example 0 under split 0"):
+        refit(planned(tmp_path / "s", blobs[0], Undefined(), score_epochs=(-1,)))
+    assert Run.open(tmp_path / "s").pending() == [0, 1, 2, 3]
+
+
+def test_diverged_training_is_named(tmp_path, blobs):
+    model = VAE(hidden=[16], latent_dim=2, epochs=6, learning_rate=1e6)
+    with pytest.raises(ModelError, match=r"split \d+.*learning rate"):
+        refit(planned(tmp_path / "r", blobs[0] * 1e6, model, method="lanes"))
+
+
+# --- networks of others
+
+
+class PlainModule(nn.Module):
+    """A Gaussian with learned mean; draws its own noise, exact log p."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(size))
+
+    def forward(self, x, draws=1):
+        return -self.log_weights(x + 0.01 * torch.randn_like(x))[0]
+
+    def log_weights(self, x, draws=1):
+        return (-0.5 * (x - self.mean).square() - 0.9189385).sum(-1)[None]
+
+    def sample(self, n):
+        return self.mean + torch.randn(n, len(self.mean))
+
+
+class PlainDensity(DeepDensity):
+    def make_module(self, event_shape):
+        return PlainModule(event_shape[0])
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3])
+def test_networks_that_draw_their_own_noise(tmp_path, blobs, lanes):
+    one, other = (planned(tmp_path / n, blobs[0], PlainDensity(epochs=6, batch_size=16), method="lanes") for n in "ab")
+    refit(one, lanes=lanes)
+    refit(other, lanes=12)
+    assert_same(one, other)
+    assert (one.shard_arrays("variance") == 0).all()
+
+
+def test_the_wrong_model_is_refused(tmp_path, blobs):
+    run = Run.open(planned(tmp_path / "r", blobs[0], method="lanes").path)
+    with pytest.raises(RunMismatchError, match="latent_dim"):
+        refit(run, VAE(hidden=[16], latent_dim=3, epochs=6, batch_size=16, device="cpu"))
+    refit(run, VAE(hidden=[16], latent_dim=2, epochs=6, batch_size=16, device="cpu"))
+    assert run.pending() == []
+
+
+def test_score_epochs_beyond_training(tmp_path, blobs):
+    with pytest.raises(ModelError, match="between 0 and 6"):
+        refit(planned(tmp_path / "r", blobs[0], method="lanes", score_epochs=(7,)))
