@@ -56,8 +56,9 @@ class Data:
     preparation: str = "as given"
 
     def take(self, positions: ArrayLike) -> "Data":
-        """Return the examples at `positions`, in that order."""
-        at = np.asarray(positions, np.intp)
+        """Return the examples at `positions`, in that order, or where a mask holds."""
+        given = np.asarray(positions)
+        at = np.flatnonzero(given) if given.dtype == bool else given.astype(np.intp)
         labels = None if self.labels is None else self.labels[at]
         names = None if self.names is None else self.names[at]
         return replace(self, X=self.X[at], labels=labels, index=self.index[at], names=names)
@@ -169,13 +170,13 @@ def _labels_beside(labels: Any, named: str | None) -> NDArray[Any] | None:
 
 
 def _subset(data: Data, size: int, seed: int) -> Data:
-    if not 2 <= size <= len(data.X):
+    if not 2 <= size <= len(data.X) or size != int(size):
         raise DataError(
             expected=f"a subset of 2 to {len(data.X)} examples",
             got=str(size),
             do="Ask for a number between these, or leave it out to keep all.",
         )
-    return data.take(np.sort(stream(seed, "subset").choice(len(data.X), size, replace=False)))
+    return data.take(np.sort(stream(seed, "subset").choice(len(data.X), int(size), replace=False)))
 
 
 # --- prepare
@@ -186,8 +187,8 @@ def prepare(data: Data, likelihood: str | None, seed: int) -> Data:
 
     uint8 data with likelihood "bernoulli" become x ~ Bernoulli(pixel / 255), uint8 0 or 1; data in [0, 1] become
     x ~ Bernoulli(value). What is 0 or 1 already is kept. With any other likelihood uint8 data become
-    (pixel + u) / 256 with u uniform on [0, 1) in steps of 2^-16, so that floor(256 x) is the pixel in float32.
-    Other data are kept.
+    (pixel + u) / 256 with u uniform on [0, 1) in steps of 2^-16, so that floor(256 x) is the pixel in float32;
+    where they are all 0 or 1, (pixel + u) / 2. Other data are kept.
 
     What is drawn for an example depends on `seed` and on its row in the source, not on its position or its
     neighbours: subsets and duplicates get the values they have in the whole.
@@ -199,9 +200,9 @@ def prepare(data: Data, likelihood: str | None, seed: int) -> Data:
         return _binarise(data, seed)
     if data.X.dtype != np.uint8:
         return data
-    X = np.empty(data.X.shape, np.float32)
+    X, levels = np.empty(data.X.shape, np.float32), 2 if data.X.max() <= 1 else 256
     for at, noise in _each(data, seed, "dequantise", lambda draw, size: draw.integers(2**16, size=size)):
-        X[at] = (data.X[at] * 2.0**16 + noise) * 2.0**-24
+        X[at] = (data.X[at] * 2.0**16 + noise) / (2.0**16 * levels)
     return replace(data, X=X, preparation=f"dequantised once, seed {seed}")
 
 

@@ -145,7 +145,9 @@ def _candidates(kind: str, groups: Sequence[dict[str, Any]]) -> list[dict[str, A
 
 
 def _neediest(kind: str, groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    group = max(_candidates(kind, groups), key=lambda g: g["mean"])
+    candidates = _candidates(kind, groups)
+    group = max(candidates, key=lambda g: g["mean"])
+    p = _or_nan(group["p_value"]) * len(candidates)  # Bonferroni: the highest of so many was chosen
     name = f"label {group['name']}" if kind == "label" else f"cell {group['name']} of the latent space"
     return _finding(
         f"neediest_{kind}",
@@ -155,12 +157,13 @@ def _neediest(kind: str, groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
         error=_or_nan(group["standard_error"]),
         interval=tuple(group["interval"] or (math.nan, math.nan)),
         null=group["rest"],
-        p_value=_or_nan(group["p_value"]),
+        p_value=min(1.0, p) if math.isfinite(p) else math.nan,
         n=group["n"],
         sentence=f"The {group['n']:,} examples of {name} score {group['mean']:.1f} nats on average, "
         f"all others {group['rest']:.1f}.",
         meaning="Where scores are high the model leans on single examples: more examples there would let it "
-        "generalise instead. The null is the mean of all other examples; the group was chosen as the highest.",
+        "generalise instead. The null is the mean of all other examples; p is corrected for choosing the highest of "
+        f"{len(candidates)}.",
         examples=group["examples"],
     )
 

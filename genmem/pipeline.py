@@ -1,5 +1,6 @@
 """The whole audit on one page: plan, refit, fit, score, neighbours, regions, report."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -93,25 +94,37 @@ def audit(
         ModelError: the model or a setting is not usable, or training diverged.
         RunError: the run directory is in use, damaged, full, or was planned with other settings.
     """
-    run = stages.plan(
-        data,
-        model,
-        out,
-        settings=settings,
-        labels=labels,
-        array=array,
-        label_array=label_array,
-        label_column=label_column,
-        subset=subset,
-        folds=folds,
-        repeats=repeats,
-        epochs=epochs,
-        seed=seed,
-        score_epochs=score_epochs,
-        importance_samples=importance_samples,
-        request=request,
-    )
+    asked = {
+        "settings": settings,
+        "labels": labels,
+        "array": array,
+        "label_array": label_array,
+        "label_column": label_column,
+        "subset": subset,
+        "folds": folds,
+        "repeats": repeats,
+        "epochs": epochs,
+        "seed": seed,
+        "score_epochs": score_epochs,
+        "importance_samples": importance_samples,
+    }
+    run = stages.plan(data, model, out, request=request or _request(data, model, out, asked), **asked)
     return carry_out(run, estimator, executor, lanes, recompute, progress)
+
+
+def _request(data: Any, model: Any, out: str | Path | None, asked: Mapping[str, Any]) -> dict[str, str]:
+    """Return the line of Python that repeats the audit, arrays by name only."""
+    defaults = inspect.signature(audit).parameters
+    shown = {"out": None if out is None else str(out)}
+    shown |= {key: value for key, value in asked.items() if value is not defaults[key].default}
+    keywords = "".join(f", {key}={_shown(value, key)}" for key, value in shown.items() if value is not None)
+    line = f"genmem.audit({_shown(data, 'X')}, model={model!r}{keywords})"
+    return {"command": "started from Python", "python": " ".join(line.split())}
+
+
+def _shown(value: Any, name: str) -> str:
+    plain = isinstance(value, str | int | float | Path | Mapping | list | tuple)
+    return repr(str(value) if isinstance(value, Path) else value) if plain else name
 
 
 def carry_out(

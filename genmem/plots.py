@@ -136,7 +136,7 @@ def memorized_by_log_prob(score: Floats, log_prob_in: Floats) -> go.Figure:
     figure.update_traces(hovertemplate="tenth %{x}: %{y} examples<extra></extra>")
     figure.update_xaxes(type="category", showgrid=False)
     _dress(figure, "tenth of log_prob_in, least likely first", "examples", 260)
-    return figure.update_layout(bargap=0.25, margin_t=16)
+    return figure.update_layout(bargap=0.25, margin_t=16, showlegend=False)
 
 
 def trajectory(
@@ -299,6 +299,7 @@ def _dress(figure: go.Figure, x: str, y: str, height: int) -> go.Figure:
         legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "bgcolor": clear},
         hoverlabel={"bgcolor": "#22262B", "bordercolor": "#22262B", "font": {"color": "#FFFFFF"}},
         bargap=0,
+        showlegend=True,
     )
     axis = {"gridcolor": grid, "zerolinecolor": grid, "linecolor": grid, "title": {"standoff": 8, "font": {"size": 13}}}
     figure.update_xaxes(**axis).update_yaxes(**axis)

@@ -15,7 +15,7 @@ from sklearn.base import clone
 
 from genmem import leaveout
 from genmem.data import Data, identical_groups, load, prepare
-from genmem.errors import RunError
+from genmem.errors import DataError, ModelError, RunError
 from genmem.leaveout import MemorizationScores, ensure_probe, memorization_score, planned_model, scored_epochs
 from genmem.models import DeepDensity, make_model
 from genmem.models.naming import check_density
@@ -62,6 +62,7 @@ def plan(
 
     Arguments and errors are those of `audit`; an existing run with the same plan is opened.
     """
+    _check_numbers(seed, importance_samples)
     loaded = load(
         data,
         array=array,
@@ -88,6 +89,17 @@ def plan(
             run.write_json("request.json", dict(request))
         ensure_probe(run)
     return run
+
+
+def _check_numbers(seed: int, importance_samples: int | Literal["auto"]) -> None:
+    if seed < 0:
+        raise DataError(expected="a seed of 0 or more", got=str(seed), do="Change the seed.")
+    if importance_samples != "auto" and importance_samples < 1:
+        raise ModelError(
+            expected='importance_samples of 1 or more, or "auto"',
+            got=repr(importance_samples),
+            do="Use a few dozen or more.",
+        )
 
 
 def _settle_model(model: Any, settings: Mapping[str, Any], data: Data, epochs: int | None) -> Any:

@@ -20,8 +20,8 @@ SCHEMA_VERSION = "1.0"
 RELIABLE = 0.7
 NOISE_SHARE = 0.1
 ESTIMANDS = {
-    "mean_log": "E log p(x) of models trained with x, minus the same of models trained without its fold",
-    "log_mean": "log E p(x) of models trained with x, minus the same of models trained without its fold",
+    "mean_log": "E log p(x) of models trained with x, minus the same of models trained without its fold.",
+    "log_mean": "log E p(x) of models trained with x, minus the same of models trained without its fold.",
 }
 
 

@@ -20,7 +20,7 @@ LAYERS = (
     ("models",),
     ("training",),
     ("run", "plan", "search", "splits"),
-    ("data", "formats", "images", "tables", "labels", "rows", "storage", "progress"),
+    ("data", "formats", "images", "tables", "labels", "rows", "checks", "storage", "progress"),
     ("errors", "protocols", "seeding", "stats", "version"),
 )
 LAYER_OF = {name: depth for depth, names in enumerate(LAYERS) for name in names}

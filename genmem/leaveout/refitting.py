@@ -80,6 +80,8 @@ def refit(
         RunError: the run is in use by another process, a shard is damaged, or the disk is full.
         ModelError: a refit raised, diverged, or the model is not the planned one.
     """
+    if lanes != "auto" and lanes < 1:
+        raise ModelError(expected='lanes of 1 or more, or "auto"', got=repr(lanes), do="Change the number of lanes.")
     with run.lock():
         task = make_task(run, model)
         pending = run.pending()

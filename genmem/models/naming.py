@@ -24,6 +24,7 @@ def make_model(name: str, settings: Mapping[str, Any] | None = None) -> Any:
     given = dict(settings or {})
     factory = BUILT_IN.get(name) or _import(name)
     _check_keywords(name, factory, given)
+    given = _typed(factory, given)
     try:
         model = factory(**given)
     except Exception as error:  # a factory is the user's code: whatever it raises is reported, not shown raw
@@ -91,6 +92,13 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def _typed(factory: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with a single number made a list where the default is one: `--set hidden=64`."""
+    parameters = inspect.signature(factory).parameters
+    several = {key for key in given if key in parameters and isinstance(parameters[key].default, tuple | list)}
+    return {k: [v] if k in several and isinstance(v, int | float) else v for k, v in given.items()}
 
 
 def _check_keywords(name: str, factory: Callable[..., Any], given: Mapping[str, Any]) -> None:
