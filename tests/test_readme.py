@@ -5,9 +5,8 @@ import shlex
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-
 from genmem_cli.main import run
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--epochs", "1", "--repeats", "1"]

@@ -273,6 +273,8 @@ def test_colour_images_of_any_layout_look_the_same(layout):
 def test_grey_images_keep_one_scale_for_all():
     X = np.array([[[0.0, 0.5]], [[0.25, 0.25]]])
     assert pictures.scale_of(X) == pictures.Scale(0.0, 1.0)
+    assert pictures.scale_of(np.array([0, 1], np.uint8)) == pictures.Scale(0.0, 1.0)  # binarised
+    assert pictures.scale_of(np.array([0, 2], np.uint8)) == pictures.Scale(0.0, 255.0)
     assert pictures.scale_of(X * 8 - 2) == pictures.Scale(-2.0, 2.0)
     constant = pictures.pixels(np.full((1, 2, 1), 7.0), (1, 2, 1), pictures.Scale(7.0, 7.0))
     assert constant.tolist() == [[0, 0]]

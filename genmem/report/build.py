@@ -88,6 +88,7 @@ def _context(results: Results) -> dict[str, Any]:
         "results": results,
         "scores": results.scores,
         "near": near,
+        "title": Path(audit["data"]["source"]).name or audit["data"]["source"],
         "model": str(audit["asked"]["model"]["name"]).rpartition(":")[2],
         "questions": QUESTIONS,
         "verdicts": answers,

@@ -35,15 +35,15 @@ class Difference:
 
 
 def scale_of(X: NDArray[np.generic]) -> Scale:
-    """Choose the scale: 0 to 255 for bytes, 0 to 1 where all values lie there, else the range of the values.
+    """Choose the scale: 0 to 1 where all values lie there, 0 to 255 for other bytes, else the range of the values.
 
     >>> scale_of(np.array([0.0, 0.4])), scale_of(np.array([-1.0, 3.0]))
     (Scale(low=0.0, high=1.0), Scale(low=-1.0, high=3.0))
     """
-    if X.dtype == np.uint8:
-        return Scale(0.0, 255.0)
     low, high = float(np.nanmin(X)), float(np.nanmax(X))
-    return Scale(0.0, 1.0) if low >= 0 and high <= 1 else Scale(low, high)
+    if low >= 0 and high <= 1:  # binarised bytes too
+        return Scale(0.0, 1.0)
+    return Scale(0.0, 255.0) if X.dtype == np.uint8 else Scale(low, high)
 
 
 def pixels(row: NDArray[np.generic], shape: Sequence[int], scale: Scale) -> NDArray[np.uint8]:

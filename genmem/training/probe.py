@@ -64,7 +64,8 @@ def probe(recipe: Recipe, X: Tensor, candidates: Sequence[int]) -> Choice:
 
 def can_batch(recipe: Recipe, X: Tensor) -> bool:
     """Return whether the network computes the same gradients in lanes as alone; warn once if it does not."""
-    x, noise = _trial_inputs(recipe, X, 2)
+    rows, noise = _trial_inputs(recipe, X, 2)
+    x = X[rows].to(torch.float32)
     try:
         with isolated_streams(recipe.device, 0):
             batched = BatchedLanes([fresh_module(recipe, i) for i in range(2)], recipe.learning_rate)
@@ -92,21 +93,22 @@ def _lane_agrees(recipe: Recipe, i: int, x: Tensor, noise: Tensor | None, togeth
 
 
 def _trial_inputs(recipe: Recipe, X: Tensor, lanes: int) -> tuple[Tensor, Tensor | None]:
+    """Return the rows of one minibatch for each lane, (lanes, batch), and its noise."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(len(X), (lanes, recipe.batch_size), generator=generator).to(X.device)
     shape = noise_shape(fresh_module(recipe, 0))
     if shape is None:
-        return X[rows].to(torch.float32), None
+        return rows, None
     noise = torch.randn((lanes, 1, recipe.batch_size, *shape), generator=generator)
-    return X[rows].to(torch.float32), noise.to(recipe.device)
+    return rows, noise.to(recipe.device)
 
 
 def _seconds_per_step(recipe: Recipe, X: Tensor, lanes: int, *, batched: bool) -> float:
     modules = [fresh_module(recipe, i) for i in range(lanes)]
     stepper = BatchedLanes(modules, recipe.learning_rate) if batched else OneLane(modules[0], recipe.learning_rate)
-    x, noise = _trial_inputs(recipe, X, lanes)
+    rows, noise = _trial_inputs(recipe, X, lanes)
     with isolated_streams(recipe.device, 0):
-        return _median_seconds(lambda: stepper.step(x, noise), recipe.device) / lanes
+        return _median_seconds(lambda: stepper.step(X[rows].to(torch.float32), noise), recipe.device) / lanes
 
 
 def _median_seconds(call: Callable[[], object], device: torch.device) -> float:
