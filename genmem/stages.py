@@ -188,7 +188,7 @@ def score(run: Run, *, estimator: str = "mean_log", progress: Listener = ignore)
         _write_trajectory(run, found)
         last = found[-1]
         _write_scores(run, data, last)
-        progress(Progress("score", 1, 1))
+        progress(Progress("score", len(found), len(found)))
     return last
 
 

@@ -281,5 +281,11 @@ def isolated_streams(device: torch.device, seed: int | None = None) -> Iterator[
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         if seed is not None:
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed devices that are not put back
+            for cuda in devices:
+                torch.cuda.default_generators[_index(cuda)].manual_seed(seed)
         yield
+
+
+def _index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
