@@ -17,6 +17,8 @@ check: install  ## style and types
 
 bench: install  ## measured comparisons (see bench/README.md)
 	$(BIN)/python bench/training.py
+	$(BIN)/python bench/search.py
+	$(BIN)/python bench/regions.py
 
 install: .venv/installed
 

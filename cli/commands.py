@@ -24,7 +24,7 @@ def audit(lanes: Any, recompute: bool, estimator: str, **asked: Any) -> None:
     """
     from genmem.pipeline import carry_out
 
-    run = _plan(asked)
+    run = _plan({**asked, "estimator": estimator})
     _announce(run, err=True)
     with bars() as progress:
         done = carry_out(run, estimator, None, lanes, recompute, progress)
@@ -94,23 +94,27 @@ def _plan(asked: dict[str, Any]) -> "Run":
     from genmem.models.naming import parse_settings
 
     settings = parse_settings(dict(asked.pop("settings")))
-    device = asked.pop("device")
+    request = _request(asked, settings)
+    device, _ = asked.pop("device"), asked.pop("estimator", None)
     if device is not None:
         settings["device"] = device
     if "" not in sys.path:  # as `python -m` does: a factory beside the data can be named
         sys.path.insert(0, "")
-    return stages.plan(settings=settings, request=_request(asked, settings), **asked)
+    return stages.plan(settings=settings, request=request, **asked)
 
 
 def _request(asked: dict[str, Any], settings: dict[str, Any]) -> dict[str, str]:
     """Return the command and the Python line that repeat the audit."""
     defaults = {p.name: p.default for p in audit.params}
-    given = {k: v for k, v in asked.items() if k != "data" and v is not None and v != defaults.get(k)}
+    given = {k: v for k, v in asked.items() if k not in ("data", "device") and v is not None and v != defaults.get(k)}
+    if asked["device"] is not None:
+        settings = {**settings, "device": asked["device"]}
     if settings:
         given["settings"] = settings
     keywords = "".join(f", {key}={value!r}" for key, value in given.items())
+    words = click.get_current_context().find_root().obj
     return {
-        "command": shlex.join(["genmem", *sys.argv[1:]]),
+        "command": shlex.join(["genmem", "audit", *words[1:]]),
         "python": f"genmem.audit({asked['data']!r}{keywords})",
     }
 

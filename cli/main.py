@@ -1,5 +1,6 @@
 """`genmem`: the command group, and what happens when a command fails or is interrupted."""
 
+import os
 import shlex
 import sys
 import warnings
@@ -30,14 +31,20 @@ for command in commands.ALL:
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if code == INTERRUPTED:
+        # An interrupt that passed through exec() makes Python end by signal, however it was handled since.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; errors a user can mend are told in a sentence, without traceback."""
     warnings.showwarning = _tell
     try:
-        genmem.main(arguments, prog_name="genmem", standalone_mode=False)
+        genmem.main(arguments, prog_name="genmem", standalone_mode=False, obj=arguments)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return 2

@@ -8,7 +8,7 @@ import click
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-class Setting(click.ParamType[tuple[str, str]]):
+class Setting(click.ParamType):
     """`key=value`."""
 
     name = "key=value"
@@ -21,7 +21,7 @@ class Setting(click.ParamType[tuple[str, str]]):
         return key.strip().replace("-", "_"), text
 
 
-class AutoOr(click.ParamType[Any]):
+class AutoOr(click.ParamType):
     """The word "auto", one integer, or a comma-separated list of them."""
 
     def __init__(self, several: bool = False) -> None:

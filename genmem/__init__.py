@@ -31,6 +31,7 @@ _HOMES = {
     "genmem.splits": ("Splits",),
     "genmem.training": ("Checkpoint",),
 }
+_MODULES = ("plots", "stages")  # `genmem.stages.score(run)`, as the help texts say
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -63,6 +64,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     home = _HOME_OF.get(name)
+    if home is None and name in _MODULES:
+        return importlib.import_module(f"genmem.{name}")
     if home is None:
         raise AttributeError(f"module 'genmem' has no attribute {name!r}")
     return getattr(importlib.import_module(home), name)

@@ -8,23 +8,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmem import stats
+from genmem.leaveout import memorization_score
+from genmem.report.verdicts import MIN_EXAMPLES, candidates, corrected, neediest
 from genmem.run import Run
 
 LEVEL = 0.05
 TAIL = 0.95
 SHOWN = 12
-MIN_EXAMPLES = 5  # of a group to be named
 PAPER = "van den Burg & Williams 2021, arXiv 2106.03216"
 FALSE_DISCOVERY = "Benjamini & Hochberg 1995"
 
 
-def find(run: Run, groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def find(run: Run, groups: Sequence[Any]) -> list[dict[str, Any]]:
     """Return the findings of a scored run, in the order of the questions."""
-    scores = run.result("scores")
+    scores, space = run.result("scores"), str(run.result("cells")["space"])
     found = [_mean(scores), _tail(scores)]
     if np.isfinite(scores["q_value"]).any():
-        found.insert(1, _flagged(scores))
-    found += [_neediest(kind, groups) for kind in ("label", "cell") if _candidates(kind, groups)]
+        found.insert(1, _flagged(run, scores))
+    found += [_neediest(kind, groups, space) for kind in ("label", "cell") if candidates(groups, kind)]
     return found + [f for f in _baselines(run, scores) if f["value"] is not None]
 
 
@@ -72,7 +73,9 @@ def _mean(scores: dict[str, NDArray[Any]]) -> dict[str, Any]:
     per_repeat = scores["per_repeat"].mean(1)
     value, repeats = float(scores["score"].mean()), len(per_repeat)
     error = float(per_repeat.std(ddof=1) / math.sqrt(repeats)) if repeats > 1 else math.nan
-    p = float(stats.student_sf(value / error, repeats - 1)) if error > 0 else math.nan
+    # "log_mean" is not 0 without memorization, so a t test against 0 would mean nothing.
+    tested = error > 0 and str(scores["estimator"]) == "mean_log"
+    p = float(stats.student_sf(value / error, repeats - 1)) if tested else math.nan
     null = float(scores["placebo"].mean()) if scores["placebo"].size else math.nan
     return _finding(
         "mean_score",
@@ -84,12 +87,13 @@ def _mean(scores: dict[str, NDArray[Any]]) -> dict[str, Any]:
         null=null,
         p_value=p,
         n=scores["score"].size,
-        sentence=f"An example is on average {value:.2f} nats more likely under models that trained on it.",
+        sentence=f"An example is on average {abs(value):.2f} nats {'more' if value >= 0 else 'less'} likely under "
+        "models that trained on it.",
         meaning="0 means the model treats examples it trained on as it treats new ones; higher is more memorization.",
     )
 
 
-def _flagged(scores: dict[str, NDArray[Any]]) -> dict[str, Any]:
+def _flagged(run: Run, scores: dict[str, NDArray[Any]]) -> dict[str, Any]:
     q, score = scores["q_value"], scores["score"]
     chosen = np.flatnonzero(q < LEVEL)
     order = chosen[np.argsort(-score[chosen], kind="stable")]
@@ -98,6 +102,7 @@ def _flagged(scores: dict[str, NDArray[Any]]) -> dict[str, Any]:
         "memorized",
         "Examples memorized beyond chance",
         len(chosen) / len(q),
+        error=_jackknife_share(run, str(scores["estimator"])),
         null=0.0,
         n=len(q),
         unit="of all examples",
@@ -108,10 +113,23 @@ def _flagged(scores: dict[str, NDArray[Any]]) -> dict[str, Any]:
     )
 
 
+def _jackknife_share(run: Run, estimator: str) -> float:
+    """Return the error of the flagged share over repeats; NaN where leaving one out leaves no t test."""
+    splits = run.splits()
+    if splits.n_repeats < 4 or estimator != "mean_log":
+        return math.nan
+    log_probs, shares = run.log_probs(), []
+    for repeat in np.unique(splits.repeat):
+        kept = splits.repeat != repeat
+        left = memorization_score(log_probs[kept], splits.held_out[kept], repeat=splits.repeat[kept])
+        shares.append(float((left.q_value < LEVEL).mean()))
+    return float(math.sqrt((len(shares) - 1) * np.var(shares)))
+
+
 def _tail(scores: dict[str, NDArray[Any]]) -> dict[str, Any]:
     score, per_repeat, placebo = scores["score"], scores["per_repeat"], scores["placebo"]
     value = float(np.quantile(score, TAIL))
-    error = _jackknife_quantile(per_repeat) if str(scores["estimator"]) == "mean_log" else math.nan
+    error = _jackknife_quantile(per_repeat)
     null = float(np.quantile(placebo, TAIL, axis=1).mean()) if placebo.size else math.nan
     return _finding(
         "tail_score",
@@ -140,32 +158,31 @@ def _jackknife_quantile(per_repeat: NDArray[np.float64]) -> float:
     return float(math.sqrt((repeats - 1) * left.var()))
 
 
-def _candidates(kind: str, groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [g for g in groups if g["kind"] == kind and g["n"] >= MIN_EXAMPLES and g["rest"] is not None]
-
-
-def _neediest(kind: str, groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    candidates = _candidates(kind, groups)
-    group = max(candidates, key=lambda g: g["mean"])
-    p = _or_nan(group["p_value"]) * len(candidates)  # Bonferroni: the highest of so many was chosen
-    name = f"label {group['name']}" if kind == "label" else f"cell {group['name']} of the latent space"
+def _neediest(kind: str, groups: Sequence[Any], space: str) -> dict[str, Any]:
+    group = neediest(groups, kind)
+    assert group is not None
+    name = f"label {group['name']}" if kind == "label" else f"cell {group['name']} of the {space}"
     return _finding(
         f"neediest_{kind}",
         "regions",
         "Label that most needs data" if kind == "label" else "Region that most needs data",
         group["mean"],
         error=_or_nan(group["standard_error"]),
-        interval=tuple(group["interval"] or (math.nan, math.nan)),
-        null=group["rest"],
-        p_value=min(1.0, p) if math.isfinite(p) else math.nan,
+        interval=_pair(group["interval"]),
+        null=_or_nan(group["rest"]),
+        p_value=_or_nan(corrected(groups, group)),
         n=group["n"],
         sentence=f"The {group['n']:,} examples of {name} score {group['mean']:.1f} nats on average, "
         f"all others {group['rest']:.1f}.",
         meaning="Where scores are high the model leans on single examples: more examples there would let it "
         "generalise instead. The null is the mean of all other examples; p is corrected for choosing the highest of "
-        f"{len(candidates)}.",
+        f"{len(candidates(groups, kind))} (those with {MIN_EXAMPLES} examples or more).",
         examples=group["examples"],
     )
+
+
+def _pair(bounds: Sequence[float] | None) -> tuple[float, float]:
+    return (math.nan, math.nan) if bounds is None else (bounds[0], bounds[1])
 
 
 def _or_nan(value: float | None) -> float:
@@ -174,7 +191,7 @@ def _or_nan(value: float | None) -> float:
 
 def _baselines(run: Run, scores: dict[str, NDArray[Any]]) -> list[dict[str, Any]]:
     near, score = run.result("neighbors"), scores["score"]
-    return [
+    found = [
         _rank_finding(
             "distance_correlation",
             "Score and distance to the nearest neighbours",
@@ -184,16 +201,29 @@ def _baselines(run: Run, scores: dict[str, NDArray[Any]]) -> list[dict[str, Any]
             "Near 1, isolation alone would explain what is memorized; what is left over is what distances miss.",
             near["most"],
         ),
-        _rank_finding(
-            "surprise_correlation",
-            "Score and surprise",
-            stats.spearman(score, -scores["log_prob_out"]),
-            len(score),
-            "The memorization score and how unlikely an example is to models that never saw it",
-            "Near 1, the memorized examples are simply the unlikely ones; both share the noise of log_prob_out.",
-            (),
-        ),
     ]
+    if "half_score" in scores:
+        found.append(_surprise(scores))
+    return found
+
+
+def _surprise(scores: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """Compare the score with -log_prob_out across halves of the repeats: within one, noise alone correlates them."""
+    one, other = (stats.spearman(scores["half_score"][a], -scores["half_log_prob_out"][b]) for a, b in ((0, 1), (1, 0)))
+    mean = stats.Correlation(
+        (one.rho + other.rho) / 2,
+        max(one.standard_error, other.standard_error),
+        (min(one.interval[0], other.interval[0]), max(one.interval[1], other.interval[1])),
+    )
+    return _rank_finding(
+        "surprise_correlation",
+        "Score and surprise",
+        mean,
+        scores["score"].size,
+        "The memorization score and how unlikely an example is to models that never saw it",
+        "Near 1, the memorized examples are simply the unlikely ones. Each comes from one half of the repeats.",
+        (),
+    )
 
 
 def _rank_finding(

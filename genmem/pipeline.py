@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from genmem import stages
-from genmem.leaveout import MemorizationScores
+from genmem.errors import DataError
+from genmem.leaveout import ESTIMATORS, MemorizationScores
 from genmem.progress import Listener, ignore
 from genmem.run import Run
 
@@ -94,6 +95,7 @@ def audit(
         ModelError: the model or a setting is not usable, or training diverged.
         RunError: the run directory is in use, damaged, full, or was planned with other settings.
     """
+    _check_estimator(estimator)
     asked = {
         "settings": settings,
         "labels": labels,
@@ -108,8 +110,14 @@ def audit(
         "score_epochs": score_epochs,
         "importance_samples": importance_samples,
     }
-    run = stages.plan(data, model, out, request=request or _request(data, model, out, asked), **asked)
+    request = request or _request(data, model, out, {**asked, "estimator": estimator})
+    run = stages.plan(data, model, out, request=request, **asked)
     return carry_out(run, estimator, executor, lanes, recompute, progress)
+
+
+def _check_estimator(estimator: str) -> None:
+    if estimator not in ESTIMATORS:
+        raise DataError(expected=f"one of {', '.join(ESTIMATORS)}", got=repr(estimator), do="Change the estimator.")
 
 
 def _request(data: Any, model: Any, out: str | Path | None, asked: Mapping[str, Any]) -> dict[str, str]:
@@ -118,7 +126,8 @@ def _request(data: Any, model: Any, out: str | Path | None, asked: Mapping[str, 
     shown = {"out": None if out is None else str(out)}
     shown |= {key: value for key, value in asked.items() if value is not defaults[key].default}
     keywords = "".join(f", {key}={_shown(value, key)}" for key, value in shown.items() if value is not None)
-    line = f"genmem.audit({_shown(data, 'X')}, model={model!r}{keywords})"
+    named = _shown(data, "X") if isinstance(data, str | Path) else "X"
+    line = f"genmem.audit({named}, model={model!r}{keywords})"
     return {"command": "started from Python", "python": " ".join(line.split())}
 
 
@@ -136,6 +145,18 @@ def carry_out(
     progress: Listener = ignore,
 ) -> Audit:
     """Run every stage of a planned audit; what is stored already is kept. Arguments as in `audit`."""
+    with run.lock():
+        return _carry_out(run, estimator, executor, lanes, recompute, progress)
+
+
+def _carry_out(
+    run: Run,
+    estimator: str,
+    executor: Executor | None,
+    lanes: int | Literal["auto"],
+    recompute: bool,
+    progress: Listener,
+) -> Audit:
     stages.refit(run, executor=executor, lanes=lanes, recompute=recompute, progress=progress)
     stages.fit(run, progress=progress)
     scores = stages.score(run, estimator=estimator, progress=progress)

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from genmem.data import Data, fingerprint
+from genmem.data import Data, constant_columns, fingerprint
 from genmem.errors import ModelError, RunMismatchError
 from genmem.version import __version__
 
 COMPARED = ("model", "data", "seed", "splits", "score_epochs", "importance_samples")
-DERIVED = ("sha256", "n_splits", "splits.n")  # they differ because something else does: not the key to name
+# Keys that differ only because something else does, so not the ones to name.
+DERIVED = ("sha256", "n_splits", "splits.n", "constants", "constant_columns")
 VERSIONED = ("torch", "numpy", "scikit-learn", "faiss-cpu")
 
 
@@ -63,6 +64,7 @@ def describe_data(data: Data) -> dict[str, Any]:
         "labels_sha256": None if data.labels is None else fingerprint(data.labels),
         "n": len(data.X),
         "event_shape": list(data.X.shape[1:]),
+        "constant_columns": constant_columns(data.X).tolist(),
         "dtype": str(data.X.dtype),
         "preparation": data.preparation,
         "columns": None if data.columns is None else list(data.columns),
@@ -81,18 +83,34 @@ def versions() -> dict[str, str]:
     return found
 
 
+def differ(planned: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """Return the keys in which two plans differ; the name of the same data does not count."""
+    before, after = _settings(planned), _settings(asked)
+    return [key for key in {**before, **after} if before.get(key) != after.get(key) and key != "data.source"]
+
+
+def _settings(plan: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for section in COMPARED for k, v in _flat(section, plan[section]).items()}
+
+
 def refuse_other_plan(planned: dict[str, Any], asked: dict[str, Any]) -> None:
     """Compare the plan on disk with the one asked for.
 
     Raises:
         RunMismatchError: they differ; the message names the first key that does.
     """
-    before = {k: v for section in COMPARED for k, v in _flat(section, planned[section]).items()}
-    after = {k: v for section in COMPARED for k, v in _flat(section, asked[section]).items()}
-    differing = [key for key in {**before, **after} if before.get(key) != after.get(key) and key != "data.source"]
+    before, after = _settings(planned), _settings(asked)
+    differing = differ(planned, asked)
     if not differing:
         return
     key = min(differing, key=lambda key: key.endswith(DERIVED))
+    if key.endswith("sha256"):
+        what = "labels" if "labels" in key else "data"
+        raise RunMismatchError(
+            expected=f"the {what} the run was planned with ({key}={_short(before.get(key))})",
+            got=f"{'others' if after.get(key) and before.get(key) else 'labels on one side only'}",
+            do=f"Use a new run directory, or give the same {what} again.",
+        )
     name = key.rsplit(".", 1)[-1]
     raise RunMismatchError(
         expected=f"the settings run.json was planned with, {key}={_short(before.get(key))}",

@@ -11,9 +11,10 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from genmem import inputs
 from genmem.data import Data
 from genmem.errors import IncompleteRunError, RunError
-from genmem.plan import COMPARED, describe_data, describe_model, refuse_other_plan, versions
+from genmem.plan import COMPARED, describe_data, describe_model, differ, refuse_other_plan, versions
 from genmem.splits import Splits
 from genmem.storage import Arrays, lock, read_arrays, unwritable, write_arrays, write_atomically
 
@@ -23,8 +24,9 @@ STAGES = {
     "scores": "score",
     "trajectory": "score",
     "neighbors": "neighbors",
+    "nearest": "neighbors",
     "latents": "fit",
-    "groups": "regions",
+    "cells": "regions",
 }
 
 
@@ -56,7 +58,7 @@ class Run:
 
         Args:
             path: the run directory; made if it is not there.
-            model: a `Density`; its class and `get_params()` go into the plan.
+            model: a `Density`; its class and `get_params()` go into the plan, resolved for the data.
             data: the examples, prepared; a copy is kept with the run.
             splits: which examples each refit leaves out.
             seed: the root of all random streams.
@@ -68,6 +70,7 @@ class Run:
             RunError: `path` is not a run directory, cannot be written, or is in use.
             ModelError: a parameter of the model cannot be written to the plan.
         """
+        model = model.resolve(data.X) if hasattr(model, "resolve") else model
         samples = AUTO_IMPORTANCE_SAMPLES if importance_samples == "auto" else importance_samples
         asked = {
             "plan_version": PLAN_VERSION,
@@ -84,10 +87,11 @@ class Run:
         with run.lock():
             if (run.path / "run.json").exists():
                 existing = cls.open(path)
-                refuse_other_plan(existing.plan, run.plan)
                 existing.model = model
-                return existing
-            run._write_inputs(data, splits)
+                if existing._has_work() or not differ(existing.plan, run.plan):
+                    refuse_other_plan(existing.plan, run.plan)
+                    return existing
+            inputs.write(run.path, data, splits)
             run.write_json("run.json", run.plan)
         return run
 
@@ -145,52 +149,24 @@ class Run:
 
     def set_probe(self, choice: Mapping[str, Any]) -> None:
         """Record the probe's choice in the plan, once: the numbers depend on it."""
-        if self.probe is None:
+        with self.lock():
+            self.plan = type(self).open(self.path).plan  # another process may have been first
+            if self.probe is not None:
+                return
             self.plan["probe"] = json.loads(json.dumps(dict(choice)))
             self.write_json("run.json", self.plan)
 
     def data(self) -> Data:
-        """Return the prepared examples, `X` memory-mapped.
-
-        Raises:
-            RunError: the files are gone or damaged.
-        """
-        folder, about = self.path / "data", self.plan["data"]
-
-        def optional(name: str) -> NDArray[Any] | None:
-            file = folder / f"{name}.npy"
-            return np.load(file, allow_pickle=False) if file.exists() else None
-
-        try:
-            X = np.load(folder / "X.npy", mmap_mode="r", allow_pickle=False)
-            index = np.load(folder / "index.npy", allow_pickle=False)
-            labels, names = optional("labels"), optional("names")
-        except (OSError, ValueError) as error:
-            raise RunError(
-                expected=f"the examples of the run in {folder}",
-                got=f"files that cannot be read ({error})",
-                do="Restore them, or start again in a new run directory.",
-            ) from error
-        return Data(
-            X=X,
-            labels=labels,
-            index=index,
-            source=about["source"],
-            names=names,
-            columns=about["columns"] and tuple(about["columns"]),
-            image_shape=about["image_shape"] and tuple(about["image_shape"]),
-            preparation=about["preparation"],
-        )
+        """Return the prepared examples, `X` memory-mapped; RunError where the files are gone or damaged."""
+        return inputs.read_data(self.path, self.plan["data"])
 
     def splits(self) -> Splits:
-        """Return which examples each refit leaves out."""
-        arrays = read_arrays(self.path / "splits.npz")
-        return Splits(
-            held_out=arrays["held_out"],
-            repeat=arrays["repeat"],
-            shard=arrays["shard"],
-            kind=self.plan["splits"]["kind"],
-        )
+        """Return which examples each refit leaves out; RunError where the file is gone or damaged."""
+        return inputs.read_splits(self.path, self.plan["splits"]["kind"])
+
+    def check_unchanged(self) -> None:
+        """Check that the examples are still those that were planned; RunError where they are not."""
+        inputs.check_unchanged(self.path, self.plan["data"])
 
     # --- shards
 
@@ -207,16 +183,10 @@ class Run:
         return [i for i in self.shards() if self._read_shard(i) is None]
 
     def drop_damaged(self) -> list[Path]:
-        """Delete the shards that cannot be read, so that they are computed again, and return their paths."""
-        return [file for i in self.shards() if (file := self._drop_if_damaged(i)) is not None]
-
-    def _drop_if_damaged(self, i: int) -> Path | None:
-        try:
-            self._read_shard(i)
-        except RunError:
-            self.shard_path(i).unlink()
-            return self.shard_path(i)
-        return None
+        """Delete shards and results that cannot be read, so that they are computed again, and return their paths."""
+        files = [(self.shard_path(i), self._stamp(i)) for i in self.shards()]
+        files += [(file, "") for file in sorted((self.path / "results").glob("*.npz"))]
+        return [file for file, stamp in files if _dropped_if_damaged(file, stamp)]
 
     def shard_path(self, i: int) -> Path:
         """Return the file of shard `i`."""
@@ -225,7 +195,7 @@ class Run:
     def write_shard(self, i: int, **arrays: ArrayLike) -> None:
         """Store the arrays of shard `i` with a checksum that ties them to this plan."""
         named = {name: np.asarray(value) for name, value in arrays.items()}
-        write_arrays(self.shard_path(i), named, self._stamp())
+        write_arrays(self.shard_path(i), named, self._stamp(i))
 
     def log_probs(self, epoch: int = -1) -> NDArray[np.float32]:
         """Return log p of every example under every refit: (n_splits, n_examples), nats.
@@ -236,7 +206,7 @@ class Run:
         Raises:
             IncompleteRunError: shards are missing.
         """
-        return self._join("log_probs", lambda array: array[:, epoch])
+        return self._join("log_probs", lambda array: array[:, epoch].copy())
 
     def shard_arrays(self, name: str) -> NDArray[Any]:
         """Return one stored array of all shards, in the order of the splits.
@@ -262,12 +232,13 @@ class Run:
 
     def _read_shard(self, i: int) -> Arrays | None:
         try:
-            return read_arrays(self.shard_path(i), self._stamp())
+            return read_arrays(self.shard_path(i), self._stamp(i))
         except FileNotFoundError:
             return None
 
-    def _stamp(self) -> str:
-        plan = {key: self.plan[key] for key in COMPARED} | {"method": (self.probe or {}).get("method")}
+    def _stamp(self, i: int) -> str:
+        """Return what ties a shard to this plan and its index."""
+        plan = {key: self.plan[key] for key in COMPARED} | {"method": (self.probe or {}).get("method"), "shard": i}
         return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
 
     # --- results
@@ -292,6 +263,11 @@ class Run:
                 do=f"Run `genmem {STAGES.get(name, name)} {self.path}` first.",
             ) from error
 
+    def drop_results(self, *names: str) -> None:
+        """Forget stored results that do not hold any more."""
+        for name in names:
+            (self.path / "results" / f"{name}.npz").unlink(missing_ok=True)
+
     def has_result(self, name: str) -> bool:
         """Return whether a result is stored."""
         return (self.path / "results" / f"{name}.npz").exists()
@@ -302,33 +278,40 @@ class Run:
         write_atomically(self.path / name, lambda handle: handle.write(text.encode()))
 
     def read_json(self, name: str) -> Any:
-        """Return the contents of a JSON file of the run, None where there is none."""
-        file = self.path / name
-        return json.loads(file.read_text()) if file.exists() else None
+        """Return the contents of a JSON file of the run, None where there is none that can be read."""
+        try:
+            return json.loads((self.path / name).read_text())
+        except (OSError, ValueError):
+            return None
 
     # --- the directory
 
+    def _has_work(self) -> bool:
+        """Whether anything was computed for the plan: if not, another plan may take its place."""
+        return any(next((self.path / part).glob("*.*"), None) for part in ("shards", "trajectory", "results"))
+
     def _make_directory(self) -> None:
-        ours = {"data", "splits.npz", ".lock"}
+        # A plan that was cut short leaves these behind; .lock, made first, tells it from a folder of the user's.
+        ours = {"data", "splits.npz", "results", ".lock"}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             names = {file.name for file in self.path.iterdir() if not file.name.endswith(".partial")}
         except OSError as error:
             raise unwritable(self.path, error) from error
-        if "run.json" not in names and names - ours:
+        if "run.json" not in names and names and (names - ours or ".lock" not in names):
             raise RunError(
                 expected=f"a run directory or a new path at {self.path}",
-                got=f"a folder with other files in it ({min(names - ours)})",
+                got=f"a folder with other files in it ({min(names - ours or names)})",
                 do="Choose another --out.",
             )
 
-    def _write_inputs(self, data: Data, splits: Splits) -> None:
-        for name in ("X", "index", "labels", "names"):
-            array = getattr(data, name)
-            if array is not None:
-                self._save(self.path / "data" / f"{name}.npy", array)
-        arrays = {"held_out": splits.held_out, "repeat": splits.repeat, "shard": splits.shard}
-        write_arrays(self.path / "splits.npz", arrays)
 
-    def _save(self, file: Path, array: NDArray[Any]) -> None:
-        write_atomically(file, lambda handle: np.save(handle, array, allow_pickle=False))
+def _dropped_if_damaged(file: Path, stamp: str) -> bool:
+    try:
+        read_arrays(file, stamp)
+    except FileNotFoundError:
+        return False
+    except RunError:
+        file.unlink()
+        return True
+    return False

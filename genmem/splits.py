@@ -79,7 +79,7 @@ class Splits:
         Args:
             n: number of examples.
             folds: K, from 2 to n.
-            repeats: L, at least 1; each has a shuffle of its own and is one shard.
+            repeats: L, at least 1; each has a shuffle of its own. Each split is one shard.
             seed: root of the shuffles.
 
         Raises:
@@ -102,7 +102,7 @@ class Splits:
         chunk = np.stack([_chunks(n, folds, seed, r) for r in range(repeats)])  # (repeats, n)
         held_out = (chunk[:, None] == np.arange(folds)[:, None]).reshape(-1, n)
         repeat = np.repeat(np.arange(repeats), folds)
-        return cls(held_out, repeat, repeat, "k_fold")
+        return cls(held_out, repeat, np.arange(len(repeat)), "k_fold")
 
     @classmethod
     def subsets(cls, n: int, fraction: float, n_splits: int, seed: int = 0) -> Self:
@@ -140,7 +140,7 @@ class Splits:
         chunk = np.stack([_chunks(n, length, seed, r) for r in range(repeats)])  # (repeats, n)
         held_out = ((chunk[:, None] - np.arange(length)[:, None]) % length < out).reshape(-1, n)
         repeat = np.repeat(np.arange(repeats), length)
-        return cls(held_out, repeat, repeat, "subsets")
+        return cls(held_out, repeat, np.arange(len(repeat)), "subsets")
 
     @classmethod
     def leave_out(cls, n: int, groups: ArrayLike, seed: int = 0) -> Self:

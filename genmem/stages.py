@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from sklearn.base import clone
+from sklearn.decomposition import PCA
 
 from genmem import leaveout
 from genmem.data import Data, identical_groups, load, prepare
@@ -37,6 +38,7 @@ SMALL = 128  # up to so many values an example, the small network
 CHECKPOINTS = 10
 NEIGHBORS = 5
 GALLERY = 12
+COMPONENTS = 32
 
 
 def plan(
@@ -62,7 +64,10 @@ def plan(
 
     Arguments and errors are those of `audit`; an existing run with the same plan is opened.
     """
-    _check_numbers(seed, importance_samples)
+    start = time.perf_counter()
+    numbers = {"folds": folds, "repeats": repeats, "seed": seed, "importance_samples": importance_samples}
+    _check_numbers({**numbers, "subset": subset, "epochs": epochs})
+    score_epochs = [score_epochs] if isinstance(score_epochs, int) else score_epochs
     loaded = load(
         data,
         array=array,
@@ -70,11 +75,11 @@ def plan(
         label_column=label_column,
         labels=labels,
         subset=subset,
-        seed=seed,
+        seed=int(seed),
     )
+    seed = int(seed)
     chosen = _settle_model(model, settings or {}, loaded, epochs)
     prepared = prepare(loaded, getattr(chosen, "likelihood", None), seed)
-    chosen = chosen.resolve(prepared.X) if isinstance(chosen, DeepDensity) else chosen
     run = Run.create(
         out if out is not None else _default_out(data, model),
         model=chosen,
@@ -84,22 +89,22 @@ def plan(
         score_epochs=_score_epochs(chosen, score_epochs),
         importance_samples=importance_samples,
     )
-    with _stage(run, "plan"):
+    with _stage(run, "plan", start):
         if request is not None:
             run.write_json("request.json", dict(request))
         ensure_probe(run)
     return run
 
 
-def _check_numbers(seed: int, importance_samples: int | Literal["auto"]) -> None:
-    if seed < 0:
-        raise DataError(expected="a seed of 0 or more", got=str(seed), do="Change the seed.")
-    if importance_samples != "auto" and importance_samples < 1:
-        raise ModelError(
-            expected='importance_samples of 1 or more, or "auto"',
-            got=repr(importance_samples),
-            do="Use a few dozen or more.",
-        )
+def _check_numbers(numbers: Mapping[str, Any]) -> None:
+    for name, value in numbers.items():
+        if value is None or (name == "importance_samples" and value == "auto"):
+            continue
+        least = {"seed": 0, "folds": 2, "subset": 2}.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise DataError(
+                expected=f"{name} to be a whole number of at least {least}", got=repr(value), do=f"Change {name}."
+            )
 
 
 def _settle_model(model: Any, settings: Mapping[str, Any], data: Data, epochs: int | None) -> Any:
@@ -110,7 +115,18 @@ def _settle_model(model: Any, settings: Mapping[str, Any], data: Data, epochs: i
         return make_model(model, given)
     check_density(model, "model")
     changes = {**settings} | ({} if epochs is None else {"epochs": epochs})
-    return clone(model).set_params(**changes) if changes else model
+    return _changed(model, changes) if changes else model
+
+
+def _changed(model: Any, changes: dict[str, Any]) -> Any:
+    try:
+        return clone(model).set_params(**changes)
+    except ValueError as error:
+        raise ModelError(
+            expected=f"settings of {type(model).__name__} ({', '.join(model.get_params())})",
+            got=", ".join(changes),
+            do="Correct them, or set them where the model is made.",
+        ) from error
 
 
 def _defaults(data: Data) -> dict[str, Any]:
@@ -178,16 +194,16 @@ def score(run: Run, *, estimator: str = "mean_log", progress: Listener = ignore)
     with _stage(run, "score"):
         splits, data = run.splits(), run.data()
         found = []
+        run.drop_results("neighbors", "cells")  # they follow from the scores that are about to change
         for at in range(len(run.score_epochs)):
             progress(Progress("score", at, len(run.score_epochs)))
+            log_probs = run.log_probs(at)
             found.append(
-                memorization_score(
-                    run.log_probs(at), splits.held_out, estimator=estimator, repeat=splits.repeat, seed=run.seed
-                )
+                memorization_score(log_probs, splits.held_out, estimator=estimator, repeat=splits.repeat, seed=run.seed)
             )
         _write_trajectory(run, found)
         last = found[-1]
-        _write_scores(run, data, last)
+        _write_scores(run, data, last, _halves(log_probs, splits, estimator))
         progress(Progress("score", len(found), len(found)))
     return last
 
@@ -216,10 +232,28 @@ def _null_quantiles(scores: MemorizationScores) -> NDArray[np.float64]:
     return np.asarray(scores.null_quantiles(LEVELS).mean(0))
 
 
-def _write_scores(run: Run, data: Data, scores: MemorizationScores) -> None:
+def _halves(log_probs: NDArray[np.float32], splits: Splits, estimator: str) -> Arrays:
+    """Return scores and log_prob_out from one half of the repeats and the other: (2, n), or none at one repeat.
+
+    Compared across the halves they share no noise.
+    """
+    first = splits.repeat < splits.n_repeats // 2
+    if splits.n_repeats < 2:
+        return {}
+    halves = [
+        memorization_score(log_probs[rows], splits.held_out[rows], estimator=estimator, repeat=splits.repeat[rows])
+        for rows in (first, ~first)
+    ]
+    return {
+        "half_score": np.stack([half.score for half in halves]),
+        "half_log_prob_out": np.stack([half.log_prob_out for half in halves]),
+    }
+
+
+def _write_scores(run: Run, data: Data, scores: MemorizationScores, halves: Arrays) -> None:
     names = ("score", "log_prob_in", "log_prob_out", "standard_error", "p_value", "q_value", "per_repeat", "placebo")
     arrays = {name: getattr(scores, name) for name in names}
-    run.write_result("scores", **arrays, estimator=np.asarray(scores.estimator))
+    run.write_result("scores", **arrays, **halves, estimator=np.asarray(scores.estimator))
     table = scores.to_table(index=data.index, label=data.labels, name=data.names)
     write_atomically(run.path / "scores.parquet", lambda handle: pq.write_table(table, handle))
 
@@ -274,21 +308,36 @@ def regions(run: Run, *, progress: Listener = ignore) -> None:
     with _stage(run, "regions"):
         progress(Progress("regions", 0, 1))
         data, per_repeat = run.data(), run.result("scores")["per_repeat"]
-        coordinates = run.result("latents")["mean"] if run.has_result("latents") else np.empty((0, 0))
-        if not coordinates.size:
-            coordinates = np.asarray(data.X, np.float32).reshape(len(data.X), -1)
+        coordinates, space = _coordinates(run, data)
         cells = latent_cells(coordinates, seed=seed32(run.seed, "cells"))
-        run.write_result("cells", cell=cells)
-        groups = [{"kind": "cell", **_plain(g)} for g in group_scores(per_repeat, cells)]
+        run.write_result("cells", cell=cells, space=np.asarray(space))
+        groups = [{"kind": "cell", **_plain(g, len(per_repeat))} for g in group_scores(per_repeat, cells)]
         if data.labels is not None:
-            groups = [{"kind": "label", **_plain(g)} for g in group_scores(per_repeat, data.labels)] + groups
+            by_label = group_scores(per_repeat, data.labels)
+            groups = [{"kind": "label", **_plain(g, len(per_repeat))} for g in by_label] + groups
         run.write_json("results/groups.json", groups)
         progress(Progress("regions", 1, 1))
 
 
-def _plain(group: Any) -> dict[str, Any]:
-    """Return a group as JSON holds it: undefined numbers are null."""
+def _coordinates(run: Run, data: Data) -> tuple[NDArray[Any], str]:
+    """Return what cells are cut in, and what that is called: latent means, or the data's leading components."""
+    if run.has_result("latents"):
+        means = run.result("latents")["mean"]
+        if means.size:
+            return means, "latent space"
+    flat = np.asarray(data.X, np.float32).reshape(len(data.X), -1)
+    components = min(COMPONENTS, *flat.shape)
+    if flat.shape[1] <= components:
+        return flat, "data"
+    reduced = PCA(components, svd_solver="randomized", random_state=seed32(run.seed, "components"))
+    return reduced.fit_transform(flat), "data"
+
+
+def _plain(group: Any, repeats: int) -> dict[str, Any]:
+    """Return a group as JSON holds it: undefined numbers are null, and so is p at one repeat, blind to the refits."""
     found = asdict(group)
+    if repeats < 2:
+        found["p_value"] = np.nan
     found["name"] = str(found["name"])
     found["examples"] = [int(i) for i in found["examples"]]
     for key in ("mean", "standard_error", "rest", "p_value"):
@@ -309,10 +358,10 @@ def report(run: Run, *, progress: Listener = ignore) -> Path:
 
 
 @contextmanager
-def _stage(run: Run, name: str) -> Iterator[None]:
+def _stage(run: Run, name: str, start: float | None = None) -> Iterator[None]:
     """Hold the run and add the seconds of the block to its times: a resumed stage is the sum of its parts."""
     with run.lock():
-        start = time.perf_counter()
+        start = time.perf_counter() if start is None else start
         try:
             yield
         finally:

@@ -111,6 +111,8 @@ def lock(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN):
+                raise unwritable(folder, error) from error
             raise RunError(
                 expected=f"{folder} to be free",
                 got="another process writing to it",
@@ -127,7 +129,8 @@ def lock(folder: Path) -> Iterator[None]:
 
 def unwritable(path: Path, error: OSError) -> RunError:
     """Return the error to raise when `path` could not be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    # numpy writes through C and says "n requested and m written" without a number when the disk is full
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or (error.errno is None and "written" in str(error)):
         do = "Free some space and run the same command again; what is finished is kept."
     else:
         do = "Choose another --out, or change the permissions."

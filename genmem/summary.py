@@ -56,14 +56,17 @@ def _asked(run: Run) -> dict[str, Any]:
         "design": run.plan["splits"],
         "seed": run.seed,
         "score_epochs": [e for e in run.score_epochs if e >= 0],
-        "importance_samples": run.importance_samples if _deep(run) else None,
+        "importance_samples": run.importance_samples if _sampled(run) else None,
         "estimator": estimator,
         "estimand": ESTIMANDS[estimator],
     }
 
 
-def _deep(run: Run) -> bool:
-    return run.probe is not None and run.probe["method"] != "fit"
+def _sampled(run: Run) -> bool:
+    """Whether log p is a Monte-Carlo estimate: of a network, and not an exact one."""
+    if run.probe is None or run.probe["method"] == "fit":
+        return False
+    return run.importance_samples == 1 or bool(run.shard_arrays("effective_draws").max() > 1)
 
 
 def _data(run: Run) -> dict[str, Any]:
@@ -76,7 +79,7 @@ def _data(run: Run) -> dict[str, Any]:
         "event_shape": about["event_shape"],
         "dtype": about["dtype"],
         "preparation": about["preparation"],
-        "constant_columns": [int(column) for column, _ in run.plan["model"]["params"].get("constants") or ()],
+        "constant_columns": about["constant_columns"],
         "labels": None if data.labels is None else len(np.unique(data.labels)),
         "duplicates": duplicates,
         "image_shape": about["image_shape"],
@@ -93,7 +96,7 @@ def _environment(run: Run) -> dict[str, Any]:
         "cores": os.cpu_count() or 1,
         "device": probe.get("device", "cpu"),
         "refit_method": probe.get("method", "fit"),
-        "versions": versions(),
+        "versions": run.plan["versions"] | versions(),
     }
 
 
@@ -111,7 +114,7 @@ def _processor() -> str:
 
 def _checks(run: Run) -> list[dict[str, Any]]:
     found = [_reliability(run), _duplicates(run), _constants(run)]
-    return found + ([_sampling_noise(run)] if _deep(run) else [])
+    return found + ([_sampling_noise(run)] if _sampled(run) else [])
 
 
 def _check(name: str, title: str, value: float | None, unit: str, null: float | None, ok: bool, sentence: str) -> Any:
@@ -132,10 +135,14 @@ def _reliability(run: Run) -> Any:
     title = "Reliability of the scores"
     if not math.isfinite(value):
         sentence = "One repeat says nothing about its own noise: use --repeats 3 or more."
+        if run.plan["splits"]["repeats"] > 1:
+            sentence = "All scores are equal: there is nothing to rank."
         return _check("reliability", title, None, "", 0.0, False, sentence)
     ok = value >= RELIABLE
     advice = "" if ok else " Rankings of single examples are noisy: add repeats."
     sentence = f"A second study of this size would correlate {value:.2f} with this one, example by example.{advice}"
+    if value <= 0:
+        sentence = f"The scores of single examples are noise: a second study would not repeat them.{advice}"
     return _check("reliability", title, value, "", 0.0, ok, sentence)
 
 
@@ -148,12 +155,19 @@ def _duplicates(run: Run) -> Any:
 
 
 def _constants(run: Run) -> Any:
-    columns = [int(column) for column, _ in run.plan["model"]["params"].get("constants") or ()]
-    sentence = "Every column varies, or the likelihood can take those that do not."
+    columns = run.plan["data"]["constant_columns"]
+    sentence = "Every column varies."
     if columns:
         named = ", ".join(_column_names(run, columns[:10])) + (", ..." if len(columns) > 10 else "")
-        sentence = f"{len(columns)} constant columns are left out of the likelihood, which would diverge: {named}."
+        sentence = (
+            f"{_counted(len(columns), 'column')} constant ({named}): a continuous likelihood would diverge there and "
+        )
+        sentence += "leaves them out."
     return _check("constant_columns", "Constant columns", len(columns), "columns", 0.0, True, sentence)
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n:,} {noun} is" if n == 1 else f"{n:,} {noun}s are"
 
 
 def _column_names(run: Run, columns: Sequence[int]) -> list[str]:
@@ -163,20 +177,22 @@ def _column_names(run: Run, columns: Sequence[int]) -> list[str]:
 
 def _sampling_noise(run: Run) -> Any:
     """Importance-sampling variance of a per-repeat score, as a share of the whole per-repeat variance."""
-    variance = run.shard_arrays("variance")[:, -1].mean()
+    title, unit = "Noise of importance sampling", "of the variance of a score"
+    draws, splits = run.importance_samples, run.splits()
     effective = run.shard_arrays("effective_draws")[:, -1].mean()
-    splits, scores = run.splits(), run.result("scores")
-    inside = 1 / max(1.0, splits.n_splits / splits.n_repeats - 1)
-    per_repeat = np.mean(scores["standard_error"] ** 2) * splits.n_repeats
-    share = variance * (1 + inside) / per_repeat if per_repeat > 0 else math.nan
-    draws = f"{run.importance_samples} draws are worth {effective:.1f} independent ones"
-    title = "Noise of importance sampling"
-    if not math.isfinite(share):
-        return _check("sampling_noise", title, None, "of the variance of a score", NOISE_SHARE, True, f"{draws}.")
-    ok = share <= NOISE_SHARE
-    advice = "" if ok else " Use more --importance-samples."
-    sentence = f"{draws}; their noise is {share:.1%} of the variance of a score within one repeat.{advice}"
-    return _check("sampling_noise", title, share, "of the variance of a score", NOISE_SHARE, ok, sentence)
+    spread = np.mean(run.result("scores")["standard_error"] ** 2) * splits.n_repeats
+    if draws < 2 or not spread > 0:
+        why = "one draw" if draws < 2 else "one repeat"
+        return _check("sampling_noise", title, None, unit, NOISE_SHARE, False, f"It cannot be told from {why}.")
+    inside = 1 / max(1.0, splits.n_splits / splits.n_repeats - 1)  # the mean over the other folds
+    v_in, v_out = (np.nanmean(run.shard_arrays(f"variance_{which}")[:, -1]) for which in ("in", "out"))
+    share = float((v_out + v_in * inside) / spread)
+    advice = "" if share <= NOISE_SHARE else " Use more --importance-samples."
+    sentence = (
+        f"{draws} draws are worth {effective:.1f} independent ones; their noise is about {share:.1%} of the variance "
+        f"of a score within one repeat.{advice}"
+    )
+    return _check("sampling_noise", title, share, unit, NOISE_SHARE, share <= NOISE_SHARE, sentence)
 
 
 def _limitations(run: Run) -> list[str]:
@@ -187,11 +203,13 @@ def _limitations(run: Run) -> list[str]:
         "A score belongs to this kind of model, trained this way; another architecture may memorize other examples.",
         "Samples of the model were not compared with the training set: a memorized example need not be reproduced.",
     ]
-    if _deep(run):
+    if _sampled(run):
         found.append(
             "log p is estimated through the encoder, which fits examples it was not trained on less well. That part "
             "of a score is not in the density itself; more importance samples do not remove it."
         )
+    if splits.get("folds") == 2 and splits.get("repeats", 0) < 3:
+        found.append("Two folds leave no placebo: p-values need three folds, or three repeats.")
     if splits.get("repeats") == 1:
         found.append("One repeat: scores have no standard errors, and p-values test only that there is no effect.")
     return found

@@ -27,7 +27,13 @@ def score_by_loop(log_probs, held_out, repeat, estimator):
             error = np.std(per_repeat[:, i], ddof=1) / np.sqrt(len(repeats)) if len(repeats) > 1 else np.nan
         else:
             log_in, log_out = _average(sum(ins.values(), []), "log_mean"), _average(sum(outs.values(), []), "log_mean")
-            error = _jackknife_by_loop(ins, outs, repeats)
+            left = _leave_one_repeat_out(ins, outs, repeats)
+            error = np.nan
+            per_repeat[:, i] = log_in - log_out
+            if len(repeats) > 1:
+                squares = sum((x - np.mean(left)) ** 2 for x in left)
+                error = np.sqrt((len(repeats) - 1) / len(repeats) * squares)
+                per_repeat[:, i] = [log_in - log_out - (len(repeats) - 1) * (x - np.mean(left)) for x in left]
         for name, value in zip(rows, (log_in - log_out, log_in, log_out, error), strict=True):
             rows[name].append(value)
     return {**{name: np.array(values) for name, values in rows.items()}, "per_repeat": per_repeat}
@@ -37,16 +43,14 @@ def _average(values, estimator):
     return np.mean(values) if estimator == "mean_log" else logsumexp(values) - np.log(len(values))
 
 
-def _jackknife_by_loop(ins, outs, repeats):
-    if len(repeats) < 2:
-        return np.nan
+def _leave_one_repeat_out(ins, outs, repeats):
     left = []
     for r in repeats:
         some = [q for q in repeats if q != r]
-        left.append(_average(sum((ins[q] for q in some), []), "log_mean"))
-        left[-1] -= _average(sum((outs[q] for q in some), []), "log_mean")
-    count = len(repeats)
-    return np.sqrt((count - 1) / count * sum((x - np.mean(left)) ** 2 for x in left))
+        if some:
+            left.append(_average(sum((ins[q] for q in some), []), "log_mean"))
+            left[-1] -= _average(sum((outs[q] for q in some), []), "log_mean")
+    return left
 
 
 def student_p_by_loop(per_repeat, prior_variance, prior_df):

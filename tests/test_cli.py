@@ -61,6 +61,15 @@ def test_stages_out_of_order_say_what_is_missing(table, capsys):
     assert "genmem score r" in capsys.readouterr().err
 
 
+def test_python_lines_of_the_help_run(table, capsys):
+    assert run(["audit", "digits", "--out", "runs/digits", "--subset", "60", *QUICK]) == 0
+    for command in ALL:
+        line = command.epilog.removeprefix("Python: ")
+        if "runs/digits" in line and "Run.open" in line:
+            done = subprocess.run([sys.executable, "-c", f"import genmem; {line}"], capture_output=True, text=True)
+            assert done.returncode == 0, (line, done.stderr)
+
+
 @pytest.mark.parametrize("command", ALL, ids=lambda c: c.name)
 def test_help_ends_with_the_python_line(command, capsys):
     assert run([command.name, "--help"]) == 0
@@ -111,7 +120,7 @@ def test_bad_input_exits_2_with_a_sentence(table, capsys):
 
 
 def test_mismatch_names_the_key(table, capsys):
-    run(["plan", "x.npy", "--out", "r", *QUICK])
+    run(["audit", "x.npy", "--out", "r", *QUICK])
     assert run(["audit", "x.npy", "--out", "r", *QUICK, "--set", "latent_dim=3"]) == 2
     assert "latent_dim=3" in capsys.readouterr().err
 
@@ -125,7 +134,7 @@ def test_damaged_shard_is_named_and_recomputed(table, capsys):
     assert "0001.npz" in capsys.readouterr().err
     assert run(["audit", "x.npy", "--out", "r", *QUICK, "--recompute"]) == 0
     with np.load(shard) as again:
-        assert again["log_probs"].shape == (3, 3, 120)
+        assert again["log_probs"].shape == (1, 3, 120)
 
 
 def test_factory_beside_the_data(table, capsys):

@@ -19,7 +19,7 @@ LAYERS = (
     ("leaveout", "regions"),
     ("models",),
     ("training",),
-    ("run", "plan", "search", "splits"),
+    ("run", "plan", "inputs", "search", "splits"),
     ("data", "formats", "images", "tables", "labels", "rows", "checks", "storage", "progress"),
     ("errors", "protocols", "seeding", "stats", "version"),
 )

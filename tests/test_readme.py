@@ -64,4 +64,4 @@ def test_first_lines_are_the_two_commands():
 def test_links_lead_somewhere():
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "data").glob("*/*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name} -> {target}"
+            assert (page.parent / target).stat().st_size > 0, f"{page.name} -> {target}"

@@ -9,11 +9,12 @@ import pytest
 import torch
 from oracles import kde_leave_one_out, train_by_loop
 from sklearn.base import BaseEstimator
+from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 from torch import nn
 
 from genmem.data import load
-from genmem.errors import ModelError, RunMismatchError
+from genmem.errors import ModelError, RunError, RunMismatchError
 from genmem.leaveout import memorization_score, refit
 from genmem.leaveout.refitting import compute_shards, make_task
 from genmem.models import VAE, DeepDensity, log_prob
@@ -21,6 +22,7 @@ from genmem.run import Run
 from genmem.seeding import seed_for
 from genmem.splits import Splits
 
+ARRAYS = ("log_probs", "effective_draws", "variance_in", "variance_out")
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
@@ -42,12 +44,8 @@ def planned(path, X, model=None, splits=None, method=None, device="cpu", lanes=6
     return run
 
 
-def shards_of(run):
-    return [{name: run.shard_arrays(name) for name in ("log_probs", "effective_draws", "variance")}]
-
-
 def assert_same(one, other, **tolerance):
-    for name in ("log_probs", "effective_draws", "variance"):
+    for name in ARRAYS:
         if tolerance:
             np.testing.assert_allclose(one.shard_arrays(name), other.shard_arrays(name), **tolerance)
         else:
@@ -94,7 +92,7 @@ def test_lanes_agree_with_the_loop(tmp_path, blobs):
     assert_same(lanes, loop, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("missing", [(0,), (1, 2), (3,), (0, 1, 2, 3)])
+@pytest.mark.parametrize("missing", [(0,), (1, 2, 7), (11,), tuple(range(12))])
 def test_a_resumed_run_equals_a_whole_one(tmp_path, blobs, missing):
     whole = planned(
         tmp_path / "whole", blobs[0], VAE(hidden=[11], latent_dim=3, epochs=6, batch_size=16), method="lanes"
@@ -112,13 +110,39 @@ def test_executors_give_the_same_numbers(tmp_path, blobs):
     here = planned(tmp_path / "here", blobs[0], method="lanes", lanes=3)
     refit(here)
     for name, pool in {
-        "threads": ThreadPoolExecutor(2),
+        "threads": ThreadPoolExecutor(4),
         "processes": ProcessPoolExecutor(1, mp_context=get_context("spawn")),
     }.items():
         there = planned(tmp_path / name, blobs[0], method="lanes", lanes=3)
         with pool:
             refit(there, executor=pool)
         assert_same(here, there)
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_threads_do_not_disturb_each_other(tmp_path, blobs, noisy):
+    model = PlainDensity(epochs=6, batch_size=16) if noisy else None
+    splits = Splits.k_fold(120, 3, 8, 0)
+    here = planned(tmp_path / "here", blobs[0], model, splits, method="lanes", lanes=1)
+    refit(here)
+    there = planned(tmp_path / "there", blobs[0], model, splits, method="lanes", lanes=1)
+    with ThreadPoolExecutor(6) as pool:
+        refit(there, executor=pool)
+    assert_same(here, there)
+
+
+def test_forking_pools_are_refused(tmp_path, blobs):
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool, pytest.raises(RunError, match="spawn"):
+        refit(planned(tmp_path / "r", blobs[0], method="lanes"), executor=pool)
+
+
+def test_models_with_a_seed_get_one_for_each_split(tmp_path, blobs):
+    one, other = (planned(tmp_path / n, blobs[0], GaussianMixture(5, n_init=1), score_epochs=(-1,)) for n in "ab")
+    refit(one)
+    refit(other)
+    np.testing.assert_array_equal(one.log_probs(), other.log_probs())
+    model = GaussianMixture(5, random_state=0).fit(blobs[0][~one.splits().held_out[3]])
+    assert not np.allclose(one.log_probs()[3], model.score_samples(blobs[0]))
 
 
 def test_finished_refits_are_not_done_again(tmp_path, blobs, monkeypatch):
@@ -139,7 +163,7 @@ def test_progress_counts_refits(tmp_path, blobs):
 def test_noise_belongs_to_the_repeat(tmp_path, blobs):
     task = make_task(planned(tmp_path / "r", blobs[0], method="loop"))
     assert seed_for(task.seed, "training noise", 0) != seed_for(task.seed, "training noise", 1)
-    a, b = compute_shards(task, [0])[0]["log_probs"], compute_shards(task, [1])[1]["log_probs"]
+    a, b = compute_shards(task, [0])[0]["log_probs"], compute_shards(task, [3])[3]["log_probs"]
     assert not np.allclose(a, b)
 
 
@@ -180,6 +204,25 @@ class Failing(BaseEstimator):
         return np.zeros((n_samples, 1))
 
 
+class Scalar(Failing):
+    """Returns the sum instead of one number a row."""
+
+    def fit(self, X, y=None):
+        return self
+
+    def score_samples(self, X):
+        return 0.0
+
+
+class Broken(DeepDensity):
+    """A network whose loss has no example axis."""
+
+    def make_module(self, event_shape):
+        module = PlainModule(event_shape[0])
+        module.log_weights = lambda x, draws=1: torch.zeros(())
+        return module
+
+
 class Undefined(Failing):
     """Scores are NaN."""
 
@@ -195,7 +238,13 @@ def test_a_model_that_raises_is_named(tmp_path, blobs):
         refit(planned(tmp_path / "r", blobs[0], Failing(), score_epochs=(-1,)))
     with pytest.raises(ModelError, match=r"nan for example 0 under split 0"):
         refit(planned(tmp_path / "s", blobs[0], Undefined(), score_epochs=(-1,)))
-    assert Run.open(tmp_path / "s").pending() == [0, 1, 2, 3]
+    with pytest.raises(ModelError, match=r"one real number a row"):
+        refit(planned(tmp_path / "t", blobs[0], Scalar(), score_epochs=(-1,)))
+    with pytest.raises(ModelError, match=r"Broken"):
+        refit(planned(tmp_path / "u", blobs[0], Broken(epochs=6)))
+    with pytest.raises(ModelError, match=r"Broken.*split"):
+        refit(planned(tmp_path / "v", blobs[0], Broken(epochs=6), method="loop"))
+    assert Run.open(tmp_path / "s").pending() == list(range(12))
 
 
 def test_diverged_training_is_named(tmp_path, blobs):
@@ -235,7 +284,7 @@ def test_networks_that_draw_their_own_noise(tmp_path, blobs, lanes):
     refit(one, lanes=lanes)
     refit(other, lanes=12)
     assert_same(one, other)
-    assert (one.shard_arrays("variance") == 0).all()
+    assert (one.shard_arrays("variance_out") == 0).all()
 
 
 def test_the_wrong_model_is_refused(tmp_path, blobs):

@@ -102,7 +102,7 @@ def test_neediest_group_must_stand_out_from_ten(digits_run, p_value, said):
     (digits_run / "audit.json").write_text(json.dumps(audit))
     page = visible(write_report(digits_run))
     assert said in page
-    assert f"corrected for the choice among 10 groups {words.probability(10 * p_value)}" in page
+    assert f"corrected for the choice among the groups {words.probability(10 * p_value)}" in page
     assert ("neediest" in page.split("Where to add data")[-1]) == (p_value == 0.001)
 
 

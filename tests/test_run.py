@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.neighbors import KernelDensity
 
 import genmem
 from genmem.data import load
@@ -13,16 +14,14 @@ from genmem.run import Run
 from genmem.splits import Splits
 
 
-def create(path, X, model=None, seed=0, folds=3, repeats=2, **changes):
+def create(path, X, model=None, seed=0, folds=2, repeats=1, **changes):
     model = model or VAE(hidden=[4], latent_dim=2, epochs=2, constants=[])
     splits = Splits.k_fold(len(X), folds, repeats, seed)
     return Run.create(path, model=model, data=load(X), splits=splits, seed=seed, **changes)
 
 
 def fill(run, i, value=0.0):
-    splits = run.splits()
-    count = int((splits.shard == i).sum())
-    run.write_shard(i, log_probs=np.full((count, len(run.score_epochs), splits.n), value, np.float32))
+    run.write_shard(i, log_probs=np.full((1, len(run.score_epochs), run.splits().n), value, np.float32))
 
 
 def test_what_is_planned_comes_back(tmp_path, blobs):
@@ -56,15 +55,22 @@ def test_same_plan_opens_and_keeps_what_is_there(tmp_path, blobs):
     ],
 )
 def test_another_plan_is_refused_by_name(tmp_path, blobs, changes, key):
-    create(tmp_path / "r", blobs[0])
+    fill(create(tmp_path / "r", blobs[0]), 0)
     with pytest.raises(RunMismatchError, match=key):
         create(tmp_path / "r", blobs[0], **changes)
 
 
 def test_other_data_are_refused(tmp_path, blobs):
-    create(tmp_path / "r", blobs[0])
-    with pytest.raises(RunMismatchError, match="sha256"):
+    fill(create(tmp_path / "r", blobs[0]), 0)
+    with pytest.raises(RunMismatchError, match="give the same data again"):
         create(tmp_path / "r", blobs[0] + 1)
+
+
+def test_a_plan_nothing_was_computed_for_gives_way(tmp_path, blobs):
+    create(tmp_path / "r", blobs[0])
+    again = create(tmp_path / "r", blobs[0][:50], seed=3)
+    opened = Run.open(tmp_path / "r")
+    assert opened.seed == again.seed == 3 and opened.splits().n == len(opened.data().X) == 50
 
 
 def test_pending_are_the_missing_shards(tmp_path, blobs):
@@ -75,7 +81,7 @@ def test_pending_are_the_missing_shards(tmp_path, blobs):
     with pytest.raises(IncompleteRunError, match="genmem refit"):
         run.log_probs()
     fill(run, 0, 1.0)
-    np.testing.assert_array_equal(run.log_probs()[:, 0], [1, 1, 1, 2, 2, 2])
+    np.testing.assert_array_equal(run.log_probs()[:, 0], [1, 2])
 
 
 def test_damaged_shards_are_named_and_recomputed_on_request(tmp_path, blobs):
@@ -97,6 +103,47 @@ def test_a_shard_of_another_run_is_refused(tmp_path, blobs):
     one.shard_path(0).write_bytes(other.shard_path(0).read_bytes())
     with pytest.raises(RunError, match="this plan"):
         one.pending()
+
+
+def test_a_shard_of_another_index_is_refused(tmp_path, blobs):
+    run = create(tmp_path / "r", blobs[0])
+    fill(run, 0)
+    run.shard_path(1).write_bytes(run.shard_path(0).read_bytes())
+    with pytest.raises(RunError, match=r"0001\.npz"):
+        run.pending()
+
+
+def test_changed_examples_are_noticed(tmp_path, blobs):
+    run = create(tmp_path / "r", blobs[0])
+    run.check_unchanged()
+    np.save(run.path / "data" / "X.npy", np.asarray(run.data().X) + 1)
+    with pytest.raises(RunError, match="other values"):
+        run.check_unchanged()
+
+
+def test_missing_splits_are_named(tmp_path, blobs):
+    run = create(tmp_path / "r", blobs[0])
+    (run.path / "splits.npz").unlink()
+    with pytest.raises(RunError, match=r"splits\.npz"):
+        run.pending()
+
+
+def test_a_folder_of_the_users_is_left_alone(tmp_path, blobs):
+    (tmp_path / "data").mkdir()
+    np.save(tmp_path / "data" / "X.npy", np.arange(3))
+    with pytest.raises(RunError, match="another --out"):
+        create(tmp_path, blobs[0])
+    np.testing.assert_array_equal(np.load(tmp_path / "data" / "X.npy"), np.arange(3))
+
+
+def test_damaged_results_are_dropped_on_request(tmp_path, blobs):
+    run = create(tmp_path / "r", blobs[0])
+    run.write_result("latents", mean=np.zeros((120, 2)))
+    file = run.path / "results" / "latents.npz"
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(RunError, match="--recompute"):
+        run.result("latents")
+    assert run.drop_damaged() == [file] and not run.has_result("latents")
 
 
 def test_not_a_run_directory(tmp_path, blobs):
@@ -133,8 +180,8 @@ def test_damaged_data_are_named(tmp_path, blobs):
 
 
 def test_parameters_must_fit_the_plan(tmp_path, blobs):
-    with pytest.raises(ModelError, match="'hidden'"):
-        create(tmp_path / "r", blobs[0], model=VAE(hidden=object()))
+    with pytest.raises(ModelError, match="'atol'"):
+        create(tmp_path / "r", blobs[0], model=KernelDensity(atol=object()))
     with pytest.raises(ModelError, match="get_params"):
         create(tmp_path / "s", blobs[0], model=object())
 
@@ -149,7 +196,9 @@ def test_results_come_back_and_missing_ones_name_their_stage(tmp_path, blobs):
 
 def test_probe_is_recorded_once(tmp_path, blobs):
     run = create(tmp_path / "r", blobs[0])
+    other = Run.open(run.path)
     run.set_probe({"method": "lanes"})
-    run.set_probe({"method": "loop"})
+    other.set_probe({"method": "loop"})
+    assert other.probe == {"method": "lanes"}
     assert json.loads((run.path / "run.json").read_text())["probe"]["method"] == "lanes"
     assert genmem.Run.open(run.path).probe["method"] == "lanes"

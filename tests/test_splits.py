@@ -19,7 +19,7 @@ def test_k_fold_leaves_each_example_out_once_per_repeat(n, folds, repeats):
         assert (held_out.sum(axis=0) == 1).all()
         sizes = [n // folds + (k < n % folds) for k in range(folds)]
         assert held_out.sum(axis=1).tolist() == sizes
-    assert (splits.shard == splits.repeat).all()
+    assert (splits.shard == np.arange(splits.n_splits)).all()
 
 
 def test_repeats_differ_and_do_not_depend_on_how_many_there_are():

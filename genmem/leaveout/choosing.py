@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genmem.errors import ModelError
+from genmem.errors import GenmemError, ModelError
 from genmem.models.base import DeepDensity, as_tensor
 from genmem.models.evaluation import BLOCK, log_prob
 from genmem.models.naming import model_of_plan
@@ -29,11 +29,14 @@ def planned_model(run: Run, model: Any) -> Any:
         RunMismatchError: the given model is not the planned one.
         ModelError: the planned one cannot be imported here.
     """
-    if model is None:
-        return run.model if run.model is not None else model_of_plan(run.plan["model"])
+    given = model is not None
+    if not given:
+        model = run.model if run.model is not None else model_of_plan(run.plan["model"])
+    described = model if hasattr(model, "made_by") else None
     if isinstance(model, DeepDensity):
         model = model.resolve(run.data().X)
-    refuse_other_plan(run.plan, {**run.plan, "model": describe_model(model)})
+    if given:
+        refuse_other_plan(run.plan, {**run.plan, "model": describe_model(described or model)})
     return model
 
 
@@ -57,9 +60,22 @@ def scored_epochs(model: Any, asked: Sequence[int]) -> tuple[int, ...]:
 def ensure_probe(run: Run, model: Any = None) -> dict[str, Any]:
     """Return how the run's refits are done; find out by a short timed trial where the plan does not say yet."""
     if run.probe is None:
-        run.set_probe(_probe(run, planned_model(run, model)))
+        run.set_probe(_tried(run, planned_model(run, model)))
     assert run.probe is not None
     return run.probe
+
+
+def _tried(run: Run, model: Any) -> dict[str, Any]:
+    try:
+        return _probe(run, model)
+    except GenmemError:
+        raise
+    except Exception as error:  # of the user's network, or of the device
+        raise ModelError(
+            expected=f"{type(model).__name__} to train on a few examples",
+            got=f"{type(error).__name__}: {error}",
+            do="Check that its network takes and returns the shapes of the contract (see genmem.DeepDensity).",
+        ) from error
 
 
 def _probe(run: Run, model: Any) -> dict[str, Any]:

@@ -11,17 +11,20 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from torch import nn
 
-from genmem.errors import GenmemError, ModelError
+from genmem.errors import GenmemError, ModelError, RunError
 from genmem.leaveout.choosing import ensure_probe, planned_model, scored_epochs
 from genmem.models.base import DeepDensity, as_tensor
 from genmem.models.evaluation import log_prob
+from genmem.models.naming import fresh
 from genmem.progress import Listener, Progress, ignore
 from genmem.run import Run
+from genmem.seeding import seed32
 from genmem.splits import Splits
 from genmem.storage import Arrays
 from genmem.training.ensemble import Lane, Recipe, takes_noise, train
 
 Report = Callable[[float, str], None]
+NOISE = ("effective_draws", "variance_in", "variance_out")
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,6 @@ class Task:
     def n_keep(self) -> int:
         """The fewest examples any refit sees: all of them take as many steps as that allows."""
         return int((~self.splits.held_out).sum(1).min())
-
-    @property
-    def several_repeats(self) -> bool:
-        """Whether refits of several repeats may share a batch: lanes of a network that takes its noise."""
-        return self.method == "lanes" and takes_noise(self.recipe())
 
     def recipe(self) -> Recipe:
         """Return the training recipe that all refits share (networks only)."""
@@ -73,7 +71,8 @@ def refit(
             of a notebook).
         executor: where shards are computed: any `concurrent.futures.Executor`; None is this process.
             Workers return arrays and only this process writes.
-        lanes: networks trained in one batch; "auto" is what the probe found. It changes no number.
+        lanes: networks trained in one batch; "auto" is what the probe found. It changes no number, except the last
+            digit where layers have odd widths.
         progress: told of epochs and networks done.
 
     Raises:
@@ -82,6 +81,7 @@ def refit(
     """
     if lanes != "auto" and lanes < 1:
         raise ModelError(expected='lanes of 1 or more, or "auto"', got=repr(lanes), do="Change the number of lanes.")
+    _refuse_fork(executor)
     with run.lock():
         task = make_task(run, model)
         pending = run.pending()
@@ -94,12 +94,23 @@ def refit(
                 run.write_shard(shard, **arrays)
 
 
+def _refuse_fork(executor: Executor | None) -> None:
+    context = getattr(executor, "_mp_context", None)  # of a ProcessPoolExecutor
+    if context is not None and context.get_start_method() == "fork":
+        raise RunError(
+            expected="worker processes that start afresh",
+            got="a ProcessPoolExecutor that forks: torch deadlocks in copies of a process that has computed already",
+            do='Make it with `mp_context=multiprocessing.get_context("spawn")`.',
+        )
+
+
 def make_task(run: Run, model: Any = None) -> Task:
     """Return the task of a run, with the model rebuilt from the plan or checked against it; probe if need be."""
     model = planned_model(run, model)
     choice = ensure_probe(run, model)
     if isinstance(model, DeepDensity):
         model = clone(model).set_params(device=choice["device"])
+    run.check_unchanged()
     return Task(
         model=model,
         X=np.asarray(run.data().X),
@@ -118,10 +129,21 @@ def _groups(task: Task, pending: Sequence[int], lanes: int) -> list[list[int]]:
     The cut does not depend on what is pending: a resumed run trains the same lanes side by side, so its numbers
     are the same to the last bit even where matrix products round by position.
     """
-    together = max(1, lanes // int(np.bincount(task.splits.shard).max())) if task.several_repeats else 1
     shards = [int(i) for i in np.unique(task.splits.shard)]
+    together = 1
+    if task.method == "lanes":
+        together = max(1, lanes // int(np.bincount(task.splits.shard).max()))
     groups = [shards[i : i + together] for i in range(0, len(shards), together)]
     return [group for group in groups if set(group) & set(pending)]
+
+
+def _batches(task: Task, splits: NDArray[np.intp], lanes: int) -> list[NDArray[np.intp]]:
+    """Cut splits into the batches they train in; networks that draw their own noise share it within a repeat only."""
+    if task.method != "lanes":
+        return [splits[i : i + 1] for i in range(len(splits))]
+    changes = np.flatnonzero(np.diff(task.splits.repeat[splits])) + 1
+    parts = [splits] if takes_noise(task.recipe()) else np.split(splits, changes)
+    return [part[i : i + lanes] for part in parts for i in range(0, len(part), lanes)]
 
 
 class _Meter:
@@ -151,9 +173,14 @@ def _computed(
             yield from arrays.items()
         return
     futures = {executor.submit(compute_shards, task, group, lanes): group for group in groups}
-    for future in as_completed(futures):
-        meter.finished(futures[future])
-        yield from future.result().items()
+    try:
+        for future in as_completed(list(futures)):
+            arrays = future.result()
+            meter.finished(futures.pop(future))
+            yield from arrays.items()
+    finally:
+        for future in futures:
+            future.cancel()
 
 
 def compute_shards(
@@ -161,15 +188,21 @@ def compute_shards(
 ) -> dict[int, Arrays]:
     """Return the arrays of some shards: a pure function of the task and the index, whatever the lanes.
 
-    Each shard has `log_probs` (splits, epochs, n) float32, nats, and for networks `effective_draws` and
-    `variance` (splits, epochs): means over examples of what `log_prob` says of its draws.
+    Each shard has `log_probs` (splits, epochs, n) float32, nats, and for networks `effective_draws`, `variance_in` and
+    `variance_out` (splits, epochs): means over the examples that were seen or held out of what `log_prob` says of its
+    draws.
 
     Raises:
         ModelError: a refit raised or diverged; the message names the split.
     """
     splits = task.splits_of(shards)
     if isinstance(task.model, DeepDensity):
-        arrays = _deep_splits(task, splits, lanes, report)
+        try:
+            arrays = _deep_splits(task, splits, lanes, report)
+        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:  # of the user's network
+            if isinstance(error, GenmemError):
+                raise
+            raise _failed(task, f"splits {splits[0]} to {splits[-1]}", error) from error
     else:
         arrays = _fitted_splits(task, splits, report)
     _refuse_undefined(arrays["log_probs"], splits)
@@ -182,38 +215,47 @@ def _fitted_splits(task: Task, splits: NDArray[np.intp], report: Report) -> Arra
     for row, split in enumerate(splits):
         report(row, "")
         try:
-            fitted = clone(task.model).fit(task.X[~task.splits.held_out[split]])
-            found[row, 0] = fitted.score_samples(task.X)
+            fitted = _seeded(fresh(task.model), task.seed, int(split)).fit(task.X[~task.splits.held_out[split]])
+            found[row, 0] = _one_each(fitted.score_samples(task.X), len(task.X))
         except GenmemError:
             raise
-        except Exception as error:  # the model is not ours: say which refit failed, and how
-            raise ModelError(
-                expected=f"{type(task.model).__name__} to fit and score split {split}",
-                got=f"{type(error).__name__}: {error}",
-                do="Check the model's settings against the shape and size of the data.",
-            ) from error
+        except (Exception, SystemExit) as error:  # the model is not ours: say which refit failed, and how
+            raise _failed(task, f"split {split}", error) from error
     return {"log_probs": found}
+
+
+def _one_each(log_probs: Any, n: int) -> NDArray[Any]:
+    found = np.asarray(log_probs)
+    if found.shape != (n,) or found.dtype.kind not in "fiu":
+        raise ValueError(
+            f"score_samples returned {found.dtype} of shape {found.shape}; one real number a row is needed"
+        )
+    return found
+
+
+def _failed(task: Task, what: str, error: BaseException) -> ModelError:
+    return ModelError(
+        expected=f"{type(task.model).__name__} to fit and score {what}",
+        got=f"{type(error).__name__}: {error}",
+        do="Check the model's settings against the shape and size of the data.",
+    )
+
+
+def _seeded(model: Any, seed: int, split: int) -> Any:
+    """Return the model with a seed of its own for the split, where it takes one."""
+    if hasattr(model, "get_params") and "random_state" in model.get_params():
+        model.set_params(random_state=seed32(seed, "fit", split))
+    return model
 
 
 def _deep_splits(task: Task, splits: NDArray[np.intp], lanes: int, report: Report) -> Arrays:
     recipe, X = task.recipe(), as_tensor(task.X, torch.device(task.device))
     shape = (len(splits), len(task.score_epochs))
-    arrays: Arrays = {
-        "log_probs": np.empty((*shape, len(X)), np.float32),
-        "effective_draws": np.empty(shape),
-        "variance": np.empty(shape),
-    }
-    width = lanes if task.method == "lanes" else 1
-    for first in range(0, len(splits), width):
-        some = splits[first : first + width]
-
-        def on_epoch(epoch: int, lane: int, module: nn.Module, first: int = first) -> None:
-            row, column = first + lane, task.score_epochs.index(epoch)
-            repeat = int(task.splits.repeat[splits[row]])
-            found = log_prob(module, X, draws=task.importance_samples, seed=task.seed, keys=(repeat,))
-            arrays["log_probs"][row, column] = found.log_prob
-            arrays["effective_draws"][row, column] = found.effective_draws.mean()
-            arrays["variance"][row, column] = found.variance.mean()
+    arrays: Arrays = {name: np.empty(shape) for name in NOISE}
+    arrays["log_probs"] = np.empty((*shape, len(X)), np.float32)
+    first = 0
+    for some in _batches(task, splits, lanes):
+        score = _Scorer(task, X, some, first, arrays)
 
         def tick(_: int, epoch: int, first: int = first, n: int = len(some)) -> None:
             report(first + n * epoch / recipe.epochs, f"epoch {epoch} of {recipe.epochs}")
@@ -223,19 +265,43 @@ def _deep_splits(task: Task, splits: NDArray[np.intp], lanes: int, report: Repor
             X,
             [Lane(np.flatnonzero(~task.splits.held_out[s]), int(s), int(task.splits.repeat[s])) for s in some],
             batched=task.method == "lanes",
-            on_epoch=on_epoch,
+            on_epoch=score,
             at_epochs=task.score_epochs,
             tick=tick,
         )
+        first += len(some)
     return arrays
 
 
+@dataclass(frozen=True)
+class _Scorer:
+    """Fills in log p of all examples, and how noisy it is, for one batch of splits that starts at row `first`."""
+
+    task: Task
+    X: torch.Tensor
+    splits: NDArray[np.intp]
+    first: int
+    arrays: Arrays
+
+    def __call__(self, epoch: int, lane: int, module: nn.Module) -> None:
+        task, split = self.task, self.splits[lane]
+        at = (self.first + lane, task.score_epochs.index(epoch))
+        keys = (int(task.splits.repeat[split]),)
+        found = log_prob(module, self.X, draws=task.importance_samples, seed=task.seed, keys=keys)
+        out = task.splits.held_out[split]
+        self.arrays["log_probs"][at] = found.log_prob
+        self.arrays["effective_draws"][at] = found.effective_draws.mean()
+        self.arrays["variance_in"][at] = found.variance[~out].mean()
+        self.arrays["variance_out"][at] = found.variance[out].mean() if out.any() else np.nan
+
+
 def _refuse_undefined(log_probs: NDArray[np.float32], splits: NDArray[np.intp]) -> None:
-    bad = np.argwhere(np.isnan(log_probs) | np.isposinf(log_probs))
+    bad = np.argwhere(~np.isfinite(log_probs))
     if len(bad):
         row, _, example = bad[0]
         raise ModelError(
             expected="finite log-probabilities",
             got=f"{log_probs[tuple(bad[0])]} for example {example} under split {splits[row]} ({len(bad)} in all)",
-            do="Training diverged: lower the learning rate, or check the data for extreme values.",
+            do="Where training diverged, lower the learning rate or rescale the data; a density that is 0 somewhere "
+            "has no score there.",
         )

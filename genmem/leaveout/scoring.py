@@ -53,7 +53,8 @@ class MemorizationScores:
         p_value: (n,) one-sided, of no memorization against score > 0.
         q_value: (n,) Benjamini-Hochberg over the examples.
         estimator: "mean_log" or "log_mean".
-        per_repeat: (L, n) the score within each repeat. Its mean is the score for "mean_log" only.
+        per_repeat: (L, n) the score within each repeat; for "log_mean" what each repeat adds to the pooled score
+            (jackknife pseudo-values, centred). Its mean is the score, its spread the standard error.
         placebo: (m, n) scores of sham held-out folds, which the models did train on: the null distribution.
         moderated: whether tests borrow strength across examples for the variances.
     """
@@ -197,9 +198,10 @@ def _score_block(
     nulls = [estimate(ell, sham, ~held & ~sham, rows) for sham in shams[:PLACEBOS]]
     placebo = np.array([i - o for i, o, _ in nulls]).reshape(len(nulls), ell.shape[1])
     if estimator == "log_mean":
-        error, p = _jackknife(ell, held, rows), _permutation_p(ell, held, rows, seed)
+        per_repeat, p = _pseudo_values(ell, held, rows), _permutation_p(ell, held, rows, seed)
     else:
-        error, p = _repeat_error(per_repeat), np.full(len(log_in), np.nan)
+        p = np.full(len(log_in), np.nan)
+    error = _repeat_error(per_repeat)
     contrasts = np.empty((0, 3, len(log_in)))
     if by_placebo and shams:
         pairs = [(held, ~held), (held, ~held & ~shams[0]), *((sham, ~held & ~sham) for sham in shams)]
@@ -250,13 +252,15 @@ def _repeat_error(per_repeat: FloatArray) -> FloatArray:
     return np.asarray(per_repeat.std(axis=0, ddof=1) / np.sqrt(len(per_repeat)))
 
 
-def _jackknife(ell: FloatArray, held: BoolArray, rows: Rows) -> FloatArray:
-    if len(rows) < 2:
-        return np.full(ell.shape[1], np.nan)
+def _pseudo_values(ell: FloatArray, held: BoolArray, rows: Rows) -> FloatArray:
+    """Return what each repeat adds to the pooled "log_mean" score: (L, b), of mean the score and of jackknife error."""
     ins, outs = _log_sums(ell, ~held, rows), _log_sums(ell, held, rows)
+    score = _pool(*ins) - _pool(*outs)
+    if len(rows) < 2:
+        return score[None]
     kept = [np.arange(len(rows)) != r for r in range(len(rows))]
-    scores = np.stack([_pool(ins[0][k], ins[1][k]) - _pool(outs[0][k], outs[1][k]) for k in kept])
-    return np.asarray(np.sqrt((len(rows) - 1) * scores.var(axis=0)))
+    left = np.stack([_pool(ins[0][k], ins[1][k]) - _pool(outs[0][k], outs[1][k]) for k in kept])
+    return np.asarray(score - (len(rows) - 1) * (left - left.mean(axis=0)))
 
 
 def _student_p(per_repeat: FloatArray, delta: float, moderate: bool) -> FloatArray:

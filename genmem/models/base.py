@@ -74,8 +74,13 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
             ModelError: a setting is out of range.
         """
         self._check_settings()
-        resolved: Self = clone(self)
-        return resolved
+        return self._copy()
+
+    def _copy(self) -> Self:
+        copied: Self = clone(self)
+        if hasattr(self, "made_by"):  # how a factory makes it: the plan says so
+            copied.made_by = self.made_by
+        return copied
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Train on X, shape (n, *event); `y` is ignored.
@@ -199,6 +204,8 @@ def resolve_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
+        if found.type not in ("cpu", "cuda"):
+            raise RuntimeError("not a device genmem computes on")
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ModelError(

@@ -7,6 +7,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sklearn.base import clone
+
 from genmem.errors import ModelError
 from genmem.models.vae import VAE
 from genmem.protocols import Density
@@ -27,7 +29,10 @@ def make_model(name: str, settings: Mapping[str, Any] | None = None) -> Any:
     given = _typed(factory, given)
     try:
         model = factory(**given)
-    except Exception as error:  # a factory is the user's code: whatever it raises is reported, not shown raw
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # the user's code: reported, not shown raw
         raise ModelError(
             expected=f"{name} to make a model from {given}",
             got=f"{type(error).__name__}: {error}",
@@ -37,6 +42,13 @@ def make_model(name: str, settings: Mapping[str, Any] | None = None) -> Any:
     if name not in BUILT_IN and not inspect.isclass(factory):
         model.made_by = {"factory": name, "settings": given}
     return model
+
+
+def fresh(model: Any) -> Any:
+    """Return an unfitted copy: what a factory makes is made anew, the rest is cloned."""
+    if not hasattr(model, "get_params"):
+        return make_model(model.made_by["factory"], model.made_by["settings"])
+    return clone(model)
 
 
 def model_of_plan(described: Mapping[str, Any]) -> Any:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from sklearn.base import clone
 from torch import Tensor, nn
 
 from genmem.data import constant_columns
@@ -89,7 +88,7 @@ class VAE(DeepDensity):
         """
         self._check_settings()
         _check_range(X, self.likelihood)
-        resolved: Self = clone(self)
+        resolved = self._copy()
         if self.constants is not None:
             return resolved
         found = [] if self.likelihood == "bernoulli" else _constants(X)
@@ -106,6 +105,7 @@ class VAE(DeepDensity):
         require("latent_dim", self.latent_dim, is_count, "an integer >= 1")
         require("hidden", self.hidden, _are_widths, "a list of layer widths, such as [128, 64]")
         require("likelihood", self.likelihood, LIKELIHOODS.__contains__, f"one of {', '.join(LIKELIHOODS)}")
+        require("constants", self.constants, _are_pairs, "None or a list of [column, value]")
         require("beta", self.beta, lambda v: isinstance(v, int | float) and v >= 0, "a number >= 0")
 
 
@@ -215,6 +215,10 @@ class VAEModule(nn.Module):
 
 def _are_widths(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str) and all(is_count(width) for width in value)
+
+
+def _are_pairs(value: Any) -> bool:
+    return value is None or (isinstance(value, Sequence) and all(np.shape(pair) == (2,) for pair in value))
 
 
 @torch.no_grad()

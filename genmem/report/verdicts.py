@@ -59,14 +59,18 @@ def ranked(findings: Sequence[Finding]) -> list[Finding]:
 
 def neediest(groups: Sequence[Group], kind: str) -> Group | None:
     """The group of a kind with the highest mean score, among those of five examples or more."""
-    named = (g for g in groups if g["kind"] == kind and g["n"] >= MIN_EXAMPLES and g["rest"] is not None)
-    return max(named, key=lambda g: g["mean"], default=None)
+    return max(candidates(groups, kind), key=lambda g: g["mean"], default=None)
+
+
+def candidates(groups: Sequence[Group], kind: str) -> list[Group]:
+    """The groups of a kind that can be called the neediest: five examples or more, and a rest to compare with."""
+    return [g for g in groups if g["kind"] == kind and g["n"] >= MIN_EXAMPLES and g["rest"] is not None]
 
 
 def corrected(groups: Sequence[Group], group: Group) -> float | None:
     """The p-value of a group, times the number of groups of its kind it was chosen from (Bonferroni)."""
     p_value = group.get("p_value")
-    return None if p_value is None else min(1.0, p_value * sum(g["kind"] == group["kind"] for g in groups))
+    return None if p_value is None else min(1.0, p_value * len(candidates(groups, group["kind"])))
 
 
 def stands_out(group: Group, groups: Sequence[Group]) -> bool:
@@ -136,14 +140,16 @@ def _strongest(results: Results, position: int) -> str:
 def _regions(groups: Sequence[Group], evidence: Finding | None) -> Verdict:
     named = [group for kind in ("label", "cell") if (group := neediest(groups, kind))]
     if not named:
-        sentence = evidence["sentence"] if evidence else "Not asked in this run: no labels and no cells."
+        few = f"No group has {MIN_EXAMPLES} examples or more and others to compare with."
+        none = few if groups else "Not asked in this run."
+        sentence = evidence["sentence"] if evidence else none
         return Verdict("regions", sentence, evidence, evidence["examples"][:SHOWN] if evidence else [])
     group = named[0]
     who, gap = (
         f"{group['kind']} {words.quoted(group['name'])}",
         f"{words.number(group['mean'])} nats against {_rest(group)}",
     )
-    sentence = f"No group clearly stands out: the highest, {who}, averages {gap}."
+    sentence = f"No group clearly stands out: the highest of {MIN_EXAMPLES} examples or more, {who}, averages {gap}."
     if stands_out(group, groups):
         sentence = f"Most needed for {who}: its {group['n']:,} examples average {gap}."
     return Verdict("regions", sentence, group, group["examples"][:SHOWN], _cell(named[1]) if named[1:] else "")
@@ -151,7 +157,7 @@ def _regions(groups: Sequence[Group], evidence: Finding | None) -> Verdict:
 
 def _cell(group: Group) -> str:
     mean, bounds = words.number(group["mean"]), words.interval(group["interval"])
-    return f"Highest cell of the latent space: cell {group['name']}, {mean} nats ({bounds}), n = {group['n']:,}."
+    return f"Highest cell: cell {group['name']}, {mean} nats ({bounds}), n = {group['n']:,}."
 
 
 def _rest(group: Group) -> str:
@@ -159,7 +165,7 @@ def _rest(group: Group) -> str:
 
 
 def _neighbors(results: Results, evidence: Finding | None) -> Verdict:
-    sentence = evidence["sentence"] if evidence else "Not asked in this run."
+    sentence = evidence["sentence"] if evidence else "Not available in this run."
     near = results.neighbors or {}
     if not len(near.get("most", ())):
         return Verdict("neighbors", sentence, evidence, [])

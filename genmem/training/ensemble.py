@@ -6,8 +6,9 @@ another; either way a lane's numbers depend on its own seeds alone, never on its
 
 import copy
 import math
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -88,7 +89,7 @@ def train(
     modules: list[nn.Module] = []
     for group in [list(lanes)] if batched else [[lane] for lane in lanes]:
         first = len(modules)
-        with isolated_streams(recipe.device, seed_for(recipe.seed, "training noise", group[0].repeat)):
+        with _own_streams(recipe, group[0].repeat):
             modules += _train_group(
                 recipe, X, group, batched, _shifted(on_epoch, first), at_epochs, _first(tick, first)
             )
@@ -125,7 +126,7 @@ def _train_group(
                 stepper.step(X[rows[:, step]].to(torch.float32), noise.next())
             tick(epoch)
         if epoch in at_epochs:
-            with isolated_streams(recipe.device):  # what is computed in between leaves no trace
+            with _own_streams(recipe):  # what is computed in between leaves no trace
                 for i in range(n):
                     on_epoch(epoch, i, stepper.module(i))
     return [copy.deepcopy(stepper.module(i)) for i in range(n)]
@@ -274,17 +275,30 @@ def _unpadded(flat: Tensor, shape: torch.Size) -> Tensor:
 
 # --- torch's global stream: used by modules that draw their own noise, and by initial weights
 
+_streams_in_use = threading.RLock()
+
 
 @contextmanager
 def isolated_streams(device: torch.device, seed: int | None = None) -> Iterator[None]:
-    """Give the block torch's global streams (seeded, if asked) and put them back after it."""
+    """Give the block torch's global streams (seeded, if asked) and put them back after it.
+
+    The streams are one for all threads, so one thread at a time is inside.
+    """
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with _streams_in_use, torch.random.fork_rng(devices=devices):
         if seed is not None:
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed devices that are not put back
             for cuda in devices:
                 torch.cuda.default_generators[_index(cuda)].manual_seed(seed)
         yield
+
+
+def _own_streams(recipe: Recipe, repeat: int | None = None) -> AbstractContextManager[None]:
+    """Isolate the global streams for networks that draw from them; others may train in several threads."""
+    if takes_noise(recipe):
+        return nullcontext()
+    seed = None if repeat is None else seed_for(recipe.seed, "training noise", repeat)
+    return isolated_streams(recipe.device, seed)
 
 
 def _index(device: torch.device) -> int:

@@ -108,10 +108,10 @@ def _seconds_per_step(recipe: Recipe, X: Tensor, lanes: int, *, batched: bool) -
     stepper = BatchedLanes(modules, recipe.learning_rate) if batched else OneLane(modules[0], recipe.learning_rate)
     rows, noise = _trial_inputs(recipe, X, lanes)
     with isolated_streams(recipe.device, 0):
-        return _median_seconds(lambda: stepper.step(X[rows].to(torch.float32), noise), recipe.device) / lanes
+        return _usual_seconds(lambda: stepper.step(X[rows].to(torch.float32), noise), recipe.device) / lanes
 
 
-def _median_seconds(call: Callable[[], object], device: torch.device) -> float:
+def _usual_seconds(call: Callable[[], object], device: torch.device) -> float:
     for _ in range(3):
         call()
     times: list[float] = []
@@ -121,7 +121,7 @@ def _median_seconds(call: Callable[[], object], device: torch.device) -> float:
         call()
         _synchronize(device)
         times.append(time.perf_counter() - start)
-    return sorted(times)[len(times) // 2]
+    return sorted(times)[len(times) // 4]  # other work on the machine only ever adds
 
 
 def _synchronize(device: torch.device) -> None:
