@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 from genmem_cli import commands
+from genmem_cli.progress import watch_interrupts
 
 from genmem.errors import GenmemError
 from genmem.version import __version__
@@ -31,6 +32,7 @@ for command in commands.ALL:
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    watch_interrupts()
     code = run(sys.argv[1:])
     if code == INTERRUPTED:
         # An interrupt that passed through exec() makes Python end by signal, however it was handled since.

@@ -1,6 +1,8 @@
 """Progress bars on stderr, and silence where stderr is not a terminal."""
 
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -18,9 +20,34 @@ TITLES = {
 }
 
 
+_interrupted = threading.Event()
+
+
+def watch_interrupts() -> None:
+    """Remember Ctrl-C: raised inside a callback of a library it can be lost, so every report of progress looks again."""
+
+    def interrupt(*_: object) -> None:
+        _interrupted.set()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+
+
 @contextmanager
 def bars() -> "Iterator[Listener]":
-    """Yield a listener that draws one bar for each stage."""
+    """Yield a listener that draws one bar for each stage, and stops the work where a Ctrl-C was lost."""
+    with _drawn() as draw:
+
+        def listen(report: "Progress") -> None:
+            if _interrupted.is_set():
+                raise KeyboardInterrupt
+            draw(report)
+
+        yield listen
+
+
+@contextmanager
+def _drawn() -> "Iterator[Listener]":
     if not sys.stderr.isatty():
         from genmem.progress import ignore
 

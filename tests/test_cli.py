@@ -1,10 +1,12 @@
 """The command line: exit codes, last lines, help, errors without tracebacks."""
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -161,7 +163,7 @@ def test_full_disk(table, capsys, monkeypatch):
 
 
 def test_interrupt_says_how_to_resume(table):
-    arguments = ["audit", "x.npy", "--out", "r", "--folds", "3", "--repeats", "4", "--epochs", "3000"]
+    arguments = ["audit", "x.npy", "--out", "r", "--folds", "3", "--repeats", "4", "--epochs", "9000"]
     started = subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     deadline = time.time() + 60
     while not (Path("r") / "run.json").exists() and time.time() < deadline:
@@ -173,6 +175,23 @@ def test_interrupt_says_how_to_resume(table):
     assert "Traceback" not in err
     assert f"genmem {' '.join(arguments)}" in err
     assert out == ""
+
+
+def test_an_interrupt_lost_in_a_library_stops_the_next_report(monkeypatch):
+    from genmem_cli import progress
+
+    from genmem.progress import Progress
+
+    monkeypatch.setattr(progress.signal, "signal", lambda number, handler: handlers.append(handler))
+    monkeypatch.setattr(progress, "_interrupted", threading.Event())
+    handlers = []
+    progress.watch_interrupts()
+    with progress.bars() as listen:
+        listen(Progress("refit", 0, 1))
+        with contextlib.suppress(KeyboardInterrupt):  # as a callback would
+            handlers[0]()
+        with pytest.raises(KeyboardInterrupt):
+            listen(Progress("refit", 1, 1))
 
 
 def test_second_process_is_refused(table, capsys):
