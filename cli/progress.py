@@ -24,7 +24,7 @@ _interrupted = threading.Event()
 
 
 def watch_interrupts() -> None:
-    """Remember Ctrl-C: raised inside a callback of a library it can be lost, so every report of progress looks again."""
+    """Remember Ctrl-C: raised in a callback of a library it can be lost, so every report of progress looks again."""
 
     def interrupt(*_: object) -> None:
         _interrupted.set()
