@@ -160,9 +160,9 @@ def _constants(run: Run) -> Any:
     if columns:
         named = ", ".join(_column_names(run, columns[:10])) + (", ..." if len(columns) > 10 else "")
         sentence = (
-            f"{_counted(len(columns), 'column')} constant ({named}): a continuous likelihood would diverge there and "
+            f"{_counted(len(columns), 'column')} constant ({named}). A continuous likelihood would diverge there, so "
+            "it leaves them out."
         )
-        sentence += "leaves them out."
     return _check("constant_columns", "Constant columns", len(columns), "columns", 0.0, True, sentence)
 
 
