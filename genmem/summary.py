@@ -1,6 +1,7 @@
 """audit.json: what was asked, how far it can be trusted, what was found."""
 
 import datetime
+import json
 import math
 import os
 import platform
@@ -12,7 +13,6 @@ import numpy as np
 
 from genmem import stats
 from genmem.findings import find
-from genmem.plan import versions
 from genmem.run import Run
 from genmem.version import __version__
 
@@ -96,8 +96,13 @@ def _environment(run: Run) -> dict[str, Any]:
         "cores": os.cpu_count() or 1,
         "device": probe.get("device", "cpu"),
         "refit_method": probe.get("method", "fit"),
-        "versions": run.plan["versions"] | versions(),
+        "versions": _versions(run)[0],
     }
+
+
+def _versions(run: Run) -> list[dict[str, str]]:
+    """Return the versions the refits were computed with: one set, or several where libraries changed on the way."""
+    return [json.loads(text) for text in dict.fromkeys(run.shard_arrays("versions").tolist())]
 
 
 def _processor() -> str:
@@ -210,6 +215,11 @@ def _limitations(run: Run) -> list[str]:
         )
     if splits.get("folds") == 2 and splits.get("repeats", 0) < 3:
         found.append("Two folds leave no placebo: p-values need three folds, or three repeats.")
+    if len(sets := _versions(run)) > 1:
+        changed = {name: [s.get(name) for s in sets] for name in sets[0] if len({s.get(name) for s in sets}) > 1}
+        found.append(
+            f"Refits were computed with several versions of libraries ({changed}); the first is the one shown."
+        )
     if splits.get("repeats") == 1:
         found.append("One repeat: scores have no standard errors, and p-values test only that there is no effect.")
     return found

@@ -152,6 +152,16 @@ def test_constant_columns_are_reported_and_left_out(tmp_path, blobs):
     assert np.isfinite(found.scores.score).all()
 
 
+def test_refits_of_several_versions_are_reported(tmp_path, blobs, monkeypatch):
+    found = genmem.audit(blobs[0], out=tmp_path / "r", **QUICK)
+    said = found.summary["environment"]["versions"]
+    assert said["torch"] and not any("versions" in text for text in found.summary["limitations"])
+    Run.open(found.path).shard_path(0).unlink()
+    monkeypatch.setattr("genmem.leaveout.refitting.versions", lambda: {**said, "torch": "99.0"})
+    again = genmem.audit(blobs[0], out=tmp_path / "r", **QUICK)
+    assert any("99.0" in text and said["torch"] in text for text in again.summary["limitations"])
+
+
 def test_duplicates_are_reported(tmp_path, blobs):
     X = np.concatenate([blobs[0], blobs[0][:3]])
     found = genmem.audit(X, out=tmp_path / "r", **QUICK)

@@ -148,8 +148,10 @@ def test_models_with_a_seed_get_one_for_each_split(tmp_path, blobs):
 def test_finished_refits_are_not_done_again(tmp_path, blobs, monkeypatch):
     run = planned(tmp_path / "r", blobs[0], method="lanes")
     refit(run)
+    before = {i: run.shard_path(i).stat().st_mtime_ns for i in run.shards()}
     monkeypatch.setattr("genmem.leaveout.refitting.compute_shards", None)
     refit(run)
+    assert {i: run.shard_path(i).stat().st_mtime_ns for i in run.shards()} == before
 
 
 def test_progress_counts_refits(tmp_path, blobs):

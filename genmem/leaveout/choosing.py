@@ -36,7 +36,7 @@ def planned_model(run: Run, model: Any) -> Any:
     if isinstance(model, DeepDensity):
         model = model.resolve(run.data().X)
     if given:
-        refuse_other_plan(run.plan, {**run.plan, "model": describe_model(described or model)})
+        refuse_other_plan(run.plan, {**run.plan, "model": describe_model(model if described is None else described)})
     return model
 
 

@@ -1,5 +1,6 @@
 """Refit a model with examples left out, shard by shard: `log_probs[split, epoch, example]`."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from genmem.leaveout.choosing import ensure_probe, planned_model, scored_epochs
 from genmem.models.base import DeepDensity, as_tensor
 from genmem.models.evaluation import log_prob
 from genmem.models.naming import fresh
+from genmem.plan import versions
 from genmem.progress import Listener, Progress, ignore
 from genmem.run import Run
 from genmem.seeding import seed32
@@ -190,7 +192,7 @@ def compute_shards(
 
     Each shard has `log_probs` (splits, epochs, n) float32, nats, and for networks `effective_draws`, `variance_in` and
     `variance_out` (splits, epochs): means over the examples that were seen or held out of what `log_prob` says of its
-    draws.
+    draws. `versions` (splits,) holds those of the libraries that computed it, as JSON.
 
     Raises:
         ModelError: a refit raised or diverged; the message names the split.
@@ -206,6 +208,7 @@ def compute_shards(
     else:
         arrays = _fitted_splits(task, splits, report)
     _refuse_undefined(arrays["log_probs"], splits)
+    arrays["versions"] = np.full(len(splits), json.dumps(versions(), sort_keys=True))
     of = task.splits.shard[splits]
     return {int(i): {name: array[of == i] for name, array in arrays.items()} for i in np.unique(of)}
 
