@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import click
-from genmem_cli.options import a_run, estimating, planning, refitting
+from genmem_cli.options import POSTERIOR, a_run, computing, planning, refitting, scoring
 from genmem_cli.progress import bars
 
 if TYPE_CHECKING:
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 @click.command(epilog='Python: genmem.audit("digits", model="vae", out="runs/digits")')
 @planning
 @refitting
-@estimating
-def audit(lanes: Any, recompute: bool, estimator: str, **asked: Any) -> None:
+@POSTERIOR
+@scoring
+def audit(workers: Any, dask: Any, lanes: Any, recompute: bool, **asked: Any) -> None:
     """Audit DATA from plan to report; run it again to resume.
 
     DATA is "digits", a .npy, .npz, .csv or .parquet file, an MNIST IDX file, or a folder of images whose class
@@ -24,10 +25,11 @@ def audit(lanes: Any, recompute: bool, estimator: str, **asked: Any) -> None:
     """
     from genmem.pipeline import carry_out
 
-    run = _plan({**asked, "estimator": estimator})
+    how = {name: asked[name] for name in ("estimator", "posterior", "target_reliability")}
+    run = _plan(asked)
     _announce(run, err=True)
     with bars() as progress:
-        done = carry_out(run, estimator, None, lanes, recompute, progress)
+        done = carry_out(run, **how, workers=workers, dask=dask, lanes=lanes, recompute=recompute, progress=progress)
     for finding in done.findings:
         click.echo(finding["sentence"])
     click.echo(done.path)
@@ -45,9 +47,9 @@ def plan(**asked: Any) -> None:
 @click.command(epilog='Python: genmem.refit(genmem.Run.open("runs/digits"))')
 @a_run
 @refitting
-def refit(run_directory: str, lanes: Any, recompute: bool) -> None:
+def refit(run_directory: str, **how: Any) -> None:
     """Refit the model with examples left out, until no shard of RUN is missing."""
-    _stage("refit", run_directory, lanes=lanes, recompute=recompute)
+    _stage("refit", run_directory, **how)
 
 
 @click.command(epilog='Python: genmem.stages.fit(genmem.Run.open("runs/digits"))')
@@ -57,9 +59,19 @@ def fit(run_directory: str) -> None:
     _stage("fit", run_directory)
 
 
+@click.command(epilog='Python: genmem.stages.posterior(genmem.Run.open("runs/digits"))')
+@a_run
+@POSTERIOR
+@computing
+@click.option("--recompute", is_flag=True, help="Compute damaged files again.")
+def posterior(run_directory: str, **how: Any) -> None:
+    """Measure what the encoder adds to the scores of RUN, and take it out where it matters."""
+    _stage("posterior", run_directory, **how)
+
+
 @click.command(epilog='Python: genmem.stages.score(genmem.Run.open("runs/digits"))')
 @a_run
-@estimating
+@scoring
 def score(run_directory: str, estimator: str) -> None:
     """Compute the memorization scores of RUN: scores.parquet."""
     _stage("score", run_directory, estimator=estimator)
@@ -86,7 +98,7 @@ def report(run_directory: str) -> None:
     _stage("report", run_directory)
 
 
-ALL = (audit, plan, refit, fit, score, neighbors, regions, report)
+ALL = (audit, plan, refit, fit, posterior, score, neighbors, regions, report)
 
 
 def _plan(asked: dict[str, Any]) -> "Run":
@@ -95,7 +107,11 @@ def _plan(asked: dict[str, Any]) -> "Run":
 
     settings = parse_settings(dict(asked.pop("settings")))
     request = _request(asked, settings)
-    device, _ = asked.pop("device"), asked.pop("estimator", None)
+    device, target = asked.pop("device"), asked.pop("target_reliability", None)
+    for name in ("estimator", "posterior"):
+        asked.pop(name, None)
+    if target is not None and asked["max_repeats"] is None:
+        asked["max_repeats"] = 3 * asked["repeats"]
     if device is not None:
         settings["device"] = device
     if "" not in sys.path:  # as `python -m` does: a factory beside the data can be named
@@ -120,14 +136,29 @@ def _request(asked: dict[str, Any], settings: dict[str, Any]) -> dict[str, str]:
 
 
 def _announce(run: "Run", *, err: bool) -> None:
-    """Tell what the refits will take, unless there is nobody to read it."""
-    probe = run.probe or {}
-    if (err and not sys.stderr.isatty()) or "expected_seconds" not in probe:
+    """Tell what the audit will take, unless there is nobody to read it."""
+    if err and not sys.stderr.isatty():
         return
-    seconds, refits = probe["expected_seconds"], run.splits().n_splits
-    took = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{max(1, round(seconds / 60))} min"
+    from genmem.estimate import estimate
+
+    probe, expected = run.probe or {}, estimate(run)
     how = f"{probe['lanes']} at a time" if probe["method"] == "lanes" else "one after another"
-    click.echo(f"{refits} refits, {how} on {probe['device']}: about {took}.", err=err)
+    where = f"on {probe['device']}" + (f" in {probe['workers']} processes" if probe.get("workers", 1) > 1 else "")
+    click.echo(f"{run.used_splits().n_splits} refits, {how} {where}.", err=err)
+    took = f"Expected: about {_duration(expected.total)}" if "refit" in expected.seconds else "Expected: time unknown"
+    click.echo(f"{took}, {_size(expected.memory)} of memory, {_size(expected.disk)} of disk.", err=err)
+    for name, seconds in sorted(expected.seconds.items(), key=lambda item: -item[1]) if not err else ():
+        click.echo(f"  {name:<10} {_duration(seconds)}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
 
 
 def _stage(name: str, run_directory: str, **options: Any) -> None:

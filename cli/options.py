@@ -42,9 +42,7 @@ class AutoOr(click.ParamType):
 
 def planning(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the argument and options that plan an audit."""
-    for add in reversed(_PLANNING):
-        command = add(command)
-    return command
+    return _adding(command, _PLANNING)
 
 
 def _option(name: str, kind: Any, help_text: str, default: Any = None, **more: Any) -> Decorator:
@@ -57,6 +55,10 @@ _PLANNING: list[Decorator] = [
     _option("--out", click.Path(), "The run directory [default: runs/<data>-<model>]."),
     _option("--folds", click.IntRange(min=2), "K: each refit leaves out one K-th.", 5),
     _option("--repeats", click.IntRange(min=1), "L: independent repetitions.", 8),
+    _option("--max-repeats", click.IntRange(min=1), "Up to so many, with --target-reliability [default: 3 x repeats]."),
+    click.option("--together", is_flag=True, help="Identical examples are left out together."),
+    _option("--fraction", float, "Train on random subsets of this share, in place of folds."),
+    _option("--leave-out", click.Choice(["labels"]), "Leave out one label after the other, in place of folds."),
     _option("--epochs", click.IntRange(min=1), "Epochs of training [default: the model's]."),
     _option("--seed", click.IntRange(min=0), "The root of all randomness.", 0),
     _option("--subset", click.IntRange(min=2), "Audit only N examples, drawn at random."),
@@ -72,23 +74,53 @@ _PLANNING: list[Decorator] = [
 
 
 def refitting(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of refits; they change no number."""
-    lanes = click.option(
-        "--lanes", type=AutoOr(), default="auto", show_default=True, help="Networks trained in one batch."
-    )
-    recompute = click.option("--recompute", is_flag=True, help="Compute damaged shards again.")
-    return lanes(recompute(command))
+    """Add the options of refits; all but the target change no number."""
+    return _adding(command, _REFITTING)
 
 
-def estimating(command: Callable[..., Any]) -> Callable[..., Any]:
+def computing(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add where to compute."""
+    return _adding(command, _COMPUTING)
+
+
+def scoring(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the choice of estimator."""
-    return click.option(
-        "--estimator",
-        type=click.Choice(["mean_log", "log_mean"]),
-        default="mean_log",
-        show_default=True,
-        help="Difference of mean log densities, or log ratio of mean densities (as published).",
-    )(command)
+    return _adding(command, [_ESTIMATOR])
+
+
+def _adding(command: Callable[..., Any], options: list[Decorator]) -> Callable[..., Any]:
+    for add in reversed(options):
+        command = add(command)
+    return command
+
+
+_COMPUTING: list[Decorator] = [
+    _option("--workers", AutoOr(), "Processes on this machine, its threads divided among them.", "auto"),
+    _option("--dask", str, "A dask scheduler whose workers compute: tcp://host:8786."),
+]
+_REFITTING: list[Decorator] = [
+    *_COMPUTING,
+    _option("--lanes", AutoOr(), "Networks trained in one batch.", "auto"),
+    _option(
+        "--target-reliability",
+        click.FloatRange(0, 1, min_open=True, max_open=True),
+        "Add repeats until scores are so reliable, up to --max-repeats.",
+    ),
+    click.option("--recompute", is_flag=True, help="Compute damaged shards and failed refits again."),
+]
+_ESTIMATOR = _option(
+    "--estimator",
+    click.Choice(["mean_log", "log_mean", "adjusted"]),
+    "Difference of mean log densities; log ratio of mean densities (as published); or the first with a shrunken "
+    "column beside it.",
+    "mean_log",
+)
+POSTERIOR = _option(
+    "--posterior",
+    click.Choice(["auto", "amortised", "refit"]),
+    "log p through the encoder, or through a posterior refitted to each example; auto measures the difference.",
+    "auto",
+)
 
 
 def a_run(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 TITLES = {
     "refit": "Refitting models",
     "fit": "Fitting on all examples",
+    "posterior": "Refitting posteriors",
     "score": "Scoring",
     "neighbors": "Searching neighbours",
     "regions": "Averaging regions",

@@ -11,11 +11,13 @@ from genmem import stats
 from genmem.leaveout import memorization_score
 from genmem.report.verdicts import MIN_EXAMPLES, candidates, corrected, neediest
 from genmem.run import Run
+from genmem.scored import scored_log_probs
 
 LEVEL = 0.05
 TAIL = 0.95
 SHOWN = 12
 PAPER = "van den Burg & Williams 2021, arXiv 2106.03216"
+INFERENCE = "Cremer, Li & Duvenaud 2018, arXiv 1801.03558"
 FALSE_DISCOVERY = "Benjamini & Hochberg 1995"
 
 
@@ -25,6 +27,8 @@ def find(run: Run, groups: Sequence[Any]) -> list[dict[str, Any]]:
     found = [_mean(scores), _tail(scores)]
     if np.isfinite(scores["q_value"]).any():
         found.insert(1, _flagged(run, scores))
+    found += [_encoder_part(run)] if run.has_result("posterior") else []
+    found += _over_training(run.result("trajectory"), scores["score"].size)
     found += [_neediest(kind, groups, space) for kind in ("label", "cell") if candidates(groups, kind)]
     return found + [f for f in _baselines(run, scores) if f["value"] is not None]
 
@@ -70,13 +74,14 @@ def _number(value: float) -> float | None:
 
 
 def _mean(scores: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    per_repeat = scores["per_repeat"].mean(1)
+    per_repeat = stats.repeat_means(scores["per_repeat"])
+    per_repeat = per_repeat[np.isfinite(per_repeat)]
     value, repeats = float(scores["score"].mean()), len(per_repeat)
     error = float(per_repeat.std(ddof=1) / math.sqrt(repeats)) if repeats > 1 else math.nan
     # "log_mean" is not 0 without memorization, so a t test against 0 would mean nothing.
     tested = error > 0 and str(scores["estimator"]) == "mean_log"
     p = float(stats.student_sf(value / error, repeats - 1)) if tested else math.nan
-    null = float(scores["placebo"].mean()) if scores["placebo"].size else math.nan
+    null = float(np.nanmean(scores["placebo"])) if scores["placebo"].size else math.nan
     return _finding(
         "mean_score",
         "memorized",
@@ -115,13 +120,13 @@ def _flagged(run: Run, scores: dict[str, NDArray[Any]]) -> dict[str, Any]:
 
 def _jackknife_share(run: Run, estimator: str) -> float:
     """Return the error of the flagged share over repeats; NaN where leaving one out leaves no t test."""
-    splits = run.splits()
-    if splits.n_repeats < 4 or estimator != "mean_log":
+    splits = run.used_splits()
+    if len(run.result("scores")["per_repeat"]) < 4 or estimator != "mean_log":
         return math.nan
-    log_probs, shares = run.log_probs(), []
+    log_probs, shares = scored_log_probs(run), []
     for repeat in np.unique(splits.repeat):
         kept = splits.repeat != repeat
-        left = memorization_score(log_probs[kept], splits.held_out[kept], repeat=splits.repeat[kept])
+        left = memorization_score(log_probs[kept], splits.held_out[kept], repeat=splits.repeat[kept], missing="nan")
         shares.append(float((left.q_value < LEVEL).mean()))
     return float(math.sqrt((len(shares) - 1) * np.var(shares)))
 
@@ -130,7 +135,7 @@ def _tail(scores: dict[str, NDArray[Any]]) -> dict[str, Any]:
     score, per_repeat, placebo = scores["score"], scores["per_repeat"], scores["placebo"]
     value = float(np.quantile(score, TAIL))
     error = _jackknife_quantile(per_repeat)
-    null = float(np.quantile(placebo, TAIL, axis=1).mean()) if placebo.size else math.nan
+    null = float(np.nanquantile(placebo, TAIL, axis=1).mean()) if placebo.size else math.nan
     return _finding(
         "tail_score",
         "memorized",
@@ -153,9 +158,83 @@ def _jackknife_quantile(per_repeat: NDArray[np.float64]) -> float:
     repeats = len(per_repeat)
     if repeats < 3:
         return math.nan
-    total = per_repeat.sum(0)
-    left = np.asarray([np.quantile((total - one) / (repeats - 1), TAIL) for one in per_repeat])
+    quantiles = []
+    for one in range(repeats):
+        others = np.delete(per_repeat, one, axis=0)
+        there = np.isfinite(others)
+        means = others.sum(0, where=there)[there.any(0)] / there.sum(0)[there.any(0)]
+        quantiles.append(np.quantile(means, TAIL))
+    left = np.asarray(quantiles)
     return float(math.sqrt((repeats - 1) * left.var()))
+
+
+def _encoder_part(run: Run) -> dict[str, Any]:
+    """How much of the mean score through the encoder is not memorization in the density."""
+    found = run.result("posterior")
+    bias, error, low, high = (float(v) for v in found["bias"])
+    score, n = float(found["score"]), len(found["sample"])
+    return _finding(
+        "encoder_part",
+        "memorized",
+        "The encoder's part of the mean score",
+        -bias,
+        error=error,
+        interval=(-high, -low),
+        null=0.0,
+        n=n,
+        sentence=f"Through the encoder the mean score of {n:,} examples is {score:.2f} nats, with posteriors refitted "
+        f"to each example {score + bias:.2f}.",
+        meaning="An encoder fits examples it was trained on better than others. That part of a score is memory of the "
+        "encoder, not of the density, and more importance samples do not take it out.",
+        source=INFERENCE,
+        examples=found["examples"][np.argsort(-found["encoder"], kind="stable")[:SHOWN]],
+    )
+
+
+def _over_training(curve: dict[str, NDArray[Any]], n: int) -> list[dict[str, Any]]:
+    """When the tail of the scores rises above its null, and whether early stopping would have spared it."""
+    epochs, tail = curve["epochs"], int(np.argmin(np.abs(curve["levels"] - TAIL)))
+    if len(epochs) < 2:
+        return []
+    first, low, high = (int(curve[f"quantiles_first_epoch{part}"][tail]) for part in ("", "_low", "_high"))
+    gap = int(curve["gap_first_epoch"])
+    onset = _finding(
+        "onset",
+        "memorized",
+        "First epoch with memorization in the tail",
+        math.nan if first < 0 else first,
+        interval=(math.nan, math.nan) if min(low, high) < 0 else (low, high),
+        n=n,
+        unit="epochs",
+        sentence=f"The 95% quantile of the scores is above its null {_from(first)}, the generalization gap "
+        f"{_from(gap)}.",
+        meaning="Of the scored epochs, the first with p at most 5%, corrected over epochs; the range is that of "
+        "leaving out one repeat at a time. Both stand against the same shifted folds, through the encoder.",
+    )
+    best = int(np.flatnonzero(epochs == curve["best_epoch"])[0])
+    value, null = float(curve["score_quantiles"][best, tail]), float(curve["null_quantiles"][best, tail])
+    stopped = _finding(
+        "early_stopping",
+        "memorized",
+        "95% quantile of the scores at the best held-out epoch",
+        value,
+        error=float(curve["quantiles_se"][best, tail]),
+        null=null,
+        p_value=float(curve["quantiles_p_corrected"][best, tail]),
+        n=n,
+        sentence=f"At epoch {int(curve['best_epoch'])}, the best of those scored by held-out log p, one example in "
+        f"twenty scores above {value:.1f} nats{_against(null)}.",
+        meaning="What early stopping would leave: near the null, it spares the memorization; above it, it does not.",
+    )
+    return [onset, stopped] if epochs[best] != epochs[-1] else [onset]
+
+
+def _from(epoch: int) -> str:
+    return "at no scored epoch" if epoch < 0 else f"from epoch {epoch} on"
+
+
+def _against(null: float) -> str:
+    return f"; by chance that bound would be {null:.1f}" if math.isfinite(null) else ""
 
 
 def _neediest(kind: str, groups: Sequence[Any], space: str) -> dict[str, Any]:
@@ -209,7 +288,9 @@ def _baselines(run: Run, scores: dict[str, NDArray[Any]]) -> list[dict[str, Any]
 
 def _surprise(scores: dict[str, NDArray[Any]]) -> dict[str, Any]:
     """Compare the score with -log_prob_out across halves of the repeats: within one, noise alone correlates them."""
-    one, other = (stats.spearman(scores["half_score"][a], -scores["half_log_prob_out"][b]) for a, b in ((0, 1), (1, 0)))
+    halves, outs = scores["half_score"], scores["half_log_prob_out"]
+    there = np.isfinite(halves).all(0)
+    one, other = (stats.spearman(halves[a][there], -outs[b][there]) for a, b in ((0, 1), (1, 0)))
     mean = stats.Correlation(
         (one.rho + other.rho) / 2,
         max(one.standard_error, other.standard_error),
@@ -219,7 +300,7 @@ def _surprise(scores: dict[str, NDArray[Any]]) -> dict[str, Any]:
         "surprise_correlation",
         "Score and surprise",
         mean,
-        scores["score"].size,
+        int(there.sum()),
         "The memorization score and how unlikely an example is to models that never saw it",
         "Near 1, the memorized examples are simply the unlikely ones. Each comes from one half of the repeats.",
         (),

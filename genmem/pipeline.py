@@ -1,4 +1,4 @@
-"""The whole audit on one page: plan, refit, fit, score, neighbours, regions, report."""
+"""The whole audit on one page: plan, refit, fit, posterior, score, neighbours, regions, report."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 from genmem import stages
 from genmem.errors import DataError
-from genmem.leaveout import ESTIMATORS, MemorizationScores
+from genmem.leaveout import ESTIMATORS, POSTERIORS, MemorizationScores
 from genmem.progress import Listener, ignore
 from genmem.run import Run
+
+ESTIMATES = (*ESTIMATORS, "adjusted")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +54,20 @@ def audit(
     subset: int | None = None,
     folds: int = 5,
     repeats: int = 8,
+    max_repeats: int | None = None,
+    target_reliability: float | None = None,
+    together: bool = False,
+    fraction: float | None = None,
+    leave_out: Any = None,
     epochs: int | None = None,
     seed: int = 0,
     score_epochs: Sequence[int] | Literal["auto"] = "auto",
     importance_samples: int | Literal["auto"] = "auto",
+    posterior: str = "auto",
     estimator: str = "mean_log",
     executor: Executor | None = None,
+    workers: int | Literal["auto"] = "auto",
+    dask: str | None = None,
     lanes: int | Literal["auto"] = "auto",
     recompute: bool = False,
     progress: Listener = ignore,
@@ -79,14 +89,22 @@ def audit(
         subset: audit only this many examples, drawn at random.
         folds: K: every refit leaves out one K-th of the examples.
         repeats: L: independent repetitions; standard errors come from them.
+        max_repeats: with `target_reliability`, the most that may be added up to; three times `repeats` without it.
+        target_reliability: add repeats until the scores are so reliable (see `stages.refit`).
+        together: identical examples are left out together, so that no twin stays behind.
+        fraction: train on random subsets of this share in place of folds (`Splits.subsets`, of `repeats` repeats).
+        leave_out: "labels", or a group for each example: leave out one group after the other in place of folds.
         epochs: of training; the model's own without it.
         seed: the root of all randomness.
         score_epochs: epochs at which every example is scored; "auto" is five of them up to the last.
-        importance_samples: draws for each log p; "auto" is 64.
-        estimator: "mean_log" or "log_mean" (see `memorization_score`).
+        importance_samples: draws for each log p through the encoder; "auto" is 64.
+        posterior: "auto", "amortised" or "refit": how far the encoder's part is taken out (see `stages.posterior`).
+        estimator: "mean_log", "log_mean", or "adjusted", the first with a shrunken score beside it.
         executor: where refits run (see `refit`).
+        workers: processes on this machine (see `refit`).
+        dask: the address of a dask scheduler whose workers compute.
         lanes: networks trained in one batch (see `refit`).
-        recompute: compute damaged shards again rather than refuse them.
+        recompute: compute damaged shards and failed refits again rather than refuse or leave them out.
         progress: told what is going on.
         request: what was asked, for the report: {"command": ..., "python": ...}.
 
@@ -95,7 +113,7 @@ def audit(
         ModelError: the model or a setting is not usable, or training diverged.
         RunError: the run directory is in use, damaged, full, or was planned with other settings.
     """
-    _check_estimator(estimator)
+    _check(estimator, posterior)
     asked = {
         "settings": settings,
         "labels": labels,
@@ -105,19 +123,32 @@ def audit(
         "subset": subset,
         "folds": folds,
         "repeats": repeats,
+        "max_repeats": _most(repeats, max_repeats, target_reliability),
+        "together": together,
+        "fraction": fraction,
+        "leave_out": leave_out,
         "epochs": epochs,
         "seed": seed,
         "score_epochs": score_epochs,
         "importance_samples": importance_samples,
     }
-    request = request or _request(data, model, out, {**asked, "estimator": estimator})
+    how: dict[str, Any] = {"estimator": estimator, "posterior": posterior, "target_reliability": target_reliability}
+    request = request or _request(data, model, out, {**asked, **how})
     run = stages.plan(data, model, out, request=request, **asked)
-    return carry_out(run, estimator, executor, lanes, recompute, progress)
+    return carry_out(
+        run, **how, executor=executor, workers=workers, dask=dask, lanes=lanes, recompute=recompute, progress=progress
+    )
 
 
-def _check_estimator(estimator: str) -> None:
-    if estimator not in ESTIMATORS:
-        raise DataError(expected=f"one of {', '.join(ESTIMATORS)}", got=repr(estimator), do="Change the estimator.")
+def _check(estimator: str, posterior: str) -> None:
+    for name, value, known in (("estimator", estimator, ESTIMATES), ("posterior", posterior, POSTERIORS)):
+        if value not in known:
+            raise DataError(expected=f"one of {', '.join(known)}", got=repr(value), do=f"Change the {name}.")
+
+
+def _most(repeats: int, max_repeats: int | None, target: float | None) -> int | None:
+    """Return how many repeats to plan for, where more may be added."""
+    return max_repeats if target is None or max_repeats is not None else 3 * repeats
 
 
 def _request(data: Any, model: Any, out: str | Path | None, asked: Mapping[str, Any]) -> dict[str, str]:
@@ -138,29 +169,34 @@ def _shown(value: Any, name: str) -> str:
 
 def carry_out(
     run: Run,
+    *,
     estimator: str = "mean_log",
+    posterior: str = "auto",
+    target_reliability: float | None = None,
     executor: Executor | None = None,
+    workers: int | Literal["auto"] = "auto",
+    dask: str | None = None,
     lanes: int | Literal["auto"] = "auto",
     recompute: bool = False,
     progress: Listener = ignore,
 ) -> Audit:
     """Run every stage of a planned audit; what is stored already is kept. Arguments as in `audit`."""
-    with run.lock():
-        return _carry_out(run, estimator, executor, lanes, recompute, progress)
-
-
-def _carry_out(
-    run: Run,
-    estimator: str,
-    executor: Executor | None,
-    lanes: int | Literal["auto"],
-    recompute: bool,
-    progress: Listener,
-) -> Audit:
-    stages.refit(run, executor=executor, lanes=lanes, recompute=recompute, progress=progress)
-    stages.fit(run, progress=progress)
-    scores = stages.score(run, estimator=estimator, progress=progress)
-    stages.neighbors(run, progress=progress)
-    stages.regions(run, progress=progress)
-    stages.report(run, progress=progress)
+    with run.lock(), stages.reached(executor, dask) as where:
+        stages.refit(
+            run,
+            executor=where,
+            workers=workers,
+            lanes=lanes,
+            target_reliability=target_reliability,
+            recompute=recompute,
+            progress=progress,
+        )
+        stages.fit(run, progress=progress)
+        stages.posterior(
+            run, posterior=posterior, executor=where, workers=workers, recompute=recompute, progress=progress
+        )
+        scores = stages.score(run, estimator=estimator, progress=progress)
+        stages.neighbors(run, progress=progress)
+        stages.regions(run, progress=progress)
+        stages.report(run, progress=progress)
     return Audit(path=run.path, scores=scores, summary=run.read_json("audit.json"))

@@ -17,6 +17,66 @@ DERIVED = ("sha256", "n_splits", "splits.n", "constants", "constant_columns")
 VERSIONED = ("torch", "numpy", "scikit-learn", "faiss-cpu")
 
 
+# What each key of a plan holds: a type, or None for a list of whole numbers. What ends in "?" may be null or missing.
+CONTENTS: dict[str, type | None] = {
+    "model": dict,
+    "model.name": str,
+    "model.params": dict,
+    "data": dict,
+    "data.sha256": str,
+    "data.source": str,
+    "data.dtype": str,
+    "data.preparation": str,
+    "data.labels_sha256?": str,
+    "data.n": int,
+    "data.event_shape": None,
+    "data.constant_columns": None,
+    "data.columns?": list,
+    "data.image_shape?": None,
+    "splits": dict,
+    "splits.kind": str,
+    "splits.sha256": str,
+    "splits.n_splits": int,
+    "splits.repeats": int,
+    "seed": int,
+    "score_epochs": None,
+    "importance_samples": int,
+    "versions?": dict,
+    "probe?": dict,
+    "probe?.method": str,
+    "probe?.device": str,
+    "probe?.lanes": int,
+    "probe?.threads?": int,
+    "probe?.workers?": int,
+    "probe?.expected_seconds?": float,
+}
+
+
+def check_plan(plan: Any) -> None:
+    """Check that what was read from a run.json is a plan.
+
+    Raises:
+        ValueError: a key is missing, or holds something of another kind.
+    """
+    for dotted, kind in CONTENTS.items():
+        value = plan
+        for part in dotted.split("."):
+            value = value.get(part.rstrip("?")) if isinstance(value, dict) else None
+            if value is None and part.endswith("?"):
+                break
+        else:
+            if not _is_kind(value, kind):
+                raise ValueError(f"{dotted.replace('?', '')} is {_short(value)}")
+
+
+def _is_kind(value: Any, kind: type | None) -> bool:
+    if kind is None:
+        return isinstance(value, list) and all(type(item) is int for item in value)
+    if kind is float:
+        return type(value) in (int, float)
+    return type(value) is kind and not (isinstance(value, int) and value < 0)
+
+
 def describe_model(model: Any) -> dict[str, Any]:
     """Return the class of a model and its parameters as the plan stores them.
 

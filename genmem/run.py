@@ -1,6 +1,5 @@
 """A run directory: the plan, the shards, the results. To resume is to look at what is there."""
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -9,12 +8,13 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from genmem import inputs
 from genmem.data import Data
 from genmem.errors import IncompleteRunError, RunError
-from genmem.plan import COMPARED, describe_data, describe_model, differ, refuse_other_plan, versions
+from genmem.plan import check_plan, describe_data, describe_model, differ, refuse_other_plan, versions
+from genmem.shards import Shards
 from genmem.splits import Splits
 from genmem.storage import Arrays, lock, read_arrays, unwritable, write_arrays, write_atomically
 
@@ -25,17 +25,19 @@ STAGES = {
     "trajectory": "score",
     "neighbors": "neighbors",
     "nearest": "neighbors",
+    "posterior": "posterior",
+    "adjusted": "score",
     "latents": "fit",
     "cells": "regions",
 }
 
 
-class Run:
+class Run(Shards):
     """One audit on disk.
 
-    Files: run.json (the plan), splits.npz, data/, shards/0007.npz, trajectory/, results/*.npz, audit.json,
-    scores.parquet, report.html. A shard is a pure function of the plan and its index, so a missing
-    file is all that "to do" means.
+    Files: run.json (the plan), splits.npz, data/, shards/0007.npz, weights/0007.safetensors, trajectory/,
+    results/*.npz, stopping.json, audit.json, scores.parquet, report.html. A shard is a pure function of the
+    plan and its index, so a missing file is all that "to do" means.
     """
 
     def __init__(self, path: Path, plan: dict[str, Any], model: Any = None) -> None:
@@ -105,8 +107,7 @@ class Run:
         file = Path(path) / "run.json"
         try:
             plan = json.loads(file.read_text())
-            if not isinstance(plan, dict) or any(key not in plan for key in COMPARED):
-                raise ValueError("keys are missing")
+            check_plan(plan)
         except OSError as error:
             raise RunError(
                 expected=f"a run directory at {path}",
@@ -160,86 +161,9 @@ class Run:
         """Return the prepared examples, `X` memory-mapped; RunError where the files are gone or damaged."""
         return inputs.read_data(self.path, self.plan["data"])
 
-    def splits(self) -> Splits:
-        """Return which examples each refit leaves out; RunError where the file is gone or damaged."""
-        return inputs.read_splits(self.path, self.plan["splits"]["kind"])
-
     def check_unchanged(self) -> None:
         """Check that the examples are still those that were planned; RunError where they are not."""
         inputs.check_unchanged(self.path, self.plan["data"])
-
-    # --- shards
-
-    def shards(self) -> list[int]:
-        """Return the index of every shard of the plan."""
-        return [int(i) for i in np.unique(self.splits().shard)]
-
-    def pending(self) -> list[int]:
-        """Return the shards still to compute.
-
-        Raises:
-            RunError: a shard is there but damaged, or belongs to another plan; the message names it.
-        """
-        return [i for i in self.shards() if self._read_shard(i) is None]
-
-    def drop_damaged(self) -> list[Path]:
-        """Delete shards and results that cannot be read, so that they are computed again, and return their paths."""
-        files = [(self.shard_path(i), self._stamp(i)) for i in self.shards()]
-        files += [(file, "") for file in sorted((self.path / "results").glob("*.npz"))]
-        return [file for file, stamp in files if _dropped_if_damaged(file, stamp)]
-
-    def shard_path(self, i: int) -> Path:
-        """Return the file of shard `i`."""
-        return self.path / "shards" / f"{i:04d}.npz"
-
-    def write_shard(self, i: int, **arrays: ArrayLike) -> None:
-        """Store the arrays of shard `i` with a checksum that ties them to this plan."""
-        named = {name: np.asarray(value) for name, value in arrays.items()}
-        write_arrays(self.shard_path(i), named, self._stamp(i))
-
-    def log_probs(self, epoch: int = -1) -> NDArray[np.float32]:
-        """Return log p of every example under every refit: (n_splits, n_examples), nats.
-
-        Args:
-            epoch: position among the scored epochs; -1 is the last of them.
-
-        Raises:
-            IncompleteRunError: shards are missing.
-        """
-        return self._join("log_probs", lambda array: array[:, epoch].copy())
-
-    def shard_arrays(self, name: str) -> NDArray[Any]:
-        """Return one stored array of all shards, in the order of the splits.
-
-        Raises:
-            IncompleteRunError: shards are missing.
-        """
-        return self._join(name, lambda array: array)
-
-    def _join(self, name: str, select: Any) -> NDArray[Any]:
-        # Shards hold consecutive splits, so joining them in order gives the order of the splits.
-        parts: list[NDArray[Any]] = []
-        for i in self.shards():
-            arrays = self._read_shard(i)
-            if arrays is None:
-                raise IncompleteRunError(
-                    expected=f"all {len(self.shards())} shards of {self.path}",
-                    got=f"no shard {i}",
-                    do=f"Run `genmem refit {self.path}`; finished shards are kept.",
-                )
-            parts.append(select(arrays[name]))
-        return np.concatenate(parts)
-
-    def _read_shard(self, i: int) -> Arrays | None:
-        try:
-            return read_arrays(self.shard_path(i), self._stamp(i))
-        except FileNotFoundError:
-            return None
-
-    def _stamp(self, i: int) -> str:
-        """Return what ties a shard to this plan and its index."""
-        plan = {key: self.plan[key] for key in COMPARED} | {"method": (self.probe or {}).get("method"), "shard": i}
-        return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
 
     # --- results
 
@@ -304,14 +228,3 @@ class Run:
                 got=f"a folder with other files in it ({min(names - ours or names)})",
                 do="Choose another --out.",
             )
-
-
-def _dropped_if_damaged(file: Path, stamp: str) -> bool:
-    try:
-        read_arrays(file, stamp)
-    except FileNotFoundError:
-        return False
-    except RunError:
-        file.unlink()
-        return True
-    return False

@@ -1,6 +1,7 @@
 """Which examples does each refit leave out, which repeat does it belong to, and how is the work cut?"""
 
 import hashlib
+import heapq
 import math
 from dataclasses import dataclass
 from typing import Any, Self
@@ -58,6 +59,18 @@ class Splits:
         """The number of independent repeats."""
         return len(np.unique(self.repeat))
 
+    def first_repeats(self, repeats: int) -> Self:
+        """Return the splits of the first `repeats` repeats, their shards numbered anew.
+
+        >>> Splits.k_fold(7, folds=3, repeats=4).first_repeats(2).n_splits
+        6
+        """
+        rows = np.isin(self.repeat, np.unique(self.repeat)[:repeats])
+        if rows.all():
+            return self
+        shard = np.unique(self.shard[rows], return_inverse=True)[1]
+        return type(self)(self.held_out[rows], self.repeat[rows], shard, self.kind)
+
     def describe(self) -> dict[str, Any]:
         """Return the design as plain values for a plan: counts for the reader, a checksum for the machine."""
         about: dict[str, Any] = {"kind": self.kind, "n": self.n, "n_splits": self.n_splits}
@@ -73,7 +86,7 @@ class Splits:
         return total.hexdigest()
 
     @classmethod
-    def k_fold(cls, n: int, folds: int = 10, repeats: int = 10, seed: int = 0) -> Self:
+    def k_fold(cls, n: int, folds: int = 10, repeats: int = 10, seed: int = 0, groups: ArrayLike | None = None) -> Self:
         """Shuffle, cut into `folds`, leave each fold out once; repeat. Fold sizes differ by at most one.
 
         Args:
@@ -81,9 +94,11 @@ class Splits:
             folds: K, from 2 to n.
             repeats: L, at least 1; each has a shuffle of its own. Each split is one shard.
             seed: root of the shuffles.
+            groups: (n,) group of each example; the examples of a group, such as copies of one another, are left out
+                together. Fold sizes then differ by as much as the largest group.
 
         Raises:
-            DataError: folds < 2, folds > n, or repeats < 1.
+            DataError: folds < 2, more folds than examples or groups, repeats < 1, or `groups` has another shape.
 
         References:
             On Memorization in Probabilistic Deep Generative Models, Algorithm 1 (van den Burg & Williams, 2021),
@@ -99,7 +114,11 @@ class Splits:
                 got=f"folds={folds}",
                 do="Choose another number of folds, or add examples.",
             )
-        chunk = np.stack([_chunks(n, folds, seed, r) for r in range(repeats)])  # (repeats, n)
+        member = None if groups is None else _groups(n, groups, least=folds)
+        cuts = [
+            _chunks(n, folds, seed, r) if member is None else _grouped(member, folds, seed, r) for r in range(repeats)
+        ]
+        chunk = np.stack(cuts)  # (repeats, n)
         held_out = (chunk[:, None] == np.arange(folds)[:, None]).reshape(-1, n)
         repeat = np.repeat(np.arange(repeats), folds)
         return cls(held_out, repeat, np.arange(len(repeat)), "k_fold")
@@ -157,112 +176,12 @@ class Splits:
         >>> Splits.leave_out(3, ["a", "b", "a"]).held_out.sum(axis=0)
         array([1, 1, 1])
         """
-        values = np.asarray(groups)
-        if values.shape != (n,):
-            raise DataError(
-                expected=f"one group per example, shape ({n},)",
-                got=f"shape {values.shape}",
-                do="Pass an array with the group of every example.",
-            )
-        found, member = np.unique(values, return_inverse=True)
-        if len(found) < 2:
-            raise DataError(
-                expected="two groups or more, so that a split leaves something to train on",
-                got=f"{len(found)}",
-                do="Pass finer groups, or use k_fold.",
-            )
-        order = stream(seed, "splits", 0).permutation(len(found))
+        member = _groups(n, groups, least=2)
+        count = int(member.max()) + 1
+        order = stream(seed, "splits", 0).permutation(count)
         held_out = order[:, None] == member
-        shard = np.arange(len(found)) * math.ceil(len(found) / SPLITS_PER_SHARD) // len(found)
-        return cls(held_out, np.zeros(len(found), np.intp), shard, "leave_out")
-
-
-def repeats_of(held_out: NDArray[np.bool_], repeat: ArrayLike | None = None) -> list[NDArray[np.intp]]:
-    """Return the splits of each repeat.
-
-    Args:
-        held_out: (n_splits, n) bool.
-        repeat: (n_splits,) the repeat of each split. Without it, consecutive splits whose held-out sets partition
-            the examples form one repeat.
-
-    Raises:
-        DataError: the repeats cannot be told, or an example is never in or never out within one.
-
-    >>> repeats_of(np.tile(np.eye(2, dtype=bool), (2, 1)))
-    [array([0, 1]), array([2, 3])]
-    """
-    ids = _partitions(held_out) if repeat is None else np.asarray(repeat)
-    if ids.shape != held_out.shape[:1]:
-        raise DataError(
-            expected=f"one repeat per split, shape ({len(held_out)},)",
-            got=f"shape {ids.shape}",
-            do="Pass `Splits.repeat` of the design.",
-        )
-    rows = [np.flatnonzero(ids == value) for value in np.unique(ids)]
-    for r in rows:
-        _require_both(held_out[r], ids[r[0]])
-    return rows
-
-
-def _partitions(held_out: NDArray[np.bool_]) -> NDArray[np.intp]:
-    ids, count = np.zeros(len(held_out), np.intp), np.zeros(held_out.shape[1], np.intp)
-    for s, row in enumerate(held_out):
-        ids[s:] += count.all()
-        count = count * (not count.all()) + row
-        if count.max(initial=0) > 1:
-            raise _unknown_repeats(f"example {count.argmax()} out twice before all were out once, by split {s}")
-    if not count.all():
-        raise _unknown_repeats(f"example {count.argmin()} never out in the splits after the last whole repeat")
-    return ids
-
-
-def _unknown_repeats(got: str) -> DataError:
-    return DataError(
-        expected="consecutive splits that leave every example out once, repeat after repeat",
-        got=got,
-        do="Pass `repeat`, the repeat each split belongs to (`Splits.repeat` of the design).",
-    )
-
-
-def _require_both(held_out: NDArray[np.bool_], repeat: object) -> None:
-    never_out, never_in = ~held_out.any(axis=0), held_out.all(axis=0)
-    for missing, what in ((never_out, "never left out in"), (never_in, "left out of every split of")):
-        if missing.any():
-            raise DataError(
-                expected="every example in at least once and out at least once within each repeat",
-                got=f"example {missing.argmax()} {what} repeat {repeat}",
-                do="Use a balanced design (Splits.k_fold or Splits.subsets), or drop that repeat or example.",
-            )
-
-
-def sham_shifts(held_out: NDArray[np.bool_], rows: list[NDArray[np.intp]], seed: int, limit: int) -> NDArray[np.intp]:
-    """Return (m, L): by how many splits each placebo shifts the held-out sets of each repeat, m <= limit.
-
-    One shift serves all examples of a repeat, so that what they share stays shared; no shift comes twice.
-    """
-    usable = [_usable_shifts(held_out[r], stream(seed, "placebo", i), limit) for i, r in enumerate(rows)]
-    m = min(map(len, usable))
-    return np.array([shifts[:m] for shifts in usable], dtype=np.intp).T
-
-
-def _usable_shifts(held: NDArray[np.bool_], rng: np.random.Generator, limit: int) -> list[int]:
-    """Return random shifts that leave out no example truly left out, and leave each one in somewhere."""
-    found: list[int] = []
-    for shift in 1 + rng.permutation(len(held) - 1):
-        if len(found) == limit:
-            break
-        sham = np.roll(held, shift, axis=0)
-        if not (sham & held).any() and not (sham | held).all(axis=0).any():
-            found.append(int(shift))
-    return found
-
-
-def shifted(held_out: NDArray[np.bool_], rows: list[NDArray[np.intp]], shift: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Return the held-out sets of each repeat moved on by `shift` (L,) splits: (n_splits, n)."""
-    sham = np.zeros_like(held_out)
-    for r, by in zip(rows, shift, strict=True):
-        sham[r] = np.roll(held_out[r], by, axis=0)
-    return sham
+        shard = np.arange(count) * math.ceil(count / SPLITS_PER_SHARD) // count
+        return cls(held_out, np.zeros(count, np.intp), shard, "leave_out")
 
 
 def _chunks(n: int, count: int, seed: int, repeat: int) -> NDArray[np.intp]:
@@ -271,6 +190,49 @@ def _chunks(n: int, count: int, seed: int, repeat: int) -> NDArray[np.intp]:
     chunk = np.empty(n, dtype=np.intp)
     chunk[stream(seed, "splits", repeat).permutation(n)] = np.repeat(np.arange(count), sizes)
     return chunk
+
+
+def _groups(n: int, groups: ArrayLike, least: int) -> NDArray[np.intp]:
+    """Return the group of each example as a number from 0."""
+    values = np.asarray(groups)
+    if values.shape != (n,):
+        raise DataError(
+            expected=f"one group per example, shape ({n},)",
+            got=f"shape {values.shape}",
+            do="Pass an array with the group of every example.",
+        )
+    found, member = np.unique(values, return_inverse=True)
+    if len(found) < least:
+        raise DataError(
+            expected=f"{least} groups or more, so that each split leaves one out and something to train on",
+            got=f"{len(found)}",
+            do="Pass finer groups, or ask for fewer folds.",
+        )
+    return np.asarray(member, dtype=np.intp)
+
+
+def _grouped(member: NDArray[np.intp], count: int, seed: int, repeat: int) -> NDArray[np.intp]:
+    """Return the chunk (n,) of each example, groups whole: the largest first, each into the emptiest chunk."""
+    sizes = np.bincount(member)
+    order = stream(seed, "splits", repeat).permutation(len(sizes))
+    filled = [(0, chunk) for chunk in range(count)]
+    chunk_of = np.empty(len(sizes), dtype=np.intp)
+    for group in order[np.argsort(-sizes[order], kind="stable")]:
+        size, chunk_of[group] = heapq.heappop(filled)
+        heapq.heappush(filled, (size + int(sizes[group]), int(chunk_of[group])))
+    return chunk_of[member]
+
+
+def subset_length(fraction: float) -> int:
+    """Return how many splits make one repeat of `Splits.subsets` with this fraction.
+
+    Raises:
+        DataError: no repeat of at most 20 splits has it.
+
+    >>> subset_length(0.7)
+    10
+    """
+    return _balance(fraction)[0]
 
 
 def _balance(fraction: float) -> tuple[int, int]:

@@ -92,7 +92,7 @@ def moderate_variances(variances: ArrayLike, df: ArrayLike) -> Moderated:
 
     Args:
         variances: (n,) sample variances s^2; zeros are raised to 1e-5 of the median before fitting the prior.
-        df: their degrees of freedom d >= 1, one number or (n,).
+        df: their degrees of freedom d, one number or (n,); where 0, there is but the prior.
 
     References:
         Linear Models and Empirical Bayes Methods for Assessing Differential Expression (Smyth, 2004),
@@ -193,7 +193,7 @@ def student_interval(mean: float, standard_error: float, df: float, level: float
     """Return the two-sided Student t interval; NaN where the error or its df are undefined."""
     if not (np.isfinite(standard_error) and df > 0):
         return np.nan, np.nan
-    half = float(_t_quantile((1 + level) / 2, df)) * standard_error
+    half = float(student_quantile((1 + level) / 2, df)) * standard_error
     return mean - half, mean + half
 
 
@@ -220,8 +220,30 @@ def student_sf(t: ArrayLike, df: ArrayLike) -> FloatArray:
     return np.asarray(tail, dtype=np.float64)
 
 
-def _t_quantile(level: float, df: float) -> float:
-    return float(stats.norm.ppf(level) if np.isinf(df) else stats.t.ppf(level, df))
+def student_quantile(level: float, df: ArrayLike) -> FloatArray:
+    """Return the quantile of Student's t for each df: infinity means the normal law, NaN comes of 0 or less."""
+    df = np.asarray(df, dtype=np.float64)
+    finite = np.where(np.isinf(df), 1.0, df)
+    return np.asarray(np.where(np.isinf(df), stats.norm.ppf(level), stats.t.ppf(level, finite)))
+
+
+def repeat_means(per_repeat: ArrayLike) -> FloatArray:
+    """Return the mean (L,) of all examples in each repeat; with failed splits, of the examples that have one there.
+
+    What differs between repeats is then the refits, not which examples are left: each counts with its difference
+    from its own mean. NaN for a repeat without any.
+
+    >>> repeat_means([[1.0, 10.0], [np.nan, 14.0], [3.0, 12.0]])
+    array([5.5, 9. , 7.5])
+    """
+    values = np.asarray(per_repeat, dtype=np.float64)
+    there = np.isfinite(values)
+    if there.all():
+        return np.asarray(values.mean(axis=1))
+    values, there = values[:, there.any(axis=0)], there[:, there.any(axis=0)]
+    mine = values.mean(axis=0, where=there)
+    apart, count = (values - mine).sum(axis=1, where=there), there.sum(axis=1)
+    return np.asarray(mine.mean() + np.where(count > 0, apart / np.maximum(count, 1), np.nan))
 
 
 # --- association and reliability
@@ -276,12 +298,15 @@ def _rank_correlation(x: FloatArray, y: FloatArray) -> float:
 def reliability(score: ArrayLike, standard_error: ArrayLike) -> float:
     """Return 1 - mean(SE^2) / Var(score), the share of the scores' variance that is not noise of the refits.
 
-    1 is perfect; 0 or less says the ranking is noise. NaN when an error is undefined or the scores are constant.
+    1 is perfect; 0 or less says the ranking is noise. Examples without a score or an error are left out; NaN when
+    fewer than two are left or the scores are constant.
 
     >>> reliability([0.0, 10.0, 20.0], [1.0, 1.0, 1.0])
     0.99
     """
-    score, error = np.asarray(score, dtype=np.float64), np.asarray(standard_error, dtype=np.float64)
-    if len(score) < 2 or not np.isfinite(error).all() or (variance := score.var(ddof=1)) == 0:
+    scores, errors = np.asarray(score, dtype=np.float64), np.asarray(standard_error, dtype=np.float64)
+    there = np.isfinite(scores) & np.isfinite(errors)
+    scores, errors = scores[there], errors[there]
+    if len(scores) < 2 or (variance := scores.var(ddof=1)) == 0:
         return np.nan
-    return float(1 - (error**2).mean() / variance)
+    return float(1 - (errors**2).mean() / variance)

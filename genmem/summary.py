@@ -2,26 +2,25 @@
 
 import datetime
 import json
-import math
 import os
 import platform
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from genmem import stats
 from genmem.findings import find
 from genmem.run import Run
+from genmem.scored import sampled
+from genmem.validity import checks
 from genmem.version import __version__
 
 SCHEMA_VERSION = "1.0"
-RELIABLE = 0.7
-NOISE_SHARE = 0.1
-ESTIMANDS = {
-    "mean_log": "E log p(x) of models trained with x, minus the same of models trained without its fold.",
-    "log_mean": "log E p(x) of models trained with x, minus the same of models trained without its fold.",
+ESTIMATES = {"mean_log": "E log p(x)", "log_mean": "log E p(x)"}
+LEFT_OUT = {
+    "k_fold": "its fold (trained on {share:.0%} of the examples)",
+    "subsets": "a random part that holds it (all are trained on {share:.0%} of the examples)",
+    "leave_out": "its group",
 }
 
 
@@ -37,7 +36,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "data": _data(run),
         "environment": _environment(run),
         "wall_time": {**times, "total": round(sum(times.values()), 3)},
-        "checks": _checks(run),
+        "checks": checks(run),
         "findings": find(run, groups),
         "groups": groups,
         "limitations": _limitations(run),
@@ -53,20 +52,30 @@ def _asked(run: Run) -> dict[str, Any]:
         "command": request.get("command", f"genmem report {run.path}"),
         "python": request.get("python", f"genmem.audit(data, model, out={str(run.path)!r})  # data: {name}"),
         "model": run.plan["model"],
-        "design": run.plan["splits"],
+        "design": {**run.plan["splits"], "n_splits": run.used_splits().n_splits, "repeats": run.repeats},
         "seed": run.seed,
         "score_epochs": [e for e in run.score_epochs if e >= 0],
-        "importance_samples": run.importance_samples if _sampled(run) else None,
+        "importance_samples": run.importance_samples if sampled(run) else None,
+        "posterior": _posterior_asked(run),
         "estimator": estimator,
-        "estimand": ESTIMANDS[estimator],
+        "estimand": _estimand(run, estimator),
     }
 
 
-def _sampled(run: Run) -> bool:
-    """Whether log p is a Monte-Carlo estimate: of a network, and not an exact one."""
-    if run.probe is None or run.probe["method"] == "fit":
-        return False
-    return run.importance_samples == 1 or bool(run.shard_arrays("effective_draws").max() > 1)
+def _estimand(run: Run, estimator: str) -> str:
+    splits = run.used_splits()
+    left_out = LEFT_OUT.get(splits.kind, "a part that holds it").format(share=1 - float(splits.held_out.mean()))
+    return f"{ESTIMATES[estimator]} of models trained with x, minus the same of models trained without {left_out}."
+
+
+def _posterior_asked(run: Run) -> str | None:
+    """Return how log p was computed: None for models without an encoder."""
+    if not sampled(run):
+        return None
+    if not run.has_result("posterior"):
+        return "amortised"
+    found = run.result("posterior")
+    return "refit" if found["everywhere"] else "amortised, refitted for some"
 
 
 def _data(run: Run) -> dict[str, Any]:
@@ -114,101 +123,22 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-# --- how far the numbers can be trusted
-
-
-def _checks(run: Run) -> list[dict[str, Any]]:
-    found = [_reliability(run), _duplicates(run), _constants(run)]
-    return found + ([_sampling_noise(run)] if _sampled(run) else [])
-
-
-def _check(name: str, title: str, value: float | None, unit: str, null: float | None, ok: bool, sentence: str) -> Any:
-    return {
-        "id": name,
-        "title": title,
-        "value": None if value is None or not math.isfinite(value) else float(value),
-        "unit": unit,
-        "null": null,
-        "ok": bool(ok),
-        "sentence": sentence,
-    }
-
-
-def _reliability(run: Run) -> Any:
-    scores = run.result("scores")
-    value = stats.reliability(scores["score"], scores["standard_error"])
-    title = "Reliability of the scores"
-    if not math.isfinite(value):
-        sentence = "One repeat says nothing about its own noise: use --repeats 3 or more."
-        if run.plan["splits"]["repeats"] > 1:
-            sentence = "All scores are equal: there is nothing to rank."
-        return _check("reliability", title, None, "", 0.0, False, sentence)
-    ok = value >= RELIABLE
-    advice = "" if ok else " Rankings of single examples are noisy: add repeats."
-    sentence = f"A second study of this size would correlate {value:.2f} with this one, example by example.{advice}"
-    if value <= 0:
-        sentence = f"The scores of single examples are noise: a second study would not repeat them.{advice}"
-    return _check("reliability", title, value, "", 0.0, ok, sentence)
-
-
-def _duplicates(run: Run) -> Any:
-    count = int((run.result("nearest")["duplicate_of"] >= 0).sum())
-    sentence = "No two examples are identical."
-    if count:
-        sentence = f"{count:,} examples have an identical twin; left out alone, their twin still trains the model."
-    return _check("duplicates", "Identical examples", count, "examples", 0.0, count == 0, sentence)
-
-
-def _constants(run: Run) -> Any:
-    columns = run.plan["data"]["constant_columns"]
-    sentence = "Every column varies."
-    if columns:
-        named = ", ".join(_column_names(run, columns[:10])) + (", ..." if len(columns) > 10 else "")
-        sentence = (
-            f"{_counted(len(columns), 'column')} constant ({named}). A continuous likelihood would diverge there, so "
-            "it leaves them out."
-        )
-    return _check("constant_columns", "Constant columns", len(columns), "columns", 0.0, True, sentence)
-
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n:,} {noun} is" if n == 1 else f"{n:,} {noun}s are"
-
-
-def _column_names(run: Run, columns: Sequence[int]) -> list[str]:
-    names = run.plan["data"]["columns"]
-    return [str(c) if names is None else names[c] for c in columns]
-
-
-def _sampling_noise(run: Run) -> Any:
-    """Importance-sampling variance of a per-repeat score, as a share of the whole per-repeat variance."""
-    title, unit = "Noise of importance sampling", "of the variance of a score"
-    draws, splits = run.importance_samples, run.splits()
-    effective = run.shard_arrays("effective_draws")[:, -1].mean()
-    spread = np.mean(run.result("scores")["standard_error"] ** 2) * splits.n_repeats
-    if draws < 2 or not spread > 0:
-        why = "one draw" if draws < 2 else "one repeat"
-        return _check("sampling_noise", title, None, unit, NOISE_SHARE, False, f"It cannot be told from {why}.")
-    inside = 1 / max(1.0, splits.n_splits / splits.n_repeats - 1)  # the mean over the other folds
-    v_in, v_out = (np.nanmean(run.shard_arrays(f"variance_{which}")[:, -1]) for which in ("in", "out"))
-    share = float((v_out + v_in * inside) / spread)
-    advice = "" if share <= NOISE_SHARE else " Use more --importance-samples."
-    sentence = (
-        f"{draws} draws are worth {effective:.1f} independent ones; their noise is about {share:.1%} of the variance "
-        f"of a score within one repeat.{advice}"
-    )
-    return _check("sampling_noise", title, share, unit, NOISE_SHARE, share <= NOISE_SHARE, sentence)
+def _whole(splits: dict[str, Any]) -> str:
+    kind = splits["kind"]
+    if kind == "subsets":
+        return f"a random {1 - splits['fraction']:.0%} of the examples"
+    return "a group" if kind == "leave_out" else f"one of {splits.get('folds', 'several')} folds"
 
 
 def _limitations(run: Run) -> list[str]:
-    splits = run.plan["splits"]
+    splits = {**run.plan["splits"], "repeats": run.repeats}
     found = [
-        f"Each refit leaves out one of {splits.get('folds', 'several')} folds at once, not a single example: "
-        "scores are those of models trained on that much less data.",
+        f"Each refit leaves out {_whole(splits)} at once, not a single example: scores are those of models trained on "
+        "that much less data.",
         "A score belongs to this kind of model, trained this way; another architecture may memorize other examples.",
         "Samples of the model were not compared with the training set: a memorized example need not be reproduced.",
     ]
-    if _sampled(run):
+    if sampled(run) and _posterior_asked(run) != "refit":
         found.append(
             "log p is estimated through the encoder, which fits examples it was not trained on less well. That part "
             "of a score is not in the density itself; more importance samples do not remove it."

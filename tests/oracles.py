@@ -228,3 +228,135 @@ def kde_leave_one_out(X, bandwidth):
         for i in range(len(X))
     ]
     return inside, np.array(outside)
+
+
+# --- curves over training ---
+
+
+def curve_by_loop(log_probs, held_out, repeat, levels, rotations, placebos):
+    """Return statistics (C,), their rotations (g, C) and placebos (m, C) at one epoch of K folds, by example.
+
+    rotations: (g, L), how far the folds of each repeat are turned. placebos: (m, L), how far the sham fold lies from
+    the true one, which is dropped; they are moved by (score - true contrast with the in-splits of a placebo), averaged
+    over the placebos. Splits that are NaN have failed.
+    """
+    groups = [[s for s in range(len(repeat)) if repeat[s] == r] for r in sorted(set(repeat))]
+
+    def summed_up(called_out, dropped):
+        scores = []
+        for i in range(log_probs.shape[1]):
+            differences = []
+            for k, splits in enumerate(groups):
+                true = next(at for at, s in enumerate(splits) if held_out[s, i])
+                at_out, at_dropped = (
+                    (true + called_out[k]) % len(splits),
+                    [(true + by) % len(splits) for by in dropped[k]],
+                )
+                out = log_probs[splits[at_out], i]
+                ins = [log_probs[s, i] for at, s in enumerate(splits) if at != at_out and at not in at_dropped]
+                ins = [x for x in ins if not np.isnan(x)]
+                if ins and not np.isnan(out):
+                    differences.append(np.mean(ins) - out)
+            if differences:
+                scores.append(np.mean(differences))
+        return np.array([*(np.quantile(scores, level) for level in levels), np.mean(scores)])
+
+    zero = [0] * len(groups)
+    value = summed_up(zero, [[]] * len(groups))
+    rotated = np.array([summed_up(turn, [[]] * len(groups)) for turn in rotations])
+    matched = np.mean([summed_up(zero, [[by] for by in shift]) for shift in placebos], axis=0)
+    null = np.array([summed_up(shift, [[0]] * len(groups)) for shift in placebos])
+    return value, rotated, null + value - matched
+
+
+def step_down_by_loop(value, null):
+    """Return p (E,) corrected over epochs by the definition of Westfall and Young: value (E,), null (E, m)."""
+    every = np.column_stack([value, null])
+    z = [(row - np.mean(row)) / np.std(row) for row in every]
+    left, p, worst = list(range(len(value))), np.ones(len(value)), 0.0
+    while left:
+        top = max(left, key=lambda e: z[e][0])
+        furthest = [max(z[e][d] for e in left) for d in range(every.shape[1])]
+        worst = max(worst, np.mean([f >= z[top][0] for f in furthest]))
+        p[top] = worst
+        left.remove(top)
+    return p
+
+
+# --- scores where splits failed ---
+
+
+def score_what_is_left_by_loop(log_probs, held_out, repeat, estimator):
+    """Return what `score_by_loop` does, one example at a time, from the splits that did not fail.
+
+    A repeat counts for an example where it was both in and out of some split that is left.
+    """
+    repeats = sorted(set(repeat))
+    names = ("score", "log_prob_in", "log_prob_out", "standard_error")
+    found = {name: np.full(log_probs.shape[1], np.nan) for name in names}
+    per_repeat = np.full((len(repeats), log_probs.shape[1]), np.nan)
+    for i in range(log_probs.shape[1]):
+        rows = splits_that_count(log_probs, held_out, repeat, i)
+        if not rows:
+            continue
+        of = [repeat[s] for s in rows]
+        one = score_by_loop(log_probs[rows][:, [i]], held_out[rows][:, [i]], of, estimator)
+        for name in names:
+            found[name][i] = one[name][0]
+        for k, r in enumerate(sorted(set(of))):
+            per_repeat[repeats.index(r), i] = one["per_repeat"][k, 0]
+    return {**found, "per_repeat": per_repeat}
+
+
+def splits_that_count(log_probs, held_out, repeat, i):
+    """Return the splits behind the score of example i."""
+    rows = []
+    for r in sorted(set(repeat)):
+        left = [s for s in range(len(repeat)) if repeat[s] == r and not np.isnan(log_probs[s]).all()]
+        if len({bool(held_out[s, i]) for s in left}) == 2:
+            rows += left
+    return rows
+
+
+def student_by_loop(per_repeat, prior_variance, prior_df):
+    """Return mean, error and df (n,) of what each example has, variances shrunk to a given prior; NaN at one repeat."""
+    found = []
+    total = sum(max(0, int(np.isfinite(x).sum()) - 1) for x in per_repeat.T)
+    for x in per_repeat.T:
+        x = x[np.isfinite(x)]
+        if len(x) < 2:
+            found.append((np.mean(x) if len(x) else np.nan, np.nan, np.nan))
+            continue
+        variance, df = np.var(x, ddof=1), len(x) - 1
+        if np.isinf(prior_df):
+            variance = prior_variance
+        else:
+            variance = (prior_df * prior_variance + df * variance) / (prior_df + df)
+        found.append((np.mean(x), np.sqrt(variance / len(x)), min(df + prior_df, total)))
+    return np.array(found).T
+
+
+# --- posteriors ---
+
+
+def gaussian_vae_log_prob_by_grid(module, x, span=7.0, points=141):
+    """Return log p(x) of a VAE with a Gaussian likelihood and one or two latent dimensions, summed over a grid of z."""
+    import torch
+
+    axis = np.linspace(-span, span, points)
+    latent = module.noise_shape[0]
+    z = np.stack(np.meshgrid(*[axis] * latent, indexing="ij"), -1).reshape(-1, latent)
+    with torch.no_grad():
+        output = module.decoder(torch.from_numpy(z)).numpy()
+        sd = np.exp(0.5 * module.log_variance.item())
+    log_prior = scipy_stats.norm.logpdf(z).sum(1) + latent * np.log(axis[1] - axis[0])
+    return np.array([logsumexp(scipy_stats.norm.logpdf(row, output, sd).sum(1) + log_prior) for row in np.asarray(x)])
+
+
+def linear_posterior(module, x):
+    """Return mean (n, k), precision (k, k) of z given x under a linear decoder and a Gaussian likelihood."""
+    (layer,) = module.decoder
+    weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
+    noise = np.exp(module.log_variance.item())
+    precision = np.eye(weight.shape[1]) + weight.T @ weight / noise
+    return np.linalg.solve(precision, weight.T @ (np.asarray(x) - bias).T / noise).T, precision

@@ -45,7 +45,7 @@ def test_default_run_directory(table, capsys):
 def test_stages_one_by_one_make_the_same_audit(table, capsys):
     assert run(["audit", "x.npy", "--out", "whole", *QUICK]) == 0
     assert run(["plan", "x.npy", "--out", "steps", *QUICK]) == 0
-    for stage in ("refit", "fit", "score", "neighbors", "regions", "report"):
+    for stage in ("refit", "fit", "posterior", "score", "neighbors", "regions", "report"):
         assert run([stage, "steps"]) == 0, stage
         assert capsys.readouterr().out.splitlines()[-1] == "steps"
     import pyarrow.parquet as pq

@@ -15,11 +15,11 @@ LAYERS = (
     ("cli",),
     ("pipeline",),
     ("stages",),
-    ("summary", "findings", "report", "plots"),
+    ("summary", "validity", "scored", "findings", "estimate", "report", "plots"),
     ("leaveout", "regions"),
     ("models",),
     ("training",),
-    ("run", "plan", "inputs", "search", "splits"),
+    ("run", "shards", "plan", "inputs", "search", "splits", "repeats"),
     ("data", "formats", "images", "tables", "labels", "rows", "checks", "storage", "progress"),
     ("errors", "protocols", "seeding", "stats", "version"),
 )

@@ -15,6 +15,7 @@ from genmem.errors import DataError, ModelError, RunMismatchError
 from genmem.leaveout import memorization_score
 from genmem.models import VAE
 from genmem.run import Run
+from genmem.scored import scored_log_probs
 
 QUICK = {"folds": 3, "repeats": 3, "epochs": 4, "settings": {"hidden": [8], "latent_dim": 2}}
 
@@ -28,10 +29,10 @@ def audited(tmp_path_factory):
 def test_scores_are_those_of_the_refits(audited):
     run = Run.open(audited.path)
     splits = run.splits()
-    expected = memorization_score(run.log_probs(), splits.held_out, repeat=splits.repeat)
+    expected = memorization_score(scored_log_probs(run), splits.held_out, repeat=splits.repeat)
     table = pq.read_table(audited.path / "scores.parquet")
     named = ["index", "label", "score", "log_prob_in", "log_prob_out", "standard_error", "p_value", "q_value"]
-    assert table.column_names == named
+    assert table.column_names == [*named, "decoder_part", "encoder_part"]
     for name in named[2:]:
         np.testing.assert_allclose(table[name].to_numpy(), getattr(expected, name))
     data = genmem.load("digits")
@@ -81,8 +82,9 @@ def test_trajectory_ends_with_the_scores(audited):
     run = Run.open(audited.path)
     path = run.result("trajectory")
     assert path["epochs"].tolist() == list(run.score_epochs)
-    assert path["mean_score"][-1] == pytest.approx(audited.scores.score.mean())
-    np.testing.assert_allclose(path["score_quantiles"][-1], np.quantile(audited.scores.score, path["levels"]))
+    through_the_encoder = memorization_score(run.log_probs(), run.splits().held_out, repeat=run.splits().repeat)
+    assert path["mean_score"][-1] == pytest.approx(through_the_encoder.score.mean())
+    np.testing.assert_allclose(path["score_quantiles"][-1], np.quantile(through_the_encoder.score, path["levels"]))
     assert path["mean_in"][-1] > path["mean_in"][0]
 
 
@@ -157,7 +159,7 @@ def test_refits_of_several_versions_are_reported(tmp_path, blobs, monkeypatch):
     said = found.summary["environment"]["versions"]
     assert said["torch"] and not any("versions" in text for text in found.summary["limitations"])
     Run.open(found.path).shard_path(0).unlink()
-    monkeypatch.setattr("genmem.leaveout.refitting.versions", lambda: {**said, "torch": "99.0"})
+    monkeypatch.setattr("genmem.leaveout.computing.versions", lambda: {**said, "torch": "99.0"})
     again = genmem.audit(blobs[0], out=tmp_path / "r", **QUICK)
     assert any("99.0" in text and said["torch"] in text for text in again.summary["limitations"])
 

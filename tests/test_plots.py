@@ -87,17 +87,36 @@ def test_tenths_count_the_highest_scores_once_each(rng):
     assert 0 <= band.y0 < 5 < band.y1  # 50 of 1,000 in ten tenths: five each by chance
 
 
-def test_trajectory_draws_each_quantile_with_its_null_and_the_gap():
-    epochs, levels = np.array([1, 2, 4]), np.array([0.5, 0.95])
+EPOCHS, MEANS = np.array([1, 2, 4]), (np.array([-3.0, -2, -1]), np.array([-3.0, -2.5, -2.8]))
+
+
+def test_trajectory_draws_each_quantile_with_its_null_and_the_losses():
     score, null = np.arange(6.0).reshape(3, 2), np.zeros((3, 2))
-    figure = plots.trajectory(epochs, levels, score, null, np.array([-3.0, -2, -1]), np.array([-3.0, -3, -3]))
+    figure = plots.trajectory(EPOCHS, np.array([0.5, 0.95]), score, null, *MEANS)
     by_name = {trace.name: trace for trace in figure.data}
     assert set(by_name) == {
-        "median of scores", "median, null", "95% quantile of scores", "95% quantile, null",
-        "mean log_prob_in", "mean log_prob_out",
+        "median score", "median score, null", "95% quantile", "95% quantile, null", "training loss", "held-out loss",
     }  # fmt: skip
-    np.testing.assert_array_equal(by_name["95% quantile of scores"].y, score[:, 1])
-    assert by_name["mean log_prob_in"].yaxis == "y2"
+    np.testing.assert_array_equal(by_name["95% quantile"].y, score[:, 1])
+    np.testing.assert_array_equal(by_name["held-out loss"].y, [3, 2.5, 2.8])
+    assert by_name["held-out loss"].yaxis == "y2"
+    assert figure.layout.xaxis.type is None and not figure.layout.shapes
+
+
+def test_trajectory_marks_what_comes_first_and_where_to_stop():
+    epochs, score = EPOCHS * [1, 2, 25], np.arange(6.0).reshape(3, 2)
+    figure = plots.trajectory(
+        epochs, np.array([0.5, 0.95]), score, score - 2, *MEANS,
+        quantiles_null_low=score - 3, quantiles_null_high=score - 1, quantiles_first_epoch=[-1, 4], gap_first_epoch=100,
+        best_epoch=4,
+    )  # fmt: skip
+    rings = [trace for trace in figure.data if trace.mode == "markers"]
+    assert [(list(ring.x), list(ring.y)) for ring in rings] == [([4], [3.0]), ([100], [2.8])]
+    bands = [trace for trace in figure.data if trace.fill == "tonexty"]
+    np.testing.assert_array_equal(bands[0].y, score[:, 1] - 1)
+    assert figure.layout.xaxis.type == figure.layout.xaxis2.type == "log"
+    assert {shape.x0 for shape in figure.layout.shapes} == {4}
+    assert "epoch 4" in figure.layout.annotations[0].text and figure.layout.annotations[0].x == np.log10(4)
 
 
 def group(name, mean, interval, rest=1.0):

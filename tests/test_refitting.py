@@ -16,7 +16,9 @@ from torch import nn
 from genmem.data import load
 from genmem.errors import ModelError, RunError, RunMismatchError
 from genmem.leaveout import memorization_score, refit
-from genmem.leaveout.refitting import compute_shards, make_task
+from genmem.leaveout.computing import compute_shards
+from genmem.leaveout.refitting import make_task
+from genmem.leaveout.tasks import Group
 from genmem.models import VAE, DeepDensity, log_prob
 from genmem.run import Run
 from genmem.seeding import seed_for
@@ -163,9 +165,10 @@ def test_progress_counts_refits(tmp_path, blobs):
 
 
 def test_noise_belongs_to_the_repeat(tmp_path, blobs):
-    task = make_task(planned(tmp_path / "r", blobs[0], method="loop"))
+    run = planned(tmp_path / "r", blobs[0], method="loop")
+    task = make_task(run)
     assert seed_for(task.seed, "training noise", 0) != seed_for(task.seed, "training noise", 1)
-    a, b = compute_shards(task, [0])[0]["log_probs"], compute_shards(task, [3])[3]["log_probs"]
+    a, b = (compute_shards(task, Group.of(run.splits(), [i]), 1, blobs[0]).shards[i]["log_probs"] for i in (0, 3))
     assert not np.allclose(a, b)
 
 
@@ -238,7 +241,7 @@ class Undefined(Failing):
 def test_a_model_that_raises_is_named(tmp_path, blobs):
     with pytest.raises(ModelError, match=r"Failing.*split 0.*a bad day"):
         refit(planned(tmp_path / "r", blobs[0], Failing(), score_epochs=(-1,)))
-    with pytest.raises(ModelError, match=r"nan for example 0 under split 0"):
+    with pytest.raises(ModelError, match=r"split 0: log p is nan for example 0 \(120 in all\)"):
         refit(planned(tmp_path / "s", blobs[0], Undefined(), score_epochs=(-1,)))
     with pytest.raises(ModelError, match=r"one real number a row"):
         refit(planned(tmp_path / "t", blobs[0], Scalar(), score_epochs=(-1,)))
@@ -300,3 +303,21 @@ def test_the_wrong_model_is_refused(tmp_path, blobs):
 def test_score_epochs_beyond_training(tmp_path, blobs):
     with pytest.raises(ModelError, match="between 0 and 6"):
         refit(planned(tmp_path / "r", blobs[0], method="lanes", score_epochs=(7,)))
+
+
+@pytest.mark.parametrize("method", ["lanes", "loop"])
+def test_kept_weights_give_the_stored_log_probs(tmp_path, blobs, method):
+    run = planned(tmp_path / "r", blobs[0], method=method, splits=Splits.k_fold(120, 2, 2, 0))
+    refit(run, lanes=3)
+    for split in range(4):
+        module = run.model.make_module((6,))
+        module.load_state_dict({name: torch.from_numpy(w)[0] for name, w in run.weights(split).items()})
+        keys = (int(run.splits().repeat[split]),)
+        found = log_prob(module, torch.from_numpy(blobs[0]), draws=16, seed=run.seed, keys=keys).log_prob
+        np.testing.assert_array_equal(found.astype(np.float32), run.log_probs()[split])
+
+
+def test_networks_without_a_posterior_keep_no_weights(tmp_path, blobs):
+    run = planned(tmp_path / "r", blobs[0], PlainDensity(epochs=6, batch_size=16), method="lanes")
+    refit(run)
+    assert not (run.path / "weights").exists()

@@ -104,7 +104,8 @@ def test_neediest_passes_over_small_groups():
     [
         (np.zeros((2, 3)), [0, 1], r"\(2, 3\) and \(2,\)"),
         (np.zeros(3), [0, 0, 1], r"\(3,\)"),
-        (np.array([[0.0, 1.0], [0.0, np.nan]]), [0, 1], "nan in repeat 1, example 1"),
+        (np.array([[0.0, np.nan], [0.0, np.nan]]), [0, 1], "for example 1"),
+        (np.array([[0.0, np.inf], [0.0, 1.0]]), [0, 1], "for example 1"),
     ],
 )
 def test_scores_that_do_not_fit_are_refused(scores, groups, named):
@@ -146,3 +147,22 @@ def test_duplicates_and_few_rows_are_no_warning():
 def test_latents_that_cannot_be_cut_are_refused(latents, n_cells, named):
     with pytest.raises(DataError, match=named):
         latent_cells(latents, n_cells=n_cells)
+
+
+def test_scores_missing_in_a_repeat_do_not_move_the_others():
+    rng = np.random.default_rng(5)
+    scores = rng.normal(size=(4, 40)) + 3 * (np.arange(40) < 10)
+    whole = {g.name: g for g in group_scores(scores, np.arange(40) < 10)}
+    scores[2, [1, 2, 20]] = np.nan
+    found = {g.name: g for g in group_scores(scores, np.arange(40) < 10)}
+    for name in whole:
+        assert found[name].mean == pytest.approx(whole[name].mean, abs=0.2)
+        assert found[name].standard_error == pytest.approx(whole[name].standard_error, rel=0.5)
+    assert found["True"].mean == pytest.approx(np.nanmean(scores[:, :10], axis=0).mean())
+
+
+def test_a_repeat_that_lost_a_whole_group_is_left_out_for_it():
+    scores = np.random.default_rng(6).normal(size=(3, 12))
+    scores[1, :4] = np.nan
+    (group,) = (g for g in group_scores(scores, np.arange(12) < 4) if g.name == "True")
+    assert np.isfinite([group.mean, group.standard_error, group.p_value]).all()

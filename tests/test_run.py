@@ -197,8 +197,22 @@ def test_results_come_back_and_missing_ones_name_their_stage(tmp_path, blobs):
 def test_probe_is_recorded_once(tmp_path, blobs):
     run = create(tmp_path / "r", blobs[0])
     other = Run.open(run.path)
-    run.set_probe({"method": "lanes"})
-    other.set_probe({"method": "loop"})
-    assert other.probe == {"method": "lanes"}
+    run.set_probe({"method": "lanes", "lanes": 5, "device": "cpu"})
+    other.set_probe({"method": "loop", "lanes": 1, "device": "cpu"})
+    assert other.probe == {"method": "lanes", "lanes": 5, "device": "cpu"}
     assert json.loads((run.path / "run.json").read_text())["probe"]["method"] == "lanes"
     assert genmem.Run.open(run.path).probe["method"] == "lanes"
+
+
+def test_weights_live_in_a_file_of_their_own(tmp_path, blobs):
+    run = create(tmp_path / "r", blobs[0])
+    weights = {"encoder.weight": np.ones((1, 2, 3), np.float32), "log_variance": np.zeros(1, np.float32)}
+    run.write_shard(0, log_probs=np.zeros((1, 1, 120)), **{f"weights/{name}": w for name, w in weights.items()})
+    assert {name: w.tolist() for name, w in run.weights(0).items()} == {n: w.tolist() for n, w in weights.items()}
+    with np.load(run.shard_path(0)) as stored:
+        assert set(stored.files) == {"log_probs", "has_weights", "checksum"}
+    with pytest.raises(IncompleteRunError, match=r"0001\.safetensors.*genmem refit"):
+        run.weights(1)
+    run.weights_path(1).write_bytes(run.weights_path(0).read_bytes())
+    with pytest.raises(RunError, match=r"0001\.safetensors.*this plan"):
+        run.weights(1)

@@ -7,7 +7,8 @@ import pytest
 from oracles import roll_by_loop
 
 from genmem.errors import DataError
-from genmem.splits import Splits, repeats_of, sham_shifts, shifted
+from genmem.repeats import repeats_of, sham_shifts, shifted
+from genmem.splits import Splits
 
 
 @pytest.mark.parametrize(("n", "folds", "repeats"), [(10, 5, 2), (23, 10, 3), (7, 7, 1), (5, 2, 4)])
@@ -90,7 +91,7 @@ def test_a_design_survives_its_four_fields():
         (lambda: Splits.subsets(100, 1.0, 10), "fraction=1.0"),
         (lambda: Splits.subsets(5, 0.9, 10), "at least 10 examples"),
         (lambda: Splits.leave_out(3, [0, 1]), r"shape \(2,\)"),
-        (lambda: Splits.leave_out(3, [7, 7, 7]), "two groups or more"),
+        (lambda: Splits.leave_out(3, [7, 7, 7]), "2 groups or more"),
         (lambda: Splits(np.ones((1, 4), bool), np.zeros(1), np.zeros(1)), "split 0 leaving out all 4"),
         (lambda: Splits(np.eye(3, dtype=bool), np.zeros(2), np.zeros(3)), r"\(2,\)"),
         (lambda: Splits(np.eye(3, dtype=bool), np.zeros(3), np.array([0, 2, 2])), "without gaps"),
@@ -144,3 +145,27 @@ def test_shams_leave_out_others_and_as_many(splits):
 def test_two_folds_leave_no_sham():
     splits = Splits.k_fold(10, 2, 3)
     assert sham_shifts(splits.held_out, repeats_of(splits.held_out), 0, 8).shape == (0, 3)
+
+
+def test_groups_leave_together():
+    rng = np.random.default_rng(3)
+    groups = np.concatenate([np.arange(60), rng.integers(0, 60, 41)])  # copies of some
+    splits = Splits.k_fold(len(groups), folds=5, repeats=3, seed=2, groups=groups)
+    assert (splits.held_out.reshape(3, 5, -1).sum(axis=1) == 1).all()
+    for group in np.unique(groups):
+        members = splits.held_out[:, groups == group]
+        assert (members == members[:, :1]).all()
+    sizes, largest = splits.held_out.sum(axis=1), np.bincount(groups).max()
+    assert sizes.max() - sizes.min() <= largest
+    repeats = splits.held_out.reshape(3, 5, -1)
+    assert not np.array_equal(repeats[0].argmax(0), repeats[1].argmax(0))
+
+
+def test_groups_of_one_are_no_groups():
+    sizes = Splits.k_fold(23, folds=4, repeats=1, groups=np.arange(23)).held_out.sum(axis=1)
+    assert sorted(sizes) == [5, 6, 6, 6]
+
+
+def test_more_folds_than_groups_are_refused():
+    with pytest.raises(DataError, match="3 groups or more"):
+        Splits.k_fold(6, folds=3, repeats=1, groups=[0, 0, 0, 1, 1, 1])

@@ -75,6 +75,20 @@ def test_zero_variances_and_too_few_variances_are_survived():
     assert one.prior_df == 0 and one.variances[0] == 4.0 and one.df[0] == 2.0
 
 
+def test_without_a_variance_of_its_own_there_is_the_prior():
+    s2, d = np.r_[np.random.default_rng(3).chisquare(4, 200) / 4 * np.r_[[1.0, 9.0] * 100], np.nan], np.r_[[4] * 200, 0]
+    found, without = stats.moderate_variances(s2, d), stats.moderate_variances(s2[:-1], 4)
+    assert found.prior_df == without.prior_df < np.inf
+    np.testing.assert_array_equal(found.variances[:-1], without.variances)
+    assert found.variances[-1] == pytest.approx(found.prior_variance) and found.df[-1] == found.prior_df
+
+
+def test_student_quantiles_are_those_of_scipy():
+    found = stats.student_quantile(0.975, [1.0, 2.7, np.inf, 0.0, np.nan])
+    np.testing.assert_allclose(found[:3], [*scipy_stats.t.ppf(0.975, [1.0, 2.7]), scipy_stats.norm.ppf(0.975)])
+    assert np.isnan(found[3:]).all()
+
+
 def test_mean_interval_is_the_t_interval():
     x = np.array([1.0, 4.0, 2.0, 8.0])
     mean, error, interval = stats.mean_interval(x)
@@ -126,6 +140,10 @@ def test_reliability_is_the_correlation_of_two_such_studies():
     assert stats.reliability(first, error) == pytest.approx(np.corrcoef(first, second)[0, 1], abs=0.02)
     assert np.isnan(stats.reliability(first, np.full(20_000, np.nan)))
     assert np.isnan(stats.reliability([1.0, 1.0], [0.1, 0.1]))
+    gaps = np.where(np.arange(20_000) % 7 == 0, np.nan, error)
+    there = np.isfinite(gaps)
+    assert stats.reliability(first, gaps) == stats.reliability(first[there], error[there])
+    assert stats.reliability(np.where(there, first, np.nan), error) == stats.reliability(first[there], error[there])
 
 
 def test_rank_p_counts_ties_as_at_least_as_large():

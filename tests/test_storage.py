@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from genmem.errors import RunError
-from genmem.storage import lock, read_arrays, write_arrays, write_atomically
+from genmem.storage import lock, read_arrays, read_tensors, write_arrays, write_atomically, write_tensors
 
 
 def some_arrays():
@@ -130,3 +130,45 @@ def test_lock_clears_what_a_killed_writer_left(tmp_path):
     with lock(tmp_path):
         assert not left.exists()
     assert Path(tmp_path / ".lock").exists()
+
+
+# --- weights
+
+
+def some_tensors():
+    rng = np.random.default_rng(0)
+    return {"a.weight": rng.normal(size=(2, 3, 4)).astype(np.float32), "b": np.array([1, np.nan], np.float32)}
+
+
+def test_tensors_come_back(tmp_path):
+    write_tensors(tmp_path / "w.safetensors", some_tensors(), "plan")
+    read = read_tensors(tmp_path / "w.safetensors", "plan")
+    assert read.keys() == some_tensors().keys()
+    for name, value in some_tensors().items():
+        np.testing.assert_array_equal(read[name], value)
+    with pytest.raises(RunError, match="this plan"):
+        read_tensors(tmp_path / "w.safetensors", "another plan")
+    with pytest.raises(FileNotFoundError):
+        read_tensors(tmp_path / "none.safetensors")
+
+
+def test_damaged_tensors_are_never_read(tmp_path):
+    file = tmp_path / "w.safetensors"
+    write_tensors(file, some_tensors(), "plan")
+    whole, noticed = file.read_bytes(), 0
+    for length in [*range(0, len(whole), 7), len(whole) - 1]:
+        file.write_bytes(whole[:length])
+        with pytest.raises(RunError, match="sound file"):
+            read_tensors(file, "plan")
+    for at in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << (at % 8)
+        file.write_bytes(flipped)
+        try:
+            read = read_tensors(file, "plan")
+        except RunError:
+            noticed += 1
+            continue
+        for name, value in some_tensors().items():  # the copy of the stamp, or padding: the values are untouched
+            np.testing.assert_array_equal(read[name], value)
+    assert noticed > 0.9 * len(whole)

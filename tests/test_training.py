@@ -1,6 +1,5 @@
 """The training loop: a lane's numbers depend on its own seeds alone."""
 
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,7 @@ from oracles import train_by_loop
 from torch import nn
 
 from genmem.models.vae import VAE
-from genmem.training import Lane, can_batch, probe, train
+from genmem.training import Lane, can_batch, fitting_lanes, measure_pace, probe, train
 from genmem.training.ensemble import batches, fresh_module, isolated_streams, noise_shape
 from genmem.training.trajectory import load_trajectory, remember, save_trajectory
 
@@ -155,12 +154,38 @@ def test_can_batch_is_proven():
         assert not can_batch(a_recipe(Branching), X)
 
 
-def test_probe_falls_back_to_the_loop():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        choice = probe(a_recipe(Branching), some_data(), [2, 3])
-    assert choice.method == "loop" and choice.lanes == 1
-    assert choice.best_seconds > 0
+@pytest.mark.parametrize("lanes", [0, 3])
+def test_pace_is_that_of_one_network(lanes):
+    pace = measure_pace(a_recipe(), some_data(), max(1, lanes), batched=lanes > 0)
+    assert 0 < pace.quick <= pace.average
+
+
+def test_lanes_fit_into_half_of_the_free_memory(monkeypatch):
+    recipe, X = a_recipe(), some_data()
+    module = recipe.make_module()
+    state = 4 * 4 * sum(p.numel() for p in module.parameters())
+    monkeypatch.setattr(probe, "free_bytes", lambda device: 200 * state)
+    assert 1 < fitting_lanes(recipe, X) < 100  # half of it, and activations take their part
+    monkeypatch.setattr(probe, "free_bytes", lambda device: 0)
+    assert fitting_lanes(recipe, X) == 1
+
+
+def test_activations_are_counted_and_parameters_are_not():
+    recipe, X = a_recipe(), some_data()
+    module = recipe.make_module()
+    once = probe._kept_for_backward(recipe, module, X)
+    double = probe._kept_for_backward(replace(recipe, batch_size=2 * recipe.batch_size), module, X)
+    assert 1.8 < double / once <= 2.0
+
+
+def test_a_container_may_leave_less_than_the_machine(tmp_path):
+    assert probe._container_bytes(tmp_path) == 1 << 62
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("100\n")
+    assert probe._container_bytes(tmp_path) == 1 << 62
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert probe._container_bytes(tmp_path) == 900
+    assert 0 < probe.free_bytes(torch.device("cpu")) < 1 << 50
 
 
 def test_batches_are_full():

@@ -1,15 +1,35 @@
 """Which training examples are memorized?"""
 
+from genmem.leaveout.adjusted import AdjustedScores, adjust
 from genmem.leaveout.choosing import ensure_probe, planned_model, scored_epochs
+from genmem.leaveout.correction import MODES as POSTERIORS
+from genmem.leaveout.correction import Correction, correct_encoder
+from genmem.leaveout.curves import MemorizationCurve, memorization_curve
+from genmem.leaveout.executors import dask_workers, local_workers
+from genmem.leaveout.posterior import drop_damaged_posteriors, posterior_log_probs
+from genmem.leaveout.predictors import Covariates, covariates
 from genmem.leaveout.refitting import refit
 from genmem.leaveout.scoring import ESTIMATORS, MemorizationScores, memorization_score
 
 __all__ = [
     "ESTIMATORS",
+    "POSTERIORS",
+    "AdjustedScores",
+    "Correction",
+    "Covariates",
+    "MemorizationCurve",
     "MemorizationScores",
+    "adjust",
+    "correct_encoder",
+    "covariates",
+    "dask_workers",
+    "drop_damaged_posteriors",
     "ensure_probe",
+    "local_workers",
+    "memorization_curve",
     "memorization_score",
     "planned_model",
+    "posterior_log_probs",
     "refit",
     "scored_epochs",
 ]

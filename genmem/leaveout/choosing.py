@@ -1,4 +1,4 @@
-"""How a run's refits are done: settled once, when the run is planned, by a short timed trial."""
+"""How a run's refits are done: settled once, when the run is planned, by short timed trials."""
 
 import time
 from collections.abc import Sequence
@@ -6,20 +6,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from joblib import cpu_count
 from torch import Tensor
 
 from genmem.errors import GenmemError, ModelError
+from genmem.leaveout.trials import Way, fit_seconds, try_here, try_workers
 from genmem.models.base import DeepDensity, as_tensor
-from genmem.models.evaluation import log_prob
 from genmem.models.naming import model_of_plan
 from genmem.plan import describe_model, refuse_other_plan
 from genmem.run import Run
 from genmem.splits import Splits
-from genmem.training.ensemble import Recipe, fresh_module, takes_noise
-from genmem.training.probe import probe
+from genmem.training.ensemble import Recipe, takes_noise
+from genmem.training.probe import can_batch, fitting_lanes
 
-MAX_LANES = 40
-LANE_BYTES = 2 << 30  # what stacked parameters, their gradients and Adam's moments may take
+MAX_LANES = {"cpu": 40, "cuda": 400}
+WORTH_TRIALS = 2.0  # seconds of refits from which another way than a plain loop pays
+WORTH_WORKERS = 30.0  # seconds of refits from which starting processes pays
 
 
 def planned_model(run: Run, model: Any) -> Any:
@@ -58,7 +60,7 @@ def scored_epochs(model: Any, asked: Sequence[int]) -> tuple[int, ...]:
 
 
 def ensure_probe(run: Run, model: Any = None) -> dict[str, Any]:
-    """Return how the run's refits are done; find out by a short timed trial where the plan does not say yet."""
+    """Return how the run's refits are done; find out by short timed trials where the plan does not say yet."""
     if run.probe is None:
         run.set_probe(_tried(run, planned_model(run, model)))
     assert run.probe is not None
@@ -66,8 +68,9 @@ def ensure_probe(run: Run, model: Any = None) -> dict[str, Any]:
 
 
 def _tried(run: Run, model: Any) -> dict[str, Any]:
+    started = time.perf_counter()
     try:
-        return _probe(run, model)
+        found = _probe(run, model) if isinstance(model, DeepDensity) else _probe_other(run, model)
     except GenmemError:
         raise
     except Exception as error:  # of the user's network, or of the device
@@ -76,41 +79,66 @@ def _tried(run: Run, model: Any) -> dict[str, Any]:
             got=f"{type(error).__name__}: {error}",
             do="Check that its network takes and returns the shapes of the contract (see genmem.DeepDensity).",
         ) from error
+    return {**found, "probe_seconds": round(time.perf_counter() - started, 2)}
 
 
-def _probe(run: Run, model: Any) -> dict[str, Any]:
-    if not isinstance(model, DeepDensity):
-        return {"method": "fit", "lanes": 1, "device": "cpu", "threads": torch.get_num_threads()}
-    started, splits, X = time.perf_counter(), run.splits(), run.data().X
-    recipe = model.recipe(X.shape[1:], int((~splits.held_out).sum(1).min()), seed=run.seed)
-    trial = as_tensor(np.asarray(X[: 4 * recipe.batch_size]), recipe.device)
-    choice = probe(recipe, trial, _lane_counts(recipe, splits))
-    refits, n_epochs = len(splits.repeat), len(scored_epochs(model, run.score_epochs))
-    steps = refits * recipe.steps_per_epoch * recipe.epochs
-    scoring = refits * n_epochs * len(X) * _seconds_per_score(recipe, trial, run.importance_samples)
+def _probe_other(run: Run, model: Any) -> dict[str, Any]:
+    splits, X = run.splits(), np.asarray(run.data().X)
+    found = {"method": "fit", "lanes": 1, "device": "cpu", "threads": torch.get_num_threads(), "workers": 1}
+    try:
+        seconds = splits.n_splits * fit_seconds(model, X, int((~splits.held_out).sum(1).min()))
+    except Exception:  # the refits will say what is wrong, and with which split
+        return found
+    if seconds > WORTH_WORKERS and (cores := cpu_count()) > 1:
+        return {**found, "threads": 1, "workers": cores, "expected_seconds": round(seconds / cores, 1)}
+    return {**found, "expected_seconds": round(seconds, 2)}
+
+
+def _probe(run: Run, model: DeepDensity) -> dict[str, Any]:
+    splits, data = run.splits(), run.data().X
+    n_keep = int((~splits.held_out).sum(1).min())
+    recipe = model.recipe(data.shape[1:], n_keep, seed=run.seed)
+    X = as_tensor(np.asarray(data), recipe.device)
+    refits, steps = splits.n_splits, recipe.steps_per_epoch * recipe.epochs
+    scores = len(scored_epochs(model, run.score_epochs)) * len(X)
+    ways = try_here(recipe, X, [0], run.importance_samples)
+    counts = []
+    if ways[0].seconds(refits, steps, scores) > WORTH_TRIALS:
+        counts = _lane_counts(recipe, X, splits)
+        ways += try_here(recipe, X, counts, run.importance_samples)
+    best = _quickest(ways, steps, scores)
+    workers = min(cpu_count(), refits)
+    if recipe.device.type == "cpu" and workers > 1 and best.seconds(refits, steps, scores) > WORTH_WORKERS:
+        share = [0, *(c for c in counts if c <= -(-refits // workers))]
+        ways += try_workers(model, data, n_keep, workers, share, run.importance_samples)
+        best = _quickest(ways, steps, scores)
     return {
-        **choice.as_dict(),
-        "model_steps": steps,
-        "expected_seconds": round(steps * choice.best_seconds + scoring, 1),
-        "probe_seconds": round(time.perf_counter() - started, 2),
+        "method": "lanes" if best.lanes else "loop",
+        "lanes": max(1, best.lanes),
+        "workers": best.workers,
+        "threads": best.threads,
+        "device": str(recipe.device),
+        "seconds_per_step": {way.label: round(way.quick_step / way.workers, 7) for way in ways},
+        "step_seconds": round(best.step, 7),
+        "alone_seconds": round(ways[0].step, 7),
+        "score_seconds": round(best.score, 7),
+        "posterior_seconds": round(best.refit, 7),
+        "worker_bytes": best.memory,
+        "weight_bytes": sum(p.numel() * p.element_size() for p in recipe.make_module().parameters()),
+        "refit_steps": steps,
+        "expected_seconds": round(best.seconds(refits, steps, scores), 1),
     }
 
 
-def _seconds_per_score(recipe: Recipe, trial: Tensor, draws: int) -> float:
-    """Return the seconds that log p of one example takes."""
-    module, seconds = fresh_module(recipe, 0), []
-    for _ in range(5):
-        start = time.perf_counter()
-        log_prob(module, trial, draws=draws, seed=0)
-        seconds.append(time.perf_counter() - start)
-    return sorted(seconds)[2] / len(trial)
+def _quickest(ways: Sequence[Way], steps: int, scores: int) -> Way:
+    return min(ways, key=lambda way: way.quick_seconds(steps, scores))
 
 
-def _lane_counts(recipe: Recipe, splits: Splits) -> list[int]:
-    """Return the numbers of lanes worth trying: one, two and four repeats at once, within memory."""
+def _lane_counts(recipe: Recipe, X: Tensor, splits: Splits) -> list[int]:
+    """Return the numbers of lanes worth trying: one, two and four repeats at once, within memory; none if it cannot."""
     folds = int(np.bincount(splits.repeat).max())
-    size = sum(p.numel() for p in recipe.make_module().parameters())
-    most = min(len(splits.repeat), MAX_LANES, max(1, LANE_BYTES // (16 * max(1, size))))
+    most = min(splits.n_splits, MAX_LANES[recipe.device.type], fitting_lanes(recipe, X))
     if not takes_noise(recipe):
         most = min(most, folds)
-    return sorted({min(folds * times, most) for times in (1, 2, 4)})
+    counts = sorted({min(folds * times, most) for times in (1, 2, 4, 20)} - {1})
+    return counts if counts and can_batch(recipe, X) else []

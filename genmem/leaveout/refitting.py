@@ -1,60 +1,30 @@
 """Refit a model with examples left out, shard by shard: `log_probs[split, epoch, example]`."""
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, as_completed
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.base import clone
-from torch import nn
 
-from genmem.errors import GenmemError, ModelError, RunError
+from genmem.errors import ModelError
 from genmem.leaveout.choosing import ensure_probe, planned_model, scored_epochs
-from genmem.models.base import DeepDensity, as_tensor
-from genmem.models.evaluation import log_prob
-from genmem.models.naming import fresh
-from genmem.plan import versions
+from genmem.leaveout.computing import Computed, compute_shards, compute_where_it_is
+from genmem.leaveout.executors import local_workers, refuse_fork, size_of, spread
+from genmem.leaveout.tasks import Group, Source, Task
+from genmem.models.base import DeepDensity
 from genmem.progress import Listener, Progress, ignore
 from genmem.run import Run
-from genmem.seeding import seed32
 from genmem.splits import Splits
 from genmem.storage import Arrays
-from genmem.training.ensemble import Lane, Recipe, takes_noise, train
+from genmem.training.ensemble import takes_noise
 
-Report = Callable[[float, str], None]
-NOISE = ("effective_draws", "variance_in", "variance_out")
-
-
-@dataclass(frozen=True)
-class Task:
-    """All that a shard depends on: a worker needs this and an index."""
-
-    model: Any
-    X: NDArray[Any]
-    splits: Splits
-    seed: int
-    score_epochs: tuple[int, ...]
-    importance_samples: int
-    method: str
-    device: str
-
-    @property
-    def n_keep(self) -> int:
-        """The fewest examples any refit sees: all of them take as many steps as that allows."""
-        return int((~self.splits.held_out).sum(1).min())
-
-    def recipe(self) -> Recipe:
-        """Return the training recipe that all refits share (networks only)."""
-        recipe: Recipe = self.model.recipe(self.X.shape[1:], self.n_keep, seed=self.seed)
-        return recipe
-
-    def splits_of(self, shards: Sequence[int]) -> NDArray[np.intp]:
-        """Return the splits of some shards, in order."""
-        return np.flatnonzero(np.isin(self.splits.shard, shards))
+Count = int | Literal["auto"]
+ENOUGH_GROUPS, ENOUGH_SPLITS = 2, 4  # that all failed: then the model is to blame
+NAMED = 5
 
 
 def refit(
@@ -62,48 +32,43 @@ def refit(
     model: Any = None,
     *,
     executor: Executor | None = None,
-    lanes: int | Literal["auto"] = "auto",
+    workers: Count = "auto",
+    lanes: Count = "auto",
+    repeats: int | None = None,
     progress: Listener = ignore,
 ) -> None:
     """Compute every missing shard of a run; what is there is kept, so calling it again resumes.
+
+    A refit that raises or diverges is marked as failed (`run.failed()`) and the rest goes on.
 
     Args:
         run: a planned run.
         model: the planned model; needed only where it cannot be imported from the plan (a lambda, a class
             of a notebook).
-        executor: where shards are computed: any `concurrent.futures.Executor`; None is this process.
+        executor: where shards are computed: any `concurrent.futures.Executor`; it wins over `workers`.
             Workers return arrays and only this process writes.
-        lanes: networks trained in one batch; "auto" is what the probe found. It changes no number, except the last
-            digit where layers have odd widths.
+        workers: processes on this machine; 1 is this process, "auto" is what the probe found.
+        lanes: networks trained in one batch; "auto" is what the probe found. Neither changes a number, except the
+            last digit where layers have odd widths.
+        repeats: only the first so many repeats; those in use without it (`run.repeats`).
         progress: told of epochs and networks done.
 
     Raises:
-        RunError: the run is in use by another process, a shard is damaged, or the disk is full.
-        ModelError: a refit raised, diverged, or the model is not the planned one.
+        RunError: the run is in use by another process, a shard is damaged, the disk is full, memory does not hold one
+            refit, or workers died again and again.
+        ModelError: every refit failed, or the model is not the planned one.
     """
-    if lanes != "auto" and lanes < 1:
-        raise ModelError(expected='lanes of 1 or more, or "auto"', got=repr(lanes), do="Change the number of lanes.")
-    _refuse_fork(executor)
+    for name, value in (("lanes", lanes), ("workers", workers)):
+        if value != "auto" and value < 1:
+            raise ModelError(
+                expected=f'{name} of 1 or more, or "auto"', got=repr(value), do=f"Change the number of {name}."
+            )
+    refuse_fork(executor)
     with run.lock():
         task = make_task(run, model)
-        pending = run.pending()
-        if not pending:
-            return
-        width = int(ensure_probe(run, model)["lanes"]) if lanes == "auto" else lanes
-        groups, meter = _groups(task, pending, width), _Meter(task, pending, progress)
-        for shard, arrays in _computed(task, groups, width, executor, meter):
-            if shard in pending:  # a group may hold finished shards too
-                run.write_shard(shard, **arrays)
-
-
-def _refuse_fork(executor: Executor | None) -> None:
-    context = getattr(executor, "_mp_context", None)  # of a ProcessPoolExecutor
-    if context is not None and context.get_start_method() == "fork":
-        raise RunError(
-            expected="worker processes that start afresh",
-            got="a ProcessPoolExecutor that forks: torch deadlocks in copies of a process that has computed already",
-            do='Make it with `mp_context=multiprocessing.get_context("spawn")`.',
-        )
+        if pending := run.pending(repeats):
+            with compute_on(run, executor, workers) as pool:
+                _refit(run, task, pending, pool, lanes, repeats, progress)
 
 
 def make_task(run: Run, model: Any = None) -> Task:
@@ -113,198 +78,181 @@ def make_task(run: Run, model: Any = None) -> Task:
     if isinstance(model, DeepDensity):
         model = clone(model).set_params(device=choice["device"])
     run.check_unchanged()
+    about = run.plan["data"]
+    source = Source(str((run.path / "data" / "X.npy").resolve()), about["sha256"], tuple(about["event_shape"]))
+    source.hold(np.asarray(run.data().X))
     return Task(
         model=model,
-        X=np.asarray(run.data().X),
-        splits=run.splits(),
+        source=source,
         seed=run.seed,
         score_epochs=scored_epochs(model, run.score_epochs),
         importance_samples=run.importance_samples,
         method=choice["method"],
         device=choice["device"],
+        n_keep=int((~run.splits().held_out).sum(1).min()),
     )
 
 
-def _groups(task: Task, pending: Sequence[int], lanes: int) -> list[list[int]]:
-    """Cut the shards into groups that train together where one does not fill the lanes; return those with work.
+@contextmanager
+def compute_on(run: Run, executor: Executor | None, workers: Count) -> Iterator[Executor | None]:
+    """Yield what to compute on: the executor, worker processes, or None, this process with the probe's threads."""
+    probe = run.probe or {}
+    n = max(1, int(probe.get("workers") or 1)) if workers == "auto" else workers
+    here, asked = torch.get_num_threads(), probe.get("threads")
+    threads = min(here, int(asked)) if workers == "auto" and asked else max(1, here // n)
+    if executor is not None:
+        yield executor
+    elif n > 1:
+        with local_workers(n, threads) as pool:
+            yield pool
+    else:
+        torch.set_num_threads(threads)
+        try:
+            yield None
+        finally:
+            torch.set_num_threads(here)
 
-    The cut does not depend on what is pending: a resumed run trains the same lanes side by side, so its numbers
-    are the same to the last bit even where matrix products round by position.
+
+def _refit(
+    run: Run,
+    task: Task,
+    pending: Sequence[int],
+    pool: Executor | None,
+    lanes: Count,
+    repeats: int | None,
+    progress: Listener,
+) -> None:
+    splits = run.splits()
+    width = max(1, int((run.probe or {}).get("lanes", 1))) if lanes == "auto" else lanes
+    looks = (*run.looks, run.repeats if repeats is None else repeats)
+    groups = [shards for shards in cut(task, splits, looks, width, size_of(pool)) if set(shards) & set(pending)]
+    meter, ledger = _Meter(splits, pending, run.shards(repeats), progress), _Ledger(run, task, pending)
+    for shards, computed in _computed(task, splits, groups, width, pool, meter):
+        ledger.add(computed.shards)
+        meter.finished(shards)
+    ledger.close()
+
+
+def _computed(
+    task: Task, splits: Splits, groups: Sequence[list[int]], lanes: int, pool: Executor | None, meter: "_Meter"
+) -> Iterator[tuple[list[int], Computed]]:
+    """Yield the shards of each group and what was computed for them; from where memory ran out, with fewer lanes."""
+    X = task.source.read()
+    assert X is not None  # held since the task was made
+    if pool is None:
+        for shards in groups:
+            computed = compute_shards(task, Group.of(splits, shards), lanes, X, meter.report)
+            lanes = computed.lanes
+            yield shards, computed
+        return
+
+    def arguments(shards: list[int], deaths: int) -> tuple[Any, ...]:
+        # What dies twice may have run out of memory: the kernel does not say so.
+        return task, Group.of(splits, shards), max(1, lanes // 2 ** max(0, deaths - 1))
+
+    for shards, computed in spread(pool, compute_where_it_is, groups, arguments, X, meter.idle):
+        lanes = min(lanes, computed.lanes) if task.method == "lanes" else lanes
+        yield shards, computed
+
+
+def cut(task: Task, splits: Splits, looks: Sequence[int], lanes: int, workers: int) -> list[list[int]]:
+    """Cut the shards of the first `looks[-1]` repeats into groups that train together.
+
+    A group fills the lanes, or less, so that all workers are busy to the end. The cut does not depend on what is
+    pending: a resumed run trains the same lanes side by side, so its numbers are the same to the last bit even
+    where matrix products round by position. What was decided to compute later is cut apart.
     """
-    shards = [int(i) for i in np.unique(task.splits.shard)]
-    together = 1
-    if task.method == "lanes":
-        together = max(1, lanes // int(np.bincount(task.splits.shard).max()))
-    groups = [shards[i : i + together] for i in range(0, len(shards), together)]
-    return [group for group in groups if set(group) & set(pending)]
+    ids = np.unique(splits.repeat)
+    bounds = sorted({0, *(min(n, len(ids)) for n in looks if n <= looks[-1])})
+    apart = task.method == "lanes" and isinstance(task.model, DeepDensity) and not takes_noise(task.recipe())
+    groups: list[list[int]] = []
+    for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+        parts = [ids[i : i + 1] for i in range(first, last)] if apart else [ids[first:last]]
+        for part in parts:
+            shards = [int(i) for i in np.unique(splits.shard[np.isin(splits.repeat, part)])]
+            shards = [i for i in shards if not groups or i not in groups[-1]]
+            share = -(-workers // len(parts))  # the fewest groups of a part that keep every worker busy
+            groups += _cut_evenly(shards, splits, lanes if task.method == "lanes" else 1, share)
+    return groups
 
 
-def _batches(task: Task, splits: NDArray[np.intp], lanes: int) -> list[NDArray[np.intp]]:
-    """Cut splits into the batches they train in; networks that draw their own noise share it within a repeat only."""
-    if task.method != "lanes":
-        return [splits[i : i + 1] for i in range(len(splits))]
-    changes = np.flatnonzero(np.diff(task.splits.repeat[splits])) + 1
-    parts = [splits] if takes_noise(task.recipe()) else np.split(splits, changes)
-    return [part[i : i + lanes] for part in parts for i in range(0, len(part), lanes)]
+def _cut_evenly(shards: list[int], splits: Splits, lanes: int, share: int) -> list[list[int]]:
+    together = max(1, lanes // int(np.bincount(splits.shard).max()))
+    count = -(-len(shards) // together)
+    count = min(len(shards), -(-count // share) * share)
+    if share == 1:
+        return [shards[i : i + together] for i in range(0, len(shards), together)]
+    return [part.tolist() for part in np.array_split(np.asarray(shards), count)] if shards else []
 
 
 class _Meter:
     """Turns what a group is doing into reports of refits done."""
 
-    def __init__(self, task: Task, pending: Sequence[int], listener: Listener) -> None:
-        self.task, self.pending, self.listener = task, set(pending), listener
-        self.total = len(task.splits.repeat)
-        self.done = self.total - len(task.splits_of(pending))
+    def __init__(self, splits: Splits, pending: Sequence[int], shards: Sequence[int], listener: Listener) -> None:
+        self.size, self.pending, self.listener = np.bincount(splits.shard), set(pending), listener
+        self.total = int(self.size[list(shards)].sum())
+        self.done = self.total - int(self.size[list(pending)].sum())
+        self.shown = 0.0
         self.report(0, "")
 
     def report(self, within: float, detail: str) -> None:
-        self.listener(Progress("refit", min(self.done + within, self.total), self.total, detail))
+        # A refit that is done again, alone, does not turn the bar back.
+        self.shown = max(self.shown, min(self.done + within, self.total))
+        self.listener(Progress("refit", self.shown, self.total, detail))
 
-    def finished(self, group: Sequence[int]) -> None:
-        self.done += len(self.task.splits_of([i for i in group if i in self.pending]))
+    def idle(self) -> None:
+        self.listener(Progress("refit", self.shown, self.total))
+
+    def finished(self, shards: Sequence[int]) -> None:
+        self.done += int(self.size[[i for i in shards if i in self.pending]].sum())
         self.report(0, "")
 
 
-def _computed(
-    task: Task, groups: Sequence[list[int]], lanes: int, executor: Executor | None, meter: _Meter
-) -> Iterator[tuple[int, Arrays]]:
-    if executor is None:
-        for group in groups:
-            arrays = compute_shards(task, group, lanes, meter.report)
-            meter.finished(group)
-            yield from arrays.items()
-        return
-    futures = {executor.submit(compute_shards, task, group, lanes): group for group in groups}
-    try:
-        for future in as_completed(list(futures)):
-            arrays = future.result()
-            meter.finished(futures.pop(future))
-            yield from arrays.items()
-    finally:
-        for future in futures:
-            future.cancel()
+class _Ledger:
+    """Writes shards, and holds back those that failed throughout until a refit succeeds: else the model is to blame."""
 
+    def __init__(self, run: Run, task: Task, pending: Sequence[int]) -> None:
+        self.run, self.task, self.pending = run, task, set(pending)
+        self.held: dict[int, Arrays] = {}
+        self.reasons: dict[int, str] = {}
+        self.groups, splits = 0, run.splits()
+        self.shard, every = splits.shard, splits.n_repeats
+        failed, done = run.failed(every), set(run.shards(every)) - set(run.pending(every))
+        self.works = any(int(shard) in done and s not in failed for s, shard in enumerate(self.shard))
 
-def compute_shards(
-    task: Task, shards: Sequence[int], lanes: int = 1, report: Report = lambda within, detail: None
-) -> dict[int, Arrays]:
-    """Return the arrays of some shards: a pure function of the task and the index, whatever the lanes.
+    def add(self, shards: dict[int, Arrays]) -> None:
+        """Take the shards of one group; it may hold finished ones too."""
+        self.groups += 1
+        self.held |= {i: arrays for i, arrays in shards.items() if i in self.pending}
+        for i, arrays in shards.items():
+            first = int(np.argmax(self.shard == i))
+            self.reasons |= {first + row: str(why) for row, why in enumerate(arrays["failed"]) if why}
+            self.works |= not all(arrays["failed"])
+        if self.works:
+            self._write()
+        elif self.groups >= ENOUGH_GROUPS and len(self.reasons) >= ENOUGH_SPLITS:
+            raise self._blame()
 
-    Each shard has `log_probs` (splits, epochs, n) float32, nats, and for networks `effective_draws`, `variance_in` and
-    `variance_out` (splits, epochs): means over the examples that were seen or held out of what `log_prob` says of its
-    draws. `versions` (splits,) holds those of the libraries that computed it, as JSON.
+    def close(self) -> None:
+        """Write what is held, and warn of what failed."""
+        if not self.works:
+            raise self._blame()
+        if self.reasons:
+            named = "; ".join(f"split {s}: {why}" for s, why in sorted(self.reasons.items())[:NAMED])
+            more = "" if len(self.reasons) <= NAMED else f"; and {len(self.reasons) - NAMED} more"
+            warnings.warn(f"{len(self.reasons)} refits failed and are left out ({named}{more}).", stacklevel=4)
 
-    Raises:
-        ModelError: a refit raised or diverged; the message names the split.
-    """
-    splits = task.splits_of(shards)
-    if isinstance(task.model, DeepDensity):
-        try:
-            arrays = _deep_splits(task, splits, lanes, report)
-        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:  # of the user's network
-            if isinstance(error, GenmemError):
-                raise
-            raise _failed(task, f"splits {splits[0]} to {splits[-1]}", error) from error
-    else:
-        arrays = _fitted_splits(task, splits, report)
-    _refuse_undefined(arrays["log_probs"], splits)
-    arrays["versions"] = np.full(len(splits), json.dumps(versions(), sort_keys=True))
-    of = task.splits.shard[splits]
-    return {int(i): {name: array[of == i] for name, array in arrays.items()} for i in np.unique(of)}
+    def _write(self) -> None:
+        while self.held:
+            i = min(self.held)
+            self.run.write_shard(i, **self.held[i])
+            del self.held[i]
 
-
-def _fitted_splits(task: Task, splits: NDArray[np.intp], report: Report) -> Arrays:
-    found = np.empty((len(splits), 1, len(task.X)), np.float32)
-    for row, split in enumerate(splits):
-        report(row, "")
-        try:
-            fitted = _seeded(fresh(task.model), task.seed, int(split)).fit(task.X[~task.splits.held_out[split]])
-            found[row, 0] = _one_each(fitted.score_samples(task.X), len(task.X))
-        except GenmemError:
-            raise
-        except (Exception, SystemExit) as error:  # the model is not ours: say which refit failed, and how
-            raise _failed(task, f"split {split}", error) from error
-    return {"log_probs": found}
-
-
-def _one_each(log_probs: Any, n: int) -> NDArray[Any]:
-    found = np.asarray(log_probs)
-    if found.shape != (n,) or found.dtype.kind not in "fiu":
-        raise ValueError(
-            f"score_samples returned {found.dtype} of shape {found.shape}; one real number a row is needed"
-        )
-    return found
-
-
-def _failed(task: Task, what: str, error: BaseException) -> ModelError:
-    return ModelError(
-        expected=f"{type(task.model).__name__} to fit and score {what}",
-        got=f"{type(error).__name__}: {error}",
-        do="Check the model's settings against the shape and size of the data.",
-    )
-
-
-def _seeded(model: Any, seed: int, split: int) -> Any:
-    """Return the model with a seed of its own for the split, where it takes one."""
-    if hasattr(model, "get_params") and "random_state" in model.get_params():
-        model.set_params(random_state=seed32(seed, "fit", split))
-    return model
-
-
-def _deep_splits(task: Task, splits: NDArray[np.intp], lanes: int, report: Report) -> Arrays:
-    recipe, X = task.recipe(), as_tensor(task.X, torch.device(task.device))
-    shape = (len(splits), len(task.score_epochs))
-    arrays: Arrays = {name: np.empty(shape) for name in NOISE}
-    arrays["log_probs"] = np.empty((*shape, len(X)), np.float32)
-    first = 0
-    for some in _batches(task, splits, lanes):
-        score = _Scorer(task, X, some, first, arrays)
-
-        def tick(_: int, epoch: int, first: int = first, n: int = len(some)) -> None:
-            report(first + n * epoch / recipe.epochs, f"epoch {epoch} of {recipe.epochs}")
-
-        train(
-            recipe,
-            X,
-            [Lane(np.flatnonzero(~task.splits.held_out[s]), int(s), int(task.splits.repeat[s])) for s in some],
-            batched=task.method == "lanes",
-            on_epoch=score,
-            at_epochs=task.score_epochs,
-            tick=tick,
-        )
-        first += len(some)
-    return arrays
-
-
-@dataclass(frozen=True)
-class _Scorer:
-    """Fills in log p of all examples, and how noisy it is, for one batch of splits that starts at row `first`."""
-
-    task: Task
-    X: torch.Tensor
-    splits: NDArray[np.intp]
-    first: int
-    arrays: Arrays
-
-    def __call__(self, epoch: int, lane: int, module: nn.Module) -> None:
-        task, split = self.task, self.splits[lane]
-        at = (self.first + lane, task.score_epochs.index(epoch))
-        keys = (int(task.splits.repeat[split]),)
-        found = log_prob(module, self.X, draws=task.importance_samples, seed=task.seed, keys=keys)
-        out = task.splits.held_out[split]
-        self.arrays["log_probs"][at] = found.log_prob
-        self.arrays["effective_draws"][at] = found.effective_draws.mean()
-        self.arrays["variance_in"][at] = found.variance[~out].mean()
-        self.arrays["variance_out"][at] = found.variance[out].mean() if out.any() else np.nan
-
-
-def _refuse_undefined(log_probs: NDArray[np.float32], splits: NDArray[np.intp]) -> None:
-    bad = np.argwhere(~np.isfinite(log_probs))
-    if len(bad):
-        row, _, example = bad[0]
-        raise ModelError(
-            expected="finite log-probabilities",
-            got=f"{log_probs[tuple(bad[0])]} for example {example} under split {splits[row]} ({len(bad)} in all)",
-            do="Where training diverged, lower the learning rate or rescale the data; a density that is 0 somewhere "
-            "has no score there.",
+    def _blame(self) -> ModelError:
+        split, why = min(self.reasons.items())
+        return ModelError(
+            expected=f"{type(self.task.model).__name__} to fit and score with examples left out",
+            got=f"all of the first {len(self.reasons)} refits failing; split {split}: {why}",
+            do="Check the model's settings against the shape and size of the data. Where training diverged, lower the "
+            "learning rate or rescale the data; a density that is 0 somewhere has no score there.",
         )

@@ -1,43 +1,31 @@
 """How much more likely is an example under models that trained on it than under models that did not?
 
-Standard errors rest on the L independent repeats, never on the splits of one: sd / sqrt(L) for "mean_log", the
-jackknife for "log_mean"; NaN at L = 1. One-sided p values, by case:
+Standard errors rest on the independent repeats, never on the splits of one: sd / sqrt(L) for "mean_log", the
+jackknife for "log_mean"; NaN at L = 1. How p values are made, `nulls` says.
 
-- "mean_log", L >= 3: Student t over the repeats, variances moderated across examples (df d0 + L - 1).
-- "mean_log", L = 1 or 2: a test of *no effect* against placebos. The true fold is dropped and another fold of its
-  repeat is called held out. Both contrasts are divided by sqrt(1/out + 1/in) and by the moderated spread of their
-  own in-splits; p = (1 + #{placebo >= t}) / (1 + #placebo), pooled over examples. Folds are exchangeable under no
-  effect, so this needs no normality; what is left of the difference between K - 1 and K - 2 in-splits is small:
-  simulated sizes at .05 and .01 are .044-.055 and .007-.012 for K >= 4, normal or strongly skewed. With K = 3
-  placebos leave no spread: true and sham fold are compared, undivided, with the one in-fold they share, which is
-  exact. With K = 2 there is no placebo: NaN.
-- "log_mean": permutation within each repeat, 999 draws, or all arrangements where there are fewer, so that p is
-  never below 1 / K at one repeat of K folds.
+Failed splits, rows that are NaN throughout, are left out. An example has a score in the repeats where it was both
+in and out of some split that is left; L is the number of these and differs from example to example.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genmem import stats
 from genmem.errors import DataError
-from genmem.seeding import stream
-from genmem.splits import repeats_of, sham_shifts, shifted
+from genmem.leaveout import nulls
+from genmem.leaveout.estimators import ESTIMATES, PER_REPEAT, BoolArray, FloatArray, Rows, scored, usable_splits
+from genmem.repeats import repeats_of, shifted
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
-Rows = list[NDArray[np.intp]]  # the splits of each repeat
-
-ESTIMATORS = ("mean_log", "log_mean")
+ESTIMATORS = tuple(ESTIMATES)
 PLACEBOS = 8  # sham scores kept as the null distribution
 TEST_SHAMS = 16  # sham scores per example behind a p value at one or two repeats
-DRAWS = 999
 BLOCK = 2**21  # numbers of the matrix worked on at once
 
 
@@ -51,11 +39,13 @@ class MemorizationScores:
         log_prob_out: (n,) the same under models that did not.
         standard_error: (n,) error of the score from the spread of independent repeats, unmoderated; NaN at one.
         p_value: (n,) one-sided, of no memorization against score > 0.
-        q_value: (n,) Benjamini-Hochberg over the examples.
+        q_value: (n,) Benjamini-Hochberg over the examples; `q_values` offers others.
         estimator: "mean_log" or "log_mean".
         per_repeat: (L, n) the score within each repeat; for "log_mean" what each repeat adds to the pooled score
-            (jackknife pseudo-values, centred). Its mean is the score, its spread the standard error.
-        placebo: (m, n) scores of sham held-out folds, which the models did train on: the null distribution.
+            (jackknife pseudo-values, centred). Its mean is the score, its spread the standard error. NaN where
+            failed splits left an example no score in a repeat; a repeat without any score has no row.
+        placebo: (m, n) scores of sham held-out folds, which the models did train on: the null distribution. NaN
+            where the score is. Repeats with fewer than three splits left are not in it.
         moderated: whether tests borrow strength across examples for the variances.
     """
 
@@ -72,8 +62,13 @@ class MemorizationScores:
 
     @property
     def n_repeats(self) -> int:
-        """The number of independent repeats L."""
+        """The number of independent repeats that hold a score."""
         return len(self.per_repeat)
+
+    @property
+    def repeats_used(self) -> NDArray[np.intp]:
+        """The number of repeats (n,) behind each score: fewer than `n_repeats` where splits failed."""
+        return np.asarray((~np.isnan(self.per_repeat)).sum(axis=0), dtype=np.intp)
 
     @property
     def reliability(self) -> float:
@@ -82,20 +77,59 @@ class MemorizationScores:
 
     def quantiles(self, levels: Sequence[float] = (0.5, 0.95, 0.999)) -> FloatArray:
         """Return quantiles (Q,) of the scores."""
-        return np.asarray(np.quantile(self.score, levels))
+        return np.asarray(np.nanquantile(self.score, levels))
 
     def null_quantiles(self, levels: Sequence[float] = (0.5, 0.95, 0.999)) -> FloatArray:
         """Return the same quantiles of each placebo: (m, Q)."""
-        return np.asarray(np.quantile(self.placebo, levels, axis=1).T)
+        return np.asarray([np.nanquantile(sham, levels) for sham in self.placebo]).reshape(-1, len(levels))
 
     def p_above(self, delta: float) -> FloatArray:
         """Return p values (n,) of score <= delta nats, against above: memorized by *more than* delta.
 
         NaN with fewer than three repeats and for "log_mean", where only "no effect" can be tested.
         """
-        if self.estimator != "mean_log" or self.n_repeats < 3:
+        if not self._has_t:
             return np.full(self.score.shape, np.nan)
-        return _student_p(self.per_repeat, delta, self.moderated)
+        return nulls.student_p(self.per_repeat, delta, self.moderated)
+
+    def q_values(self, method: str = "bh", *, delta: float | None = None) -> FloatArray:
+        """Return q values (n,): those at most a have a false discovery rate of a.
+
+        Args:
+            method: "bh" (Benjamini-Hochberg: independent or positively dependent tests, as the folds of refits
+                make them) or "by" (Benjamini-Yekutieli: any dependence; larger by sum(1/k), 8.1 at 1,797 examples).
+            delta: without it, of no memorization at all (`p_value`); with it, of a score <= delta (`p_above`).
+
+        Raises:
+            DataError: the method is unknown.
+        """
+        adjust = {"bh": stats.benjamini_hochberg, "by": stats.benjamini_yekutieli}
+        if method not in adjust:
+            raise DataError(expected='"bh" or "by"', got=repr(method), do='Use "by" where any dependence must be safe.')
+        return adjust[method](self.p_value if delta is None else self.p_above(delta))
+
+    def interval(self, level: float = 0.95) -> FloatArray:
+        """Return the two-sided interval of each score, lowest and highest: (2, n).
+
+        Student t over the repeats, variances moderated as in the tests, of what endless repeats of the same design
+        would find. NaN with fewer than three repeats and for "log_mean". It covers less often than it says where
+        refits are skewed, most of all for the highest scores at few repeats: docs/calibration.md has measurements.
+
+        >>> held_out = np.tile(np.eye(2, dtype=bool), (3, 1))
+        >>> log_probs = np.where(held_out, [[-1.0], [-1.0], [-2.0], [-2.0], [-3.0], [-3.0]], 0.0)
+        >>> memorization_score(log_probs, held_out).interval().round(2)
+        array([[0.4, 0.4],
+               [3.6, 3.6]])
+        """
+        if not 0 < level < 1:
+            raise DataError(expected="a level between 0 and 1", got=f"{level}", do="Pass 0.95 for a 95% interval.")
+        if not self._has_t:
+            return np.full((2, len(self.score)), np.nan)
+        return nulls.student_interval(self.per_repeat, level, self.moderated)
+
+    @property
+    def _has_t(self) -> bool:
+        return self.estimator == "mean_log" and self.n_repeats >= 3
 
     def to_table(self, **columns: ArrayLike | None) -> "pa.Table":
         """Return one row per example as an Arrow table: the given columns, then the six of this class.
@@ -117,6 +151,7 @@ def memorization_score(
     estimator: str = "mean_log",
     repeat: ArrayLike | None = None,
     moderate: bool = True,
+    missing: Literal["raise", "nan"] = "raise",
     seed: int = 0,
 ) -> MemorizationScores:
     """Score every example from a matrix of leave-out refits.
@@ -125,21 +160,23 @@ def memorization_score(
     out), the expected difference of log densities. "log_mean", as published: logmeanexp over *all* splits that
     saw it minus logmeanexp over all that held it out, the log ratio of mean densities; biased upward when refits
     are heavy-tailed, for it averages unequal numbers of them (by 1 nat with no memorization at all, at 10 folds,
-    10 repeats and a spread of 3 nats). The module says how errors and p values are made.
+    10 repeats and a spread of 3 nats). The modules say how errors and p values are made.
 
     Args:
-        log_probs: (n_splits, n) log p of every example under every refit, nats, float32 or float64.
+        log_probs: (n_splits, n) log p of every example under every refit, nats, float32 or float64. A row that is
+            NaN throughout is a refit that failed; it is left out.
         held_out: (n_splits, n) bool, true where the refit did not train on the example.
         estimator: "mean_log" or "log_mean".
         repeat: (n_splits,) the repeat of each split. Without it, consecutive splits whose held-out sets partition
             the examples form one repeat.
         moderate: moderate variances; without, t tests are the plain ones, with next to no power at L = 3, and
             placebo tests are conservative.
+        missing: what to do where failed splits leave an example no score in any repeat: "raise", or score it "nan".
         seed: root of the shifts of placebos and of the permutations.
 
     Raises:
         DataError: shapes disagree, a value is not finite, the repeats cannot be told, an example is never in or
-            never out within a repeat, or the estimator is unknown.
+            never out within a repeat, failed splits leave an example without a score, or the estimator is unknown.
 
     References:
         On Memorization in Probabilistic Deep Generative Models (van den Burg & Williams, 2021),
@@ -149,18 +186,22 @@ def memorization_score(
     >>> memorization_score(np.where(held_out, -5.0, -3.0), held_out).score
     array([2., 2., 2.])
     """
-    log_p, out = _checked(log_probs, held_out, estimator)
-    rows = repeats_of(out, repeat)
+    log_p, held, failed = _checked(log_probs, held_out, estimator)
+    rows = repeats_of(held, repeat)
+    held, rows = _left(held, rows, failed)
+    if missing == "raise":
+        _require_scores(held, rows, failed)
     by_placebo = estimator == "mean_log" and len(rows) < 3
-    shifts = sham_shifts(out, rows, seed, TEST_SHAMS if by_placebo else PLACEBOS)
-    parts = [_score_block(ell, held, rows, shifts, estimator, by_placebo, seed) for ell, held in _blocks(log_p, out)]
+    shams = nulls.shams(held, rows, seed, TEST_SHAMS if by_placebo else PLACEBOS)
+    study = _Study(rows, shams, estimator, by_placebo, seed)
+    parts = [_score_block(ell, out, study) for ell, out in _blocks(log_p, held, ~failed)]
     whole = _Part(*(np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True)))
-    p = whole.p if estimator == "log_mean" else _p(whole, by_placebo, moderate)
+    p = whole.p if estimator == "log_mean" else _p(whole, study, moderate)
     return MemorizationScores(
         score=whole.log_prob_in - whole.log_prob_out,
         log_prob_in=whole.log_prob_in,
         log_prob_out=whole.log_prob_out,
-        standard_error=whole.error,
+        standard_error=nulls.standard_error(whole.per_repeat),
         p_value=p,
         q_value=stats.benjamini_hochberg(p),
         estimator=estimator,
@@ -170,7 +211,22 @@ def memorization_score(
     )
 
 
+def _p(whole: "_Part", study: "_Study", moderate: bool) -> FloatArray:
+    if not study.by_placebo:
+        return nulls.student_p(whole.per_repeat, 0.0, moderate)
+    there = ~np.isnan(whole.per_repeat[study.shams.repeats])
+    return nulls.placebo_p(whole.contrasts, there, moderate)
+
+
 # --- one block of examples
+
+
+class _Study(NamedTuple):
+    rows: Rows
+    shams: nulls.Shams
+    estimator: str
+    by_placebo: bool
+    seed: int
 
 
 class _Part(NamedTuple):
@@ -178,154 +234,44 @@ class _Part(NamedTuple):
     log_prob_out: FloatArray  # (b,)
     per_repeat: FloatArray  # (L, b)
     placebo: FloatArray  # (m, b)
-    error: FloatArray  # (b,)
     p: FloatArray  # (b,), by permutation
-    contrasts: FloatArray  # (2 + m, 3, b): true, true against the first placebo's in-splits, placebos
+    contrasts: FloatArray  # (2 + m, 3, b), or none
 
 
-def _score_block(
-    ell: FloatArray,
-    held: BoolArray,
-    rows: Rows,
-    shifts: NDArray[np.intp],
-    estimator: str,
-    by_placebo: bool,
-    seed: int,
-) -> _Part:
-    shams = [shifted(held, rows, shift) for shift in shifts]
-    estimate = _mean_log if estimator == "mean_log" else _log_mean
-    log_in, log_out, per_repeat = estimate(ell, held, ~held, rows)
-    nulls = [estimate(ell, sham, ~held & ~sham, rows) for sham in shams[:PLACEBOS]]
-    placebo = np.array([i - o for i, o, _ in nulls]).reshape(len(nulls), ell.shape[1])
-    if estimator == "log_mean":
-        per_repeat, p = _pseudo_values(ell, held, rows), _permutation_p(ell, held, rows, seed)
-    else:
-        p = np.full(len(log_in), np.nan)
-    error = _repeat_error(per_repeat)
-    contrasts = np.empty((0, 3, len(log_in)))
-    if by_placebo and shams:
-        pairs = [(held, ~held), (held, ~held & ~shams[0]), *((sham, ~held & ~sham) for sham in shams)]
-        contrasts = np.stack([_contrast(ell, out, in_, rows) for out, in_ in pairs])
-    return _Part(log_in, log_out, per_repeat, placebo, error, p, contrasts)
+def _score_block(ell: FloatArray, held: BoolArray, study: _Study) -> _Part:
+    usable = usable_splits(held, study.rows)
+    out, in_ = held & usable, ~held & usable
+    shams = [shifted(held, study.shams.rows, shift) & usable for shift in study.shams.shifts]
+    estimate = ESTIMATES[study.estimator]
+    log_in, log_out = estimate(ell, out, in_, study.rows)
+    per_repeat = PER_REPEAT[study.estimator](ell, out, in_, study.rows)
+    null_pairs = [estimate(ell, sham, in_ & ~sham, study.shams.rows) for sham in shams[:PLACEBOS]]
+    p, contrasts = np.full(len(log_in), np.nan), np.empty((0, 3, len(log_in)))
+    if study.estimator == "log_mean":
+        p = nulls.permutation_p(ell, out, usable, study.rows, study.seed)
+    elif study.by_placebo and shams:
+        contrasts = nulls.contrasts(ell, out, in_, shams, study.shams.rows)
+    placebo = np.array([i - o for i, o in null_pairs]).reshape(len(null_pairs), len(log_in))
+    return _Part(log_in, log_out, per_repeat, placebo, p, contrasts)
 
 
-def _mean_log(ell: FloatArray, out: BoolArray, in_: BoolArray, rows: Rows) -> tuple[FloatArray, FloatArray, FloatArray]:
-    level, ell = ell[0], ell - ell[0]  # so that refits that agree exactly differ by exactly 0
-    mean_in = np.stack([ell[r].mean(axis=0, where=in_[r]) for r in rows])  # (L, b)
-    mean_out = np.stack([ell[r].mean(axis=0, where=out[r]) for r in rows])
-    return level + mean_in.mean(axis=0), level + mean_out.mean(axis=0), mean_in - mean_out
-
-
-def _log_mean(ell: FloatArray, out: BoolArray, in_: BoolArray, rows: Rows) -> tuple[FloatArray, FloatArray, FloatArray]:
-    ins, outs = _log_sums(ell, in_, rows), _log_sums(ell, out, rows)
-    return _pool(*ins), _pool(*outs), (ins[0] - np.log(ins[1])) - (outs[0] - np.log(outs[1]))
-
-
-def _log_sums(ell: FloatArray, mask: BoolArray, rows: Rows) -> tuple[FloatArray, FloatArray]:
-    """Return, for each repeat, the log of the summed densities and their number: (L, b) each."""
-    sums = [np.logaddexp.reduce(ell[r], axis=0, where=mask[r], initial=-np.inf) for r in rows]
-    return np.stack(sums), np.stack([mask[r].sum(axis=0) for r in rows]).astype(np.float64)
-
-
-def _pool(log_sums: FloatArray, counts: FloatArray) -> FloatArray:
-    return np.asarray(np.logaddexp.reduce(log_sums, axis=0) - np.log(counts.sum(axis=0)))
-
-
-def _blocks(log_probs: NDArray[np.floating], held_out: BoolArray) -> Iterator[tuple[FloatArray, BoolArray]]:
+def _blocks(
+    log_probs: NDArray[np.floating], held: BoolArray, kept: BoolArray
+) -> Iterator[tuple[FloatArray, BoolArray]]:
     n_splits, n = log_probs.shape
     step = max(1, BLOCK // n_splits)
     for start in range(0, n, step):
         block = slice(start, start + step)
-        yield np.asarray(log_probs[:, block], dtype=np.float64), held_out[:, block]
-
-
-# --- errors and tests
-
-
-def _p(whole: _Part, by_placebo: bool, moderate: bool) -> FloatArray:
-    return _placebo_p(whole.contrasts, moderate) if by_placebo else _student_p(whole.per_repeat, 0.0, moderate)
-
-
-def _repeat_error(per_repeat: FloatArray) -> FloatArray:
-    if len(per_repeat) < 2:
-        return np.full(per_repeat.shape[1], np.nan)
-    return np.asarray(per_repeat.std(axis=0, ddof=1) / np.sqrt(len(per_repeat)))
-
-
-def _pseudo_values(ell: FloatArray, held: BoolArray, rows: Rows) -> FloatArray:
-    """Return what each repeat adds to the pooled "log_mean" score: (L, b), of mean the score and of jackknife error."""
-    ins, outs = _log_sums(ell, ~held, rows), _log_sums(ell, held, rows)
-    score = _pool(*ins) - _pool(*outs)
-    if len(rows) < 2:
-        return score[None]
-    kept = [np.arange(len(rows)) != r for r in range(len(rows))]
-    left = np.stack([_pool(ins[0][k], ins[1][k]) - _pool(outs[0][k], outs[1][k]) for k in kept])
-    return np.asarray(score - (len(rows) - 1) * (left - left.mean(axis=0)))
-
-
-def _student_p(per_repeat: FloatArray, delta: float, moderate: bool) -> FloatArray:
-    variances, df = per_repeat.var(axis=0, ddof=1), np.float64(len(per_repeat) - 1)
-    if moderate:
-        shrunk = stats.moderate_variances(variances, df)
-        return stats.student_sf(_ratio(per_repeat.mean(axis=0) - delta, shrunk.variances / len(per_repeat)), shrunk.df)
-    return stats.student_sf(_ratio(per_repeat.mean(axis=0) - delta, variances / len(per_repeat)), df)
-
-
-def _ratio(difference: FloatArray, variance: FloatArray) -> FloatArray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(difference == 0, 0.0, difference / np.sqrt(variance))
-
-
-def _contrast(ell: FloatArray, out: BoolArray, in_: BoolArray, rows: Rows) -> FloatArray:
-    """Return (3, b): score / sqrt(1/out + 1/in), sum of squares within the in-splits, its df."""
-    score, squares, df, scale = np.zeros((4, ell.shape[1]))
-    ell = ell - ell[0]
-    for r in rows:
-        n_in, n_out = in_[r].sum(axis=0), out[r].sum(axis=0)
-        mean = ell[r].mean(axis=0, where=in_[r])
-        score += mean - ell[r].mean(axis=0, where=out[r])
-        squares += ((ell[r] - mean) ** 2).sum(axis=0, where=in_[r])
-        df += n_in - 1
-        scale += 1 / n_in + 1 / n_out
-    return np.stack([score / np.sqrt(scale), squares, df])
-
-
-def _placebo_p(contrasts: FloatArray, moderate: bool) -> FloatArray:
-    if len(contrasts) == 0:
-        return np.full(contrasts.shape[-1], np.nan)
-    true, matched, shams = contrasts[0], contrasts[1], contrasts[2:]
-    if shams[:, 2].min() == 0:  # no spread to divide by
-        return stats.rank_p(matched[0], shams[:, 0])
-    prior = stats.moderate_variances(true[1] / true[2], true[2]) if moderate else None
-    return stats.rank_p(_studentised(true, prior), np.stack([_studentised(sham, prior) for sham in shams]))
-
-
-def _studentised(contrast: FloatArray, prior: stats.Moderated | None) -> FloatArray:
-    score, squares, df = contrast
-    variance = squares / df
-    return _ratio(score, variance if prior is None else prior.shrink(variance, df))
-
-
-def _permutation_p(ell: FloatArray, held: BoolArray, rows: Rows, seed: int) -> FloatArray:
-    """Return p of the "log_mean" score when any splits of a repeat could have been the held-out ones."""
-    density = np.exp(ell - ell.max(axis=0))
-    # The score falls as the density held out rises; rounding must not break ties between equal arrangements.
-    bound = (density * held).sum(axis=0) * (1 + 1e-9)
-    counts = np.stack([held[r].sum(axis=0) for r in rows])  # (L, b)
-    p = np.empty(ell.shape[1])
-    for pattern in np.unique(counts, axis=1).T:
-        some = np.flatnonzero((counts == pattern[:, None]).all(axis=0))
-        draws, exact = stats.arrangements([len(r) for r in rows], pattern.tolist(), DRAWS, stream(seed, "permutation"))
-        ordered = density[np.concatenate(rows)][:, some]
-        hits = sum((part @ ordered <= bound[some]).sum(axis=0) for part in np.array_split(draws, 32))
-        p[some] = hits / len(draws) if exact else (1 + hits) / (1 + len(draws))
-    return p
+        yield np.asarray(log_probs[:, block][kept], dtype=np.float64), held[:, block]
 
 
 # --- what comes in
 
 
-def _checked(log_probs: ArrayLike, held_out: ArrayLike, estimator: str) -> tuple[NDArray[np.floating], BoolArray]:
+def _checked(
+    log_probs: ArrayLike, held_out: ArrayLike, estimator: str
+) -> tuple[NDArray[np.floating], BoolArray, BoolArray]:
+    """Return log_probs, held_out, and which splits failed (n_splits,)."""
     if estimator not in ESTIMATORS:
         raise DataError(
             expected=f"an estimator among {', '.join(ESTIMATORS)}",
@@ -345,10 +291,11 @@ def _checked(log_probs: ArrayLike, held_out: ArrayLike, estimator: str) -> tuple
             got=f"dtypes {log_p.dtype} and {out.dtype}",
             do="Convert them; held_out is true where the refit did not train on the example.",
         )
-    for s, row in enumerate(log_p):
-        if not np.isfinite(row).all():
-            raise _not_finite(row, s)
-    return log_p, out
+    failed = np.array([bool(np.isnan(row).all()) for row in log_p])
+    for s in np.flatnonzero(~failed):
+        if not np.isfinite(log_p[s]).all():
+            raise _not_finite(log_p[s], int(s))
+    return log_p, out, failed
 
 
 def _not_finite(row: NDArray[np.floating], split: int) -> DataError:
@@ -357,3 +304,34 @@ def _not_finite(row: NDArray[np.floating], split: int) -> DataError:
     if row[example] == -np.inf:
         do = "Use a model that gives every example some density, or leave that example out of the audit."
     return DataError(expected="finite log_probs", got=f"{row[example]} at split {split}, example {example}", do=do)
+
+
+def _left(held: BoolArray, rows: Rows, failed: BoolArray) -> tuple[BoolArray, Rows]:
+    """Return what the failed splits leave: the rows of held_out, and the repeats in which some example has a score."""
+    position = np.cumsum(~failed) - 1
+    left = [position[r[~failed[r]]] for r in rows]
+    held = held if not failed.any() else held[~failed]
+    rows = [r for r in left if scored(held, r).any()]
+    if not rows:
+        raise DataError(
+            expected="some repeat in which an example was both in and out",
+            got=f"{_named(failed)} failed (NaN throughout)",
+            do="See why those refits failed and mend it, say by a lower learning rate.",
+        )
+    return held, rows
+
+
+def _require_scores(held: BoolArray, rows: Rows, failed: BoolArray) -> None:
+    without = ~np.any([scored(held, r) for r in rows], axis=0)
+    if without.any():
+        raise DataError(
+            expected="every example in and out within at least one repeat",
+            got=f"none left for {without.sum():,} examples ({without.argmax()} the first): {_named(failed)} failed",
+            do="See why those refits failed and mend it (a lower learning rate), add repeats, or pass missing='nan'.",
+        )
+
+
+def _named(failed: BoolArray) -> str:
+    splits = np.flatnonzero(failed)
+    names = ", ".join(map(str, splits[:10])) + (", ..." if len(splits) > 10 else "")
+    return f"split {names}" if len(splits) == 1 else f"splits {names}"

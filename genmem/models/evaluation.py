@@ -1,8 +1,8 @@
 """log p(x) of a network by importance sampling, the same whatever the batch size.
 
-The noise of example i, draw s derives from (seed, keys, block of i, s): a block is 128 consecutive examples, so a
-stream serves many and the first draws of 4N are those of N. A network without `noise_shape` draws its own, from a
-stream seeded for each block.
+The noise of example i, draw s derives from (seed, keys, block of i, s): a block is 128 consecutive examples and 16
+draws, so a stream serves many and the first draws of 4N are those of N. A network without `noise_shape` draws its own,
+from a stream seeded for each block. CPU and CUDA draw different numbers.
 """
 
 import math
@@ -17,7 +17,8 @@ from genmem.seeding import seed_for
 from genmem.training.ensemble import isolated_streams, noise_shape
 
 BLOCK = 128
-ROWS_AT_ONCE = 8192
+DRAWS = 16
+STREAMS_AT_ONCE = {"cpu": 1, "cuda": 32}  # what is in flight stays in a core's cache, or fills a card
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def log_prob(module: nn.Module, X: Tensor, *, draws: int, seed: int, keys: tuple
     module.eval()
     try:
         blocks = [
-            _summarise(_log_weights(module, X[start : start + BLOCK], draws, seed, (*keys, start // BLOCK)))
+            summarise(_log_weights(module, X[start : start + BLOCK], draws, seed, (*keys, start // BLOCK)))
             for start in range(0, len(X), BLOCK)
         ]
     finally:
@@ -64,30 +65,33 @@ def log_prob(module: nn.Module, X: Tensor, *, draws: int, seed: int, keys: tuple
 def _log_weights(module: nn.Module, x: Tensor, draws: int, seed: int, keys: tuple[int, ...]) -> Tensor:
     """Return the log weights of one block: (draws, block), a bounded number of rows at a time."""
     x = x.to(torch.float32)
-    shape = noise_shape(module)
-    chunk = max(1, ROWS_AT_ONCE // BLOCK)
+    shape, streams = noise_shape(module), range(-(-draws // DRAWS))
+    at_once = 1 if shape is None else STREAMS_AT_ONCE.get(x.device.type, 1)
     parts: list[Tensor] = []
-    for first in range(0, draws, chunk):
-        count, stream = min(chunk, draws - first), seed_for(seed, "evaluation noise", *keys, first // chunk)
+    for first in range(0, len(streams), at_once):
+        some = [seed_for(seed, "evaluation noise", *keys, stream) for stream in streams[first : first + at_once]]
+        count = min(draws - first * DRAWS, len(some) * DRAWS)
         if shape is None:
-            with isolated_streams(x.device, stream):
+            with isolated_streams(x.device, some[0]):
                 parts.append(module.log_weights(x, count))  # type: ignore[operator]
         else:
-            noise = _noise(shape, count, len(x), stream, x.device)
+            noise = torch.cat([stream_noise(shape, stream, x.device) for stream in some])[:count, : len(x)]
             parts.append(module.log_weights(x, count, noise=noise))  # type: ignore[operator]
         if len(parts[-1]) < count:  # an exact model: one row is all there is
             return parts[-1]
     return torch.cat(parts)
 
 
-def _noise(shape: tuple[int, ...], draws: int, n: int, seed: int, device: torch.device) -> Tensor:
-    # A whole block is drawn even where the data end inside it: row i has one value, however many rows follow.
-    full = (draws, BLOCK, *shape)
-    drawn = np.random.Generator(np.random.PCG64(seed)).standard_normal(full, dtype=np.float32)
-    return torch.from_numpy(drawn[:, :n]).to(device)
+def stream_noise(shape: tuple[int, ...], seed: int, device: torch.device) -> Tensor:
+    """Return the noise of one stream, whole blocks: row i has one value, however many rows and draws are asked."""
+    full = (DRAWS, BLOCK, *shape)
+    if device.type == "cuda":
+        return torch.randn(full, generator=torch.Generator(device).manual_seed(seed), device=device)
+    return torch.from_numpy(np.random.Generator(np.random.PCG64(seed)).standard_normal(full, dtype=np.float32))
 
 
-def _summarise(log_weights: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def summarise(log_weights: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return what `LogProbs` holds, from log weights (draws, n)."""
     weights = log_weights.to(torch.float64)
     draws = len(weights)
     total = torch.logsumexp(weights, 0)

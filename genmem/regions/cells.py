@@ -11,6 +11,7 @@ from scipy.stats import t as student_t
 
 from genmem.errors import DataError
 from genmem.seeding import seed32
+from genmem.stats import repeat_means
 
 FloatArray = NDArray[np.float64]
 
@@ -51,12 +52,13 @@ def group_scores(per_repeat: ArrayLike, groups: ArrayLike, *, n_exemplars: int =
     errors are then too small by what refits share. They are NaN for groups of one.
 
     Args:
-        per_repeat: (L, n) score of each example within each repeat, nats (`MemorizationScores.per_repeat`).
+        per_repeat: (L, n) score of each example within each repeat, nats (`MemorizationScores.per_repeat`); NaN where
+            a failed refit left it none.
         groups: (n,) group of each example, numbers or strings.
         n_exemplars: how many positions `GroupScore.examples` holds at most.
 
     Raises:
-        DataError: shapes disagree or a score is not finite.
+        DataError: shapes disagree, a score is infinite, or an example has none in any repeat.
 
     References:
         On Confidence Interval for Two-Means Problem Based on Separate Estimates of Variances and Tabulated Values
@@ -101,16 +103,17 @@ def latent_cells(latents: ArrayLike, *, n_cells: int | None = None, seed: int = 
 
 def _describe(scores: FloatArray, inside: NDArray[np.bool_], name: str, n_exemplars: int) -> GroupScore:
     mine, others = scores[:, inside], scores[:, ~inside]  # (L, n in), (L, n out)
-    mean, rest = float(mine.mean()), float(others.mean()) if others.size else np.nan
-    terms = [_over_repeats(mine.mean(axis=1)), _over_examples(mine)]
+    of_example = np.nanmean(mine, axis=0)
+    mean, rest = float(of_example.mean()), float(np.nanmean(others, axis=0).mean()) if others.size else np.nan
+    terms = [_over_repeats(repeat_means(mine)), _over_examples(mine)]
     error = float(np.sqrt(sum(variance for variance, _ in terms)))
     half = _half_width(terms, 0.025)
     p = np.nan
     if others.size:
-        apart = _over_repeats(mine.mean(axis=1) - others.mean(axis=1))
+        apart = _over_repeats(repeat_means(mine) - repeat_means(others))
         p = _p_above(mean - rest, [apart, _over_examples(mine), _over_examples(others)])
     positions = np.flatnonzero(inside)
-    highest = positions[np.argsort(-mine.mean(axis=0), kind="stable")][:n_exemplars]
+    highest = positions[np.argsort(-of_example, kind="stable")][:n_exemplars]
     return GroupScore(name, mine.shape[1], mean, error, (mean - half, mean + half), rest, p, tuple(highest.tolist()))
 
 
@@ -118,6 +121,7 @@ Term = tuple[float, int]  # the variance of a mean, and its degrees of freedom
 
 
 def _over_repeats(means: FloatArray) -> Term:
+    means = means[np.isfinite(means)]  # a repeat may have lost all refits that a group needs
     if len(means) < 2:
         return 0.0, 1
     return float(means.var(ddof=1) / len(means)), len(means) - 1
@@ -127,7 +131,7 @@ def _over_examples(scores: FloatArray) -> Term:
     n = scores.shape[1]
     if n < 2:
         return np.nan, 1
-    return float(scores.mean(axis=0).var(ddof=1) / n), n - 1
+    return float(np.nanmean(scores, axis=0).var(ddof=1) / n), n - 1
 
 
 def _half_width(terms: Sequence[Term], tail: float) -> float:
@@ -154,11 +158,12 @@ def _checked(per_repeat: ArrayLike, groups: ArrayLike) -> tuple[FloatArray, NDAr
             got=f"shapes {scores.shape} and {members.shape}",
             do="Pass one row of scores per repeat and one group per example.",
         )
-    if not np.isfinite(scores).all():
-        r, i = np.argwhere(~np.isfinite(scores))[0]
+    bad = np.isinf(scores).any(axis=0) | np.isnan(scores).all(axis=0)
+    if bad.any():
+        i = int(bad.argmax())
         raise DataError(
-            expected="finite scores",
-            got=f"{scores[r, i]} in repeat {r}, example {i}",
+            expected="a finite score of every example in one repeat at least",
+            got=f"{scores[:, i]} for example {i}",
             do="Leave that example out.",
         )
     return scores, members

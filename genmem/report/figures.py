@@ -1,6 +1,7 @@
 """The figures of the page, as JSON that plotly draws in the browser."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -10,6 +11,19 @@ from genmem import plots
 from genmem.plots import Group
 from genmem.report.results import Results
 
+TRAJECTORY = (  # of results/trajectory.npz
+    "epochs",
+    "levels",
+    "score_quantiles",
+    "null_quantiles",
+    "mean_in",
+    "mean_out",
+    "quantiles_null_low",
+    "quantiles_null_high",
+    "quantiles_first_epoch",
+    "gap_first_epoch",
+    "best_epoch",
+)
 GROUPS = 30  # groups of each kind that are shown, the highest mean first
 
 
@@ -33,8 +47,8 @@ def figures(results: Results, groups: dict[str, list[Group]]) -> dict[str, Figur
     if len(s["score"]) >= 200:
         found["tenths"] = plots.memorized_by_log_prob(s["score"], s["log_prob_in"])
     if len(path.get("epochs", ())) > 1:
-        names = ("epochs", "levels", "score_quantiles", "null_quantiles", "mean_in", "mean_out")
-        found["trajectory"] = plots.trajectory(*(path[name] for name in names))
+        curve: dict[str, Any] = {name: path.get(name) for name in TRAJECTORY}
+        found["trajectory"] = plots.trajectory(**curve)
     if "distance" in near:
         found["distance"] = plots.score_against_distance(s["score"], near["distance"], results.index, results.labels)
     for kind, part in groups.items():

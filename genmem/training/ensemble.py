@@ -118,7 +118,7 @@ def _train_group(
     lanes = [*lanes, *lanes] if batched and len(lanes) == 1 else lanes
     stepper = _stepper(recipe, lanes, batched)
     orders = [stream(recipe.seed, "order", lane.split) for lane in lanes]
-    noise = _Noise(recipe, lanes, stepper.module(0))
+    noise = Noise(recipe, [lane.repeat for lane in lanes], stepper.module(0))
     for epoch in range(recipe.epochs + 1):
         if epoch:
             rows = _minibatches(recipe, lanes, orders).to(X.device)
@@ -139,14 +139,14 @@ def _minibatches(recipe: Recipe, lanes: Sequence[Lane], orders: Sequence[np.rand
     return torch.from_numpy(np.stack(rows)).view(len(lanes), recipe.steps_per_epoch, recipe.batch_size)
 
 
-class _Noise:
+class Noise:
     """Training noise: a stream for each repeat, drawn step by step, or nothing for modules that draw their own."""
 
-    def __init__(self, recipe: Recipe, lanes: Sequence[Lane], module: nn.Module) -> None:
+    def __init__(self, recipe: Recipe, repeat: Sequence[int], module: nn.Module) -> None:
         shape = noise_shape(module)
         self.shape = None if shape is None else (1, recipe.batch_size, *shape)
-        repeats = sorted({lane.repeat for lane in lanes})
-        self.of_lane = torch.tensor([repeats.index(lane.repeat) for lane in lanes], device=recipe.device)
+        repeats = sorted(set(repeat))
+        self.of_lane = torch.tensor([repeats.index(r) for r in repeat], device=recipe.device)
         self.device = recipe.device
         self.streams = [
             torch.Generator(recipe.device).manual_seed(seed_for(recipe.seed, "training noise", r)) for r in repeats

@@ -1,65 +1,79 @@
-"""One after another or all at once? A short timed trial on the actual network and device decides, once."""
+"""One after another or all at once? Short timed trials on the actual network, data and device."""
 
+import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genmem.training.ensemble import (
     BatchedLanes,
+    Noise,
     OneLane,
     Recipe,
+    Stepper,
     fresh_module,
     isolated_streams,
     noise_shape,
 )
 
 TRIAL_SECONDS = 0.4
+WARM_UP = 3
 BATCH_TOLERANCE = 1e-4
+OPTIMISER_STATE = 4  # copies of the parameters: themselves, gradients, two moments of Adam
+SHARE_OF_MEMORY = 0.5
 
 
 @dataclass(frozen=True)
-class Choice:
-    """How refits run. The method is part of the plan; the number of lanes may vary without changing a number."""
+class Pace:
+    """Seconds that one optimiser step of one network takes: `quick`, when nothing disturbs, and on `average`."""
 
-    method: str  # "lanes" or "loop"
-    lanes: int
-    device: str
-    threads: int
-    seconds_per_step: dict[str, float]  # per network and optimiser step, for each number of lanes tried; "loop"
-
-    @property
-    def best_seconds(self) -> float:
-        """Seconds that one optimiser step of one network takes the chosen way."""
-        return self.seconds_per_step["loop" if self.method == "loop" else str(self.lanes)]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the choice as the plan stores it."""
-        return asdict(self)
+    quick: float
+    average: float
 
 
-def probe(recipe: Recipe, X: Tensor, candidates: Sequence[int]) -> Choice:
-    """Time one optimiser step in a loop and with each number of lanes, and return the fastest.
-
-    Lanes are considered only where they are proven to compute the same (`can_batch`) and their memory fits.
-    """
-    seconds = {"loop": _seconds_per_step(recipe, X, 1, batched=False)}
-    counts = [c for c in candidates if c > 1]
-    if counts and can_batch(recipe, X):
-        for count in counts:
-            seconds[str(count)] = _seconds_per_step(recipe, X, count, batched=True)
-    fastest = min(seconds, key=lambda key: seconds[key])
-    return Choice(
-        method="loop" if fastest == "loop" else "lanes",
-        lanes=1 if fastest == "loop" else int(fastest),
-        device=str(recipe.device),
-        threads=torch.get_num_threads(),
-        seconds_per_step={key: round(value, 7) for key, value in seconds.items()},
+def measure_pace(recipe: Recipe, X: Tensor, lanes: int, *, batched: bool) -> Pace:
+    """Time optimiser steps of some networks on minibatches drawn from X, as training takes them."""
+    modules = [fresh_module(recipe, i) for i in range(lanes)]
+    stepper: Stepper = (
+        BatchedLanes(modules, recipe.learning_rate) if batched else OneLane(modules[0], recipe.learning_rate)
     )
+    noise = Noise(recipe, [0] * lanes, modules[0])
+    generator = torch.Generator().manual_seed(0)
+
+    def step() -> None:
+        rows = torch.randint(len(X), (lanes, recipe.batch_size), generator=generator).to(X.device)
+        stepper.step(X[rows].to(torch.float32), noise.next())
+
+    with isolated_streams(recipe.device, 0):
+        times = sorted(_times(step, recipe.device))
+    # Other work on the machine only ever adds: the quicker quarter compares ways, the mean tells how long it takes.
+    return Pace(times[len(times) // 4] / lanes, sum(times) / len(times) / lanes)
+
+
+def _times(call: Callable[[], object], device: torch.device) -> list[float]:
+    for _ in range(WARM_UP):
+        call()
+    times: list[float] = []
+    while len(times) < 5 or sum(times) < TRIAL_SECONDS:
+        _synchronize(device)
+        start = time.perf_counter()
+        call()
+        _synchronize(device)
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+# --- may lanes share a batch?
 
 
 def can_batch(recipe: Recipe, X: Tensor) -> bool:
@@ -103,27 +117,58 @@ def _trial_inputs(recipe: Recipe, X: Tensor, lanes: int) -> tuple[Tensor, Tensor
     return rows, noise.to(recipe.device)
 
 
-def _seconds_per_step(recipe: Recipe, X: Tensor, lanes: int, *, batched: bool) -> float:
-    modules = [fresh_module(recipe, i) for i in range(lanes)]
-    stepper = BatchedLanes(modules, recipe.learning_rate) if batched else OneLane(modules[0], recipe.learning_rate)
-    rows, noise = _trial_inputs(recipe, X, lanes)
-    with isolated_streams(recipe.device, 0):
-        return _usual_seconds(lambda: stepper.step(X[rows].to(torch.float32), noise), recipe.device) / lanes
+# --- how many fit into memory?
 
 
-def _usual_seconds(call: Callable[[], object], device: torch.device) -> float:
-    for _ in range(3):
-        call()
-    times: list[float] = []
-    while len(times) < 5 or sum(times) < TRIAL_SECONDS:
-        _synchronize(device)
-        start = time.perf_counter()
-        call()
-        _synchronize(device)
-        times.append(time.perf_counter() - start)
-    return sorted(times)[len(times) // 4]  # other work on the machine only ever adds
+def fitting_lanes(recipe: Recipe, X: Tensor) -> int:
+    """Return how many networks train at once within half of the memory that is free now; at least 1."""
+    module = fresh_module(recipe, 0)
+    state = OPTIMISER_STATE * sum(p.numel() * p.element_size() for p in module.parameters())
+    each = state + 2 * _kept_for_backward(recipe, module, X)  # gradients of activations take as much again
+    return max(1, int(SHARE_OF_MEMORY * free_bytes(recipe.device) / max(1, each)))
 
 
-def _synchronize(device: torch.device) -> None:
+def _kept_for_backward(recipe: Recipe, module: nn.Module, X: Tensor) -> int:
+    """Return the bytes of activations that one step of one network keeps."""
+    rows, noise = _trial_inputs(recipe, X, 1)
+    own = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    sizes: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    lane = OneLane(module, recipe.learning_rate)
+    with isolated_streams(recipe.device, 0), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        lane.losses(X[rows].to(torch.float32), noise)
+    return sum(size for storage, size in sizes.items() if storage not in own)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the memory that is free on a device; on a CPU, what this machine and its container leave."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        return int(torch.cuda.mem_get_info(device)[0])
+    return min(_machine_bytes(), _container_bytes())
+
+
+def _machine_bytes() -> int:
+    information = Path("/proc/meminfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return int(os.sysconf("SC_PAGE_SIZE")) * int(os.sysconf("SC_PHYS_PAGES")) // 2
+
+
+def _container_bytes(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return what a memory limit of control groups leaves; a very large number without one."""
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            return max(0, int((root / limit).read_text()) - int((root / used).read_text()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return 1 << 62

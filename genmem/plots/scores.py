@@ -1,46 +1,19 @@
-"""What does it look like? Plotly figures of an audit, for notebooks and the report.
-
-Scores and log-probabilities are in nats. Colours are those of Okabe and Ito, legible to colour-blind readers;
-backgrounds are transparent and greys neutral, so that a figure sits on a light or a dark page. Text that comes
-from the data is escaped: plotly reads tags in it.
-
-References: Color Universal Design (Okabe & Ito, 2008), https://jfly.uni-koeln.de/color/
-"""
+"""Figures of the scores at the end of training: their distribution, and against what they might follow from."""
 
 from collections.abc import Sequence
-from html import escape
-from typing import NotRequired, TypedDict
 
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
-from plotly.subplots import make_subplots
 from scipy.stats import hypergeom
 
-from genmem.errors import DataError
+from genmem.plots.look import BLUE, GREY, ORANGE, VERMILLION, Floats, dress, finite, label_text, small
 from genmem.seeding import stream
 
-Floats = NDArray[np.float64]
-
-BLUE, VERMILLION, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#E69F00", "#009E73", "#8A8F98"
 FLAGGED = 0.05  # an example is flagged when its q-value is below
 TOP = 0.05  # the share of examples called highly memorized, as in van den Burg & Williams (2021)
 POINTS = 20_000  # a scatter draws all highlighted examples, and others up to this many in all
 SVG_POINTS = 2_000  # a scatter of more points is drawn by WebGL
-
-
-class Group(TypedDict):
-    """One group of examples, as `groups` of audit.json holds it; means and scores in nats."""
-
-    kind: str
-    name: str
-    n: int
-    mean: float
-    standard_error: float | None
-    interval: list[float] | None
-    rest: float | None
-    p_value: NotRequired[float | None]
-    examples: list[int]
 
 
 def score_distribution(score: Floats, placebo: Floats | None = None) -> go.Figure:
@@ -53,8 +26,8 @@ def score_distribution(score: Floats, placebo: Floats | None = None) -> go.Figur
     Raises:
         DataError: no score is finite.
     """
-    score = _finite(score)
-    null = np.empty(0) if placebo is None else _finite(placebo, needed=False)
+    score = finite(score)
+    null = np.empty(0) if placebo is None else finite(placebo, needed=False)
     edges = _bins(score, null)
     counts, expected = np.histogram(score, edges)[0], np.zeros(1)
     figure = go.Figure(_bars(counts, edges))
@@ -66,7 +39,7 @@ def score_distribution(score: Floats, placebo: Floats | None = None) -> go.Figur
     figure.add_annotation(
         x=mean, y=1, yref="paper", yanchor="top", xanchor="left", text=f" mean {mean:.2f}", showarrow=False
     )
-    _dress(figure, "memorization score (nats)", "examples per bin, log scale", 340)
+    dress(figure, "memorization score (nats)", "examples per bin, log scale", 340)
     low = 0.7 * min(1.0, score.size / max(null.size, 1))
     top = 1.6 * max(counts.max(), expected.max())
     return figure.update_yaxes(type="log", range=[np.log10(low), np.log10(top)], dtick=1)
@@ -92,7 +65,7 @@ def score_against_log_prob(
     """
     flagged = np.asarray(q_value) < FLAGGED
     figure = go.Figure(_points("log_prob_in", log_prob_in, score, flagged, f"q < {FLAGGED:g}", index, labels))
-    return _dress(figure, "log_prob_in (nats)", "memorization score (nats)", 440)
+    return dress(figure, "log_prob_in (nats)", "memorization score (nats)", 440)
 
 
 def score_against_distance(
@@ -111,7 +84,7 @@ def score_against_distance(
     """
     index = np.arange(len(score)) if index is None else index
     figure = go.Figure(_points("distance", distance, score, highest(score), "highest 5% of scores", index, labels))
-    return _dress(figure, "distance to other examples", "memorization score (nats)", 440)
+    return dress(figure, "distance to other examples", "memorization score (nats)", 440)
 
 
 def memorized_by_log_prob(score: Floats, log_prob_in: Floats) -> go.Figure:
@@ -135,68 +108,8 @@ def memorized_by_log_prob(score: Floats, log_prob_in: Floats) -> go.Figure:
     )
     figure.update_traces(hovertemplate="tenth %{x}: %{y} examples<extra></extra>")
     figure.update_xaxes(type="category", showgrid=False)
-    _dress(figure, "tenth of log_prob_in, least likely first", "examples", 260)
+    dress(figure, "tenth of log_prob_in, least likely first", "examples", 260)
     return figure.update_layout(bargap=0.25, margin_t=16, showlegend=False)
-
-
-def trajectory(
-    epochs: NDArray[np.integer],
-    levels: Floats,
-    score_quantiles: Floats,
-    null_quantiles: Floats,
-    mean_in: Floats,
-    mean_out: Floats,
-) -> go.Figure:
-    """Quantiles of the score and of its null over epochs, above the mean log-probability in and out.
-
-    Args:
-        epochs: (E,) scored epochs.
-        levels: (Q,) quantile levels, each in (0, 1).
-        score_quantiles: (E, Q) quantiles of the score over examples, nats.
-        null_quantiles: (E, Q) the same of the placebo scores, nats.
-        mean_in: (E,) mean log_prob_in over examples, nats.
-        mean_out: (E,) mean log_prob_out over examples, nats.
-    """
-    figure = make_subplots(rows=2, shared_xaxes=True, row_heights=[0.58, 0.42], vertical_spacing=0.08)
-    for q, (level, colour) in enumerate(zip(levels, _cycle(len(levels)), strict=True)):
-        name = "median" if level == 0.5 else f"{100 * level:g}% quantile"
-        figure.add_trace(_line(epochs, score_quantiles[:, q], f"{name} of scores", colour), row=1, col=1)
-        figure.add_trace(_line(epochs, null_quantiles[:, q], f"{name}, null", colour, null=True), row=1, col=1)
-    figure.add_trace(_line(epochs, mean_in, "mean log_prob_in", GREEN), row=2, col=1)
-    figure.add_trace(_line(epochs, mean_out, "mean log_prob_out", GREY), row=2, col=1)
-    _dress(figure, "", "score (nats)", 520)
-    figure.update_xaxes(title_text="epoch", row=2, col=1)
-    return figure.update_yaxes(title_text="log p (nats)", row=2, col=1).update_layout(hovermode="x unified")
-
-
-def group_intervals(groups: Sequence[Group]) -> go.Figure:
-    """Mean score of each group with its interval, the highest on top; a tick marks the mean of the rest.
-
-    Args:
-        groups: as `groups` of audit.json: name, n, mean, interval, rest; nats.
-    """
-    groups = sorted(groups, key=lambda group: group["mean"])
-    rows = np.arange(len(groups))
-    bounds = np.array([group["interval"] or [np.nan, np.nan] for group in groups], dtype=float).reshape(-1, 2)
-    mean = np.array([group["mean"] for group in groups], dtype=float)
-    rest = np.array([group["rest"] for group in groups], dtype=float)  # None becomes NaN
-    error = {"array": bounds[:, 1] - mean, "arrayminus": mean - bounds[:, 0], "thickness": 2, "width": 0}
-    names = [_text(group["name"], 60) for group in groups]
-    tick = {"symbol": "line-ns-open", "size": 13, "color": GREY, "line": {"width": 2}}
-    figure = go.Figure(
-        [
-            go.Scatter(x=rest, y=rows, mode="markers", marker=tick, name="mean of the rest", text=names),
-            go.Scatter(x=mean, y=rows, error_x=error, mode="markers", marker={"color": BLUE, "size": 9},
-                       name="mean, 95% interval", text=names, customdata=[group["n"] for group in groups]),
-        ]
-    )  # fmt: skip
-    figure.data[0].hovertemplate = "all but %{text}: %{x:.2f} nats<extra></extra>"
-    figure.data[1].hovertemplate = "%{text}: %{x:.2f} nats, n = %{customdata}<extra></extra>"
-    _dress(figure, "mean memorization score (nats)", "", 110 + 26 * max(len(groups), 2))
-    short = [_text(group["name"], 22) for group in groups]
-    return figure.update_yaxes(
-        tickvals=rows, ticktext=short, showgrid=False, zeroline=False, automargin=True, range=[-0.7, len(groups) - 0.3]
-    )
 
 
 def highest(score: Floats) -> NDArray[np.bool_]:
@@ -246,12 +159,12 @@ def _points(
         (highlighted, highlighted, name, VERMILLION, 6, 0.75),
     ):
         rows = np.flatnonzero(part)
-        text = None if labels is None else [_text(labels[int(row)], width) for row in rows]
+        text = None if labels is None else [label_text(labels[int(row)], width) for row in rows]
         label = "" if labels is None else "<br>label %{text}"
         count = f"{whole.sum():,}" if part.sum() == whole.sum() else f"{part.sum():,} of {whole.sum():,} drawn"
         hover = f"row %{{customdata}}{label}<br>{x_name} %{{x:.2f}}<br>score %{{y:.2f}} nats<extra></extra>"
         traces.append(
-            kind(x=_small(x[rows]), y=_small(y[rows]), customdata=np.asarray(index)[rows], text=text,
+            kind(x=small(x[rows]), y=small(y[rows]), customdata=np.asarray(index)[rows], text=text,
                  mode="markers", name=f"{title} ({count})", hovertemplate=hover,
                  marker={"color": colour, "size": size, "opacity": opacity})
         )  # fmt: skip
@@ -275,70 +188,9 @@ def _steps(counts: Floats, edges: Floats) -> go.Scatter:
     return go.Scatter(x=middle, y=heights, mode="lines", line=line, name=name, hovertemplate=hover)
 
 
-def _line(epochs: NDArray[np.integer], values: Floats, name: str, colour: str, null: bool = False) -> go.Scatter:
-    line = {"color": colour, "width": 1.5 if null else 2.5, "dash": "dot" if null else "solid"}
-    mode = "lines" if null else "lines+markers"
-    look = {"mode": mode, "line": line, "marker": {"size": 6}, "showlegend": not null}
-    return go.Scatter(x=epochs, y=values, name=name, hovertemplate="%{y:.2f}", **look)
-
-
-def _dress(figure: go.Figure, x: str, y: str, height: int) -> go.Figure:
-    """The one look of all figures."""
-    clear, grid = "rgba(0,0,0,0)", "rgba(128,128,128,0.22)"
-    figure.update_layout(
-        template="none",
-        height=height,
-        margin={"l": 56, "r": 16, "t": 40, "b": 48},
-        paper_bgcolor=clear,
-        plot_bgcolor=clear,
-        font={
-            "family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif",
-            "size": 13,
-            "color": "#6B7280",
-        },
-        legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "bgcolor": clear},
-        hoverlabel={"bgcolor": "#22262B", "bordercolor": "#22262B", "font": {"color": "#FFFFFF"}},
-        bargap=0,
-        showlegend=True,
-    )
-    axis = {"gridcolor": grid, "zerolinecolor": grid, "linecolor": grid, "title": {"standoff": 8, "font": {"size": 13}}}
-    figure.update_xaxes(**axis).update_yaxes(**axis)
-    return figure.update_layout(xaxis_title_text=x, yaxis_title_text=y)
-
-
 def _bins(score: Floats, null: Floats) -> Floats:
     values = np.concatenate([score, null])
     low, high = float(values.min()), float(values.max())
     if low == high:
         low, high = low - 0.5, high + 0.5
     return np.linspace(low, high, 1 + int(np.clip(2 * np.sqrt(score.size), 8, 72)))
-
-
-def _cycle(count: int) -> list[str]:
-    return [(BLUE, VERMILLION, "#CC79A7", ORANGE, GREEN)[i % 5] for i in range(count)]
-
-
-def _finite(values: Floats, needed: bool = True) -> Floats:
-    flat = np.asarray(values, dtype=np.float64).ravel()
-    kept = flat[np.isfinite(flat)]
-    if needed and not kept.size:
-        raise DataError(
-            expected="at least one finite score",
-            got=f"{flat.size} scores, none finite",
-            do="Score the run again.",
-        )
-    return kept
-
-
-def _small(values: Floats) -> NDArray[np.float32]:
-    return np.asarray(values, dtype=np.float32)  # half the bytes, more digits than a screen shows
-
-
-def _text(value: object, width: int) -> str:
-    """Text from the data, cut to `width` and escaped, for plotly reads tags.
-
-    >>> _text("<b>bold</b>", 40)
-    '&lt;b&gt;bold&lt;/b&gt;'
-    """
-    text = str(value)
-    return escape(text if len(text) <= width else text[: width - 1] + "…")

@@ -1,0 +1,322 @@
+"""The leave-out engine on the BinarizedMNIST configuration: the straightforward way against genmem.
+
+1024-512-256-16 Bernoulli VAE on images padded to 32 x 32, batches of 64, Adam at 1e-3.
+
+- straightforward: one model at a time, a DataLoader with transforms in Python for every item (PIL, padding, a new
+  binarisation at every read), sigmoid and binary cross-entropy, full-covariance Gaussians for a diagonal posterior, all
+  256 draws of a batch materialised as repeats. Loaded in this process or by two loader processes, whichever is faster.
+- tidy: the same model with all that mended by hand: tensors in memory, logits, diagonal Gaussians, fused Adam.
+- genmem: as its probe decides on this machine (threads, processes, lanes), and each way by itself.
+
+`--study` also measures what a score costs at equal standard error: both ways refit the same small design, and the
+variance of a score between repeats says how many repeats each needs.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import time
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import nn
+from torch.distributions import MultivariateNormal
+from torch.utils.data import DataLoader, Dataset
+
+from genmem.leaveout.executors import local_workers
+from genmem.leaveout.scoring import memorization_score
+from genmem.models import VAE, log_prob
+from genmem.splits import Splits
+from genmem.training import Lane, train
+
+DRAWS = 256
+BATCH = 64
+LATENT = 16
+
+# --- the straightforward way
+
+
+class Binarized(Dataset):
+    """Images as they are read in a first script: PIL, padding, a fresh binarisation, one at a time."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        image = ImageOps.expand(Image.fromarray(self.images[i]), border=2)
+        x = torch.from_numpy(np.array(image)).float().div(255).view(-1)
+        return torch.bernoulli(x)
+
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(1024, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU())
+        self.mean, self.log_variance = nn.Linear(256, LATENT), nn.Linear(256, LATENT)
+        layers = [nn.Linear(LATENT, 256), nn.ReLU(), nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 1024)]
+        self.decoder = nn.Sequential(*layers)
+
+    def encode(self, x):
+        h = self.encoder(x)
+        return self.mean(h), self.log_variance(h)
+
+
+def straightforward_training(images, epochs, loader_workers):
+    model = Plain()
+    loader = DataLoader(Binarized(images), BATCH, shuffle=True, num_workers=loader_workers)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(epochs):
+        for x in loader:
+            optimiser.zero_grad()
+            mean, log_variance = model.encode(x)
+            z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+            p = torch.sigmoid(model.decoder(z))
+            kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1)
+            loss = F.binary_cross_entropy(p, x, reduction="none").sum(-1) + kl
+            loss.mean().backward()
+            optimiser.step()
+    return model
+
+
+@torch.no_grad()
+def straightforward_log_prob(model, images, loader_workers, draws=DRAWS):
+    parts, prior = [], MultivariateNormal(torch.zeros(LATENT), torch.eye(LATENT))
+    for x in DataLoader(Binarized(images), BATCH, num_workers=loader_workers):
+        mean, log_variance = model.encode(x)
+        n = len(x)
+        x, mean, log_variance = (t.repeat_interleave(draws, 0) for t in (x, mean, log_variance))
+        q = MultivariateNormal(mean, torch.diag_embed(log_variance.exp()))
+        z = q.sample()
+        p = torch.sigmoid(model.decoder(z))
+        log_w = -F.binary_cross_entropy(p, x, reduction="none").sum(-1) + prior.log_prob(z) - q.log_prob(z)
+        parts.append(torch.logsumexp(log_w.view(n, draws), 1) - np.log(draws))
+    return torch.cat(parts).numpy()
+
+
+# --- the same, mended by hand
+
+
+def tidy_training(X, epochs):
+    model = Plain()
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    for _ in range(epochs):
+        order = torch.randperm(len(X))
+        for i in range(0, len(X) - BATCH + 1, BATCH):
+            x = X[order[i : i + BATCH]]
+            optimiser.zero_grad()
+            mean, log_variance = model.encode(x)
+            logits = model.decoder(mean + (0.5 * log_variance).exp() * torch.randn_like(mean))
+            kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1)
+            loss = F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1) + kl
+            loss.mean().backward()
+            optimiser.step()
+    return model
+
+
+@torch.no_grad()
+def tidy_log_prob(model, X, draws=DRAWS):
+    parts = []
+    for i in range(0, len(X), BATCH):
+        x = X[i : i + BATCH]
+        mean, log_variance = model.encode(x)
+        eps = torch.randn(draws, *mean.shape)
+        z = mean + (0.5 * log_variance).exp() * eps
+        logits = model.decoder(z)
+        log_w = (x * logits - F.softplus(logits)).sum(-1) + 0.5 * (log_variance + eps.square() - z.square()).sum(-1)
+        parts.append(torch.logsumexp(log_w, 0) - np.log(draws))
+    return torch.cat(parts).numpy()
+
+
+# --- genmem
+
+
+def our_model(epochs):
+    return VAE(hidden=(512, 256), latent_dim=LATENT, likelihood="bernoulli", epochs=epochs, device="cpu")
+
+
+def our_training(X, lanes, batched, epochs, seed=0):
+    recipe, lanes = our_model(epochs).recipe(X.shape[1:], len(X), seed=seed), range(lanes)
+    return train(
+        recipe, torch.from_numpy(X), [Lane(np.arange(len(X)), seed + i, 0) for i in range(lanes)], batched=batched
+    )
+
+
+def our_log_prob(X, module, draws):
+    return log_prob(module, torch.from_numpy(X), draws=draws, seed=0).log_prob
+
+
+def in_workers(executor, workers, call):
+    """Run `call(worker)` in every worker at once and wait."""
+    for future in [executor.submit(call, i) for i in range(workers)]:
+        future.result()
+
+
+def train_part(X, lanes, batched, epochs, worker):
+    our_training(X, lanes, batched, epochs, seed=worker * lanes)
+
+
+def score_part(X, draws, worker):
+    our_log_prob(X, our_model(1).make_module((1024,)), draws)
+
+
+# --- the comparison
+
+
+def seconds(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def table(title, times, base):
+    print(f"\n{title}")
+    for way, values in times.items():
+        ratios = sorted(b / v for b, v in zip(times[base], values, strict=True))
+        spread = f"{statistics.median(ratios):5.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        print(f"  {way:<42} {statistics.median(values):8.3f}   {spread}", flush=True)
+
+
+def in_turn(ways, rounds):
+    times = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way, (call, models) in ways.items():
+            times[way].append(seconds(call) / models)
+    return times
+
+
+def compare(images, X, rounds, draws):
+    cores, flat = len(os.sched_getaffinity(0)), torch.from_numpy(X).float()
+    some, some_images = X[: len(X) // 10], images[: len(X) // 10]
+    module, plain = our_model(1).make_module((1024,)), Plain()
+    with local_workers(cores, 1) as executor:
+        in_workers(executor, cores, partial(train_part, X[:128], 1, False, 1))  # everybody has started
+        ways = {
+            "straightforward": (lambda: straightforward_training(images, 1, 0), 1),
+            "straightforward, 2 loader processes": (lambda: straightforward_training(images, 1, 2), 1),
+            "tidy": (lambda: tidy_training(flat, 1), 1),
+            f"genmem, one after another, {torch.get_num_threads()} threads": (lambda: our_training(X, 1, False, 1), 1),
+            f"genmem, 5 lanes, {torch.get_num_threads()} threads": (lambda: our_training(X, 5, True, 1), 5),
+            f"genmem, {cores} processes": (
+                lambda: in_workers(executor, cores, partial(train_part, X, 1, False, 1)),
+                cores,
+            ),
+            f"genmem, {cores} processes of 5 lanes": (
+                lambda: in_workers(executor, cores, partial(train_part, X, 5, True, 1)),
+                5 * cores,
+            ),
+        }
+        training = in_turn(ways, rounds)
+        table(f"training, seconds an epoch of {len(X):,} images and model", training, "straightforward")
+        ways = {
+            "straightforward": (lambda: straightforward_log_prob(plain, some_images, 0, draws), 1),
+            "straightforward, 2 loader processes": (
+                lambda: straightforward_log_prob(plain, some_images, 2, draws),
+                1,
+            ),
+            "tidy": (lambda: tidy_log_prob(plain, flat[: len(some)], draws), 1),
+            f"genmem, {torch.get_num_threads()} threads": (lambda: our_log_prob(some, module, draws), 1),
+            f"genmem, {cores} processes": (
+                lambda: in_workers(executor, cores, partial(score_part, some, draws)),
+                cores,
+            ),
+        }
+        scoring = in_turn(ways, rounds)
+        table(f"log p at {draws} draws, seconds for {len(some):,} images and model", scoring, "straightforward")
+    return training, scoring
+
+
+# --- at equal standard error
+
+
+def study(images, X, splits, epochs):
+    """Variance of a score between repeats, both ways, on one design: (straightforward, tidy, genmem by draws)."""
+    found = {"straightforward": [], "fixed data, 256 draws": [], "fixed data, 64 draws": [], "fixed data, 16 draws": []}
+    tensor = torch.from_numpy(X)
+    recipe = our_model(epochs).recipe((1024,), int((~splits.held_out).sum(1).min()), seed=0)
+    for split, out in enumerate(splits.held_out):
+        torch.manual_seed(split)
+        model = straightforward_training(images[~out], epochs, 0)
+        found["straightforward"].append(straightforward_log_prob(model, images, 0))
+        lane = Lane(np.flatnonzero(~out), split, int(splits.repeat[split]))
+        (module,) = train(recipe, tensor, [lane], batched=False)
+        for draws in (256, 64, 16):
+            keys = (int(splits.repeat[split]),)
+            values = log_prob(module, tensor, draws=draws, seed=0, keys=keys).log_prob
+            found[f"fixed data, {draws} draws"].append(values)
+        print(f"  split {split + 1} of {len(splits.held_out)}", flush=True)
+    print(f"\nbetween repeats: {splits.n} images, {epochs} epochs, {splits.n_splits} refits")
+    variances = {}
+    for way, rows in found.items():
+        for estimator in ("log_mean", "mean_log"):
+            scores = memorization_score(np.stack(rows), splits.held_out, estimator=estimator, repeat=splits.repeat)
+            variance = float((scores.standard_error**2).mean() * splits.n_repeats)
+            variances[way, estimator] = variance
+            print(
+                f"  {way:<24} {estimator:<9} mean M {scores.score.mean():6.2f}   variance of a repeat {variance:7.2f}"
+                f"   reliability {scores.reliability:.2f}"
+            )
+    return variances
+
+
+def totals(training, scoring, variances, n, epochs=100):
+    """Print the time ratio at equal error, for log p at the last epoch only and at every fifth."""
+    cores = len(os.sched_getaffinity(0))
+    some = n // 10
+    fast = [way for way in training if way.startswith("genmem")]
+    train_us = min(statistics.median(training[way]) for way in fast)
+    score_us = min(statistics.median(scoring[way]) for way in scoring if way.startswith("genmem")) * n / some
+    slow = [way for way in training if way.startswith("straightforward")]
+    train_them = min(statistics.median(training[way]) for way in slow)
+    score_them = min(statistics.median(scoring[way]) for way in slow) * n / some
+    print(f"\ntotal at equal standard error, {epochs} epochs, {cores} cores (seconds a model x variance of a score)")
+    for passes in (1, epochs // 5):
+        theirs = (epochs * train_them + passes * score_them) * variances["straightforward", "log_mean"]
+        fair = (epochs * train_them + passes * score_them) * variances["straightforward", "mean_log"]
+        for draws in (256, 64, 16):
+            ours = (epochs * train_us + passes * score_us * draws / DRAWS) * variances[
+                f"fixed data, {draws} draws", "mean_log"
+            ]
+            print(
+                f"  log p {passes} times, {draws} draws: {theirs / ours:5.1f}x "
+                f"({fair / ours:.1f}x if the straightforward way also takes the mean of logs)"
+            )
+
+
+def load_images(path, n):
+    if path is None:
+        rng = np.random.default_rng(0)
+        blobs = rng.random((n, 28, 28)) < 0.2
+        return (255 * blobs * rng.random((n, 28, 28))).astype(np.uint8)
+    with np.load(path) as stored:
+        return np.ascontiguousarray(stored["x_train"][np.random.default_rng(0).permutation(60000)[:n]])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mnist", help="an .npz file with x_train; made-up images without it")
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--draws", type=int, default=DRAWS)
+    parser.add_argument("--study", type=int, metavar="N", help="also compare at equal error, on N images")
+    parser.add_argument("--study-epochs", type=int, default=40)
+    asked = parser.parse_args()
+    print(f"Python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    images = load_images(asked.mnist, asked.images)
+    padded = np.pad(images, ((0, 0), (2, 2), (2, 2))).reshape(len(images), -1) / 255
+    X = (np.random.default_rng(1).random(padded.shape) < padded).astype(np.uint8)
+    training, scoring = compare(images, X, asked.rounds, asked.draws)
+    if asked.study:
+        n = asked.study
+        variances = study(images[:n], X[:n], Splits.k_fold(n, 5, 4), asked.study_epochs)
+        totals(training, scoring, variances, len(X))
+
+
+if __name__ == "__main__":
+    main()

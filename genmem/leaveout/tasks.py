@@ -1,0 +1,122 @@
+"""What a worker is sent and what it sends back: small tasks, the splits to refit, arrays that fill up."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmem.rows import fingerprint
+from genmem.splits import Splits
+from genmem.storage import Arrays
+from genmem.training.ensemble import Recipe
+
+NOISE = ("effective_draws", "variance_in", "variance_out")
+_held: dict[str, NDArray[Any]] = {}
+_reading = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the examples are, and how to know them: sent in their place with every task."""
+
+    file: str
+    sha256: str
+    event_shape: tuple[int, ...]
+
+    def hold(self, X: NDArray[Any]) -> NDArray[Any]:
+        """Keep the examples for the tasks to come in this process, which forgets those of other runs."""
+        if self.sha256 not in _held:
+            _held.clear()
+            _held[self.sha256] = X
+        return _held[self.sha256]
+
+    def read(self) -> NDArray[Any] | None:
+        """Return the examples this process holds, else those of the file, memory-mapped; None if it is not here."""
+        with _reading:
+            found = _held.get(self.sha256)
+            if found is None and (found := self._open()) is not None:
+                self.hold(found)
+        return found
+
+    def _open(self) -> NDArray[Any] | None:
+        try:
+            X = np.asarray(np.load(Path(self.file), mmap_mode="r", allow_pickle=False))
+        except (OSError, ValueError, EOFError):
+            return None
+        return X if fingerprint(X) == self.sha256 else None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all refits of a run share."""
+
+    model: Any
+    source: Source
+    seed: int
+    score_epochs: tuple[int, ...]
+    importance_samples: int
+    method: str
+    device: str
+    n_keep: int  # the fewest examples any refit sees: all of them take as many steps as that allows
+
+    def recipe(self) -> Recipe:
+        """Return the training recipe that all refits share (networks only)."""
+        recipe: Recipe = self.model.recipe(self.source.event_shape, self.n_keep, seed=self.seed)
+        return recipe
+
+
+@dataclass(frozen=True)
+class Group:
+    """Splits that are refitted together: (k,) each, and what they leave out, (k, n)."""
+
+    split: NDArray[np.intp]
+    repeat: NDArray[np.intp]
+    shard: NDArray[np.intp]
+    held_out: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, splits: Splits, shards: Sequence[int]) -> Self:
+        """Return the splits of some shards, in order."""
+        rows = np.flatnonzero(np.isin(splits.shard, shards))
+        return cls(rows, splits.repeat[rows], splits.shard[rows], splits.held_out[rows])
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+
+class Found:
+    """What refits find, a row each: NaN until it is known, and NaN throughout where a refit failed."""
+
+    def __init__(self, n_splits: int, n_epochs: int, n: int) -> None:
+        self.arrays: Arrays = {"log_probs": np.full((n_splits, n_epochs, n), np.nan, np.float32)}
+        self.reasons = [""] * n_splits
+
+    def add(self, name: str, *shape: int, dtype: Any = np.float64) -> None:
+        """Make room for another array: (n_splits, *shape)."""
+        self.arrays[name] = np.full((len(self.reasons), *shape), np.nan, dtype)
+
+    def fail(self, row: int, why: str) -> None:
+        """Mark a refit as failed."""
+        self.reasons[row] = why
+
+    def settle(self, epochs: Sequence[int]) -> Arrays:
+        """Return the arrays, with `failed` (n_splits,): why, or "" where all is well."""
+        for row, log_probs in enumerate(self.arrays["log_probs"]):
+            self.reasons[row] = self.reasons[row] or _undefined(log_probs, epochs)
+        failed = np.array([bool(why) for why in self.reasons])
+        for array in self.arrays.values():
+            array[failed] = np.nan
+        return {**self.arrays, "failed": np.array(self.reasons)}
+
+
+def _undefined(log_probs: NDArray[np.float32], epochs: Sequence[int]) -> str:
+    bad = np.argwhere(~np.isfinite(log_probs))
+    if not len(bad):
+        return ""
+    at, example = bad[0]
+    when = f" at epoch {epochs[at]}" if epochs[at] >= 0 else ""
+    return f"log p is {log_probs[at, example]} for example {example}{when} ({len(bad)} in all)"

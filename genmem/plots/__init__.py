@@ -1,0 +1,41 @@
+"""What does it look like? Plotly figures of an audit, for notebooks and the report.
+
+Scores and log-probabilities are in nats. Colours are those of Okabe and Ito, legible to colour-blind readers;
+backgrounds are transparent and greys neutral, so that a figure sits on a light or a dark page. Text that comes
+from the data is escaped: plotly reads tags in it.
+
+References: Color Universal Design (Okabe & Ito, 2008), https://jfly.uni-koeln.de/color/
+"""
+
+from genmem.plots.groups import Group, group_intervals
+from genmem.plots.look import Floats
+from genmem.plots.scores import (
+    FLAGGED,
+    POINTS,
+    SVG_POINTS,
+    TOP,
+    drawn,
+    highest,
+    memorized_by_log_prob,
+    score_against_distance,
+    score_against_log_prob,
+    score_distribution,
+)
+from genmem.plots.training import trajectory
+
+__all__ = [
+    "FLAGGED",
+    "POINTS",
+    "SVG_POINTS",
+    "TOP",
+    "Floats",
+    "Group",
+    "drawn",
+    "group_intervals",
+    "highest",
+    "memorized_by_log_prob",
+    "score_against_distance",
+    "score_against_log_prob",
+    "score_distribution",
+    "trajectory",
+]

@@ -1,0 +1,21 @@
+"""What the scores of a run are made of."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmem.leaveout import posterior_log_probs
+from genmem.run import Run
+
+
+def scored_log_probs(run: Run) -> NDArray[np.float32]:
+    """Return log p after the last epoch (n_splits, n), with refitted posteriors where all examples have them."""
+    if run.has_result("posterior") and bool(run.result("posterior")["everywhere"]):
+        return posterior_log_probs(run)[1]
+    return run.log_probs()
+
+
+def sampled(run: Run) -> bool:
+    """Return whether log p is a Monte-Carlo estimate: of a network, and not an exact one."""
+    if run.probe is None or run.probe["method"] == "fit":
+        return False
+    return run.importance_samples == 1 or bool(np.nanmax(run.shard_arrays("effective_draws")) > 1)

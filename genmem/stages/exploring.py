@@ -1,0 +1,99 @@
+"""Set the scores beside the data: nearest neighbours, regions, and the report of it all."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+
+from genmem.data import Data
+from genmem.progress import Listener, Progress, ignore
+from genmem.regions import group_scores, latent_cells
+from genmem.report import write_report
+from genmem.run import Run
+from genmem.seeding import seed32
+from genmem.stages.searching import nearest_others
+from genmem.stages.timing import stage
+from genmem.summary import summarise
+
+NEIGHBORS = 5
+GALLERY = 12
+COMPONENTS = 32
+
+
+def neighbors(run: Run, *, progress: Listener = ignore) -> None:
+    """Find the nearest other training examples of every example: results/neighbors.npz."""
+    with stage(run, "neighbors"):
+        progress(Progress("neighbors", 0, 1))
+        scores, n = run.result("scores")["score"], run.plan["data"]["n"]
+        near = nearest_others(run)
+        order, count = np.argsort(-scores, kind="stable"), min(GALLERY, n // 2)
+        most, least = order[:count], order[::-1][:count]
+        run.write_result(
+            "neighbors",
+            distance=near["distances"][:, :NEIGHBORS][:, -1],
+            duplicate_of=near["duplicate_of"],
+            most=most,
+            most_neighbors=near["indices"][most, :NEIGHBORS],
+            most_distances=near["distances"][most, :NEIGHBORS],
+            least=least,
+            least_neighbors=near["indices"][least, :NEIGHBORS],
+            least_distances=near["distances"][least, :NEIGHBORS],
+        )
+        progress(Progress("neighbors", 1, 1))
+
+
+def regions(run: Run, *, progress: Listener = ignore) -> None:
+    """Average the scores by label and by k-means cell of the latent mean: results/groups.json."""
+    with stage(run, "regions"):
+        progress(Progress("regions", 0, 1))
+        data, per_repeat = run.data(), run.result("scores")["per_repeat"]
+        coordinates, space = _coordinates(run, data)
+        cells = latent_cells(coordinates, seed=seed32(run.seed, "cells"))
+        run.write_result("cells", cell=cells, space=np.asarray(space))
+        groups = [{"kind": "cell", **_plain(g, len(per_repeat))} for g in group_scores(per_repeat, cells)]
+        if data.labels is not None:
+            by_label = group_scores(per_repeat, data.labels)
+            groups = [{"kind": "label", **_plain(g, len(per_repeat))} for g in by_label] + groups
+        run.write_json("results/groups.json", groups)
+        progress(Progress("regions", 1, 1))
+
+
+def _coordinates(run: Run, data: Data) -> tuple[NDArray[Any], str]:
+    """Return what cells are cut in, and what that is called: latent means, or the data's leading components."""
+    if run.has_result("latents"):
+        means = run.result("latents")["mean"]
+        if means.size:
+            return means, "latent space"
+    flat = np.asarray(data.X, np.float32).reshape(len(data.X), -1)
+    components = min(COMPONENTS, *flat.shape)
+    if flat.shape[1] <= components:
+        return flat, "data"
+    reduced = PCA(components, svd_solver="randomized", random_state=seed32(run.seed, "components"))
+    return reduced.fit_transform(flat), "data"
+
+
+def _plain(group: Any, repeats: int) -> dict[str, Any]:
+    """Return a group as JSON holds it: undefined numbers are null, and so is p at one repeat, blind to the refits."""
+    found = asdict(group)
+    if repeats < 2:
+        found["p_value"] = np.nan
+    found["name"] = str(found["name"])
+    found["examples"] = [int(i) for i in found["examples"]]
+    for key in ("mean", "standard_error", "rest", "p_value"):
+        found[key] = float(found[key]) if np.isfinite(found[key]) else None
+    low, high = found["interval"]
+    found["interval"] = [float(low), float(high)] if np.isfinite(low) and np.isfinite(high) else None
+    return found
+
+
+def report(run: Run, *, progress: Listener = ignore) -> Path:
+    """Write audit.json and report.html from what is stored, and return the report's path."""
+    with stage(run, "report"):
+        progress(Progress("report", 0, 1))
+        run.write_json("audit.json", summarise(run))
+        path = write_report(run.path)
+        progress(Progress("report", 1, 1))
+    return path

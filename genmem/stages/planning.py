@@ -1,0 +1,166 @@
+"""Settle what is asked: the data, the model, the splits, and how to refit."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from sklearn.base import clone
+
+from genmem.data import Data, identical_groups, load, prepare
+from genmem.errors import DataError, ModelError
+from genmem.leaveout import ensure_probe, scored_epochs
+from genmem.models import DeepDensity, make_model
+from genmem.models.naming import check_density
+from genmem.run import Run
+from genmem.splits import Splits, subset_length
+from genmem.stages.timing import stage
+
+TRAJECTORY_SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)
+SMALL = 128  # up to so many values an example, the small network
+
+
+def plan(
+    data: Any,
+    model: Any = "vae",
+    out: str | Path | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    labels: Any = None,
+    array: str | None = None,
+    label_array: str | None = None,
+    label_column: str | None = None,
+    subset: int | None = None,
+    folds: int = 5,
+    repeats: int = 8,
+    max_repeats: int | None = None,
+    together: bool = False,
+    fraction: float | None = None,
+    leave_out: Any = None,
+    epochs: int | None = None,
+    seed: int = 0,
+    score_epochs: Sequence[int] | Literal["auto"] = "auto",
+    importance_samples: int | Literal["auto"] = "auto",
+    request: Mapping[str, Any] | None = None,
+) -> Run:
+    """Load and prepare the data, settle the model, choose the splits and how to refit, and write the plan.
+
+    Arguments and errors are those of `audit`; an existing run with the same plan is opened.
+    """
+    start = time.perf_counter()
+    numbers = {"folds": folds, "repeats": repeats, "seed": seed, "importance_samples": importance_samples}
+    _check_numbers({**numbers, "subset": subset, "epochs": epochs, "max_repeats": max_repeats})
+    score_epochs = [score_epochs] if isinstance(score_epochs, int) else score_epochs
+    loaded = load(
+        data,
+        array=array,
+        label_array=label_array,
+        label_column=label_column,
+        labels=labels,
+        subset=subset,
+        seed=int(seed),
+    )
+    seed = int(seed)
+    chosen = _settle_model(model, settings or {}, loaded, epochs)
+    prepared = prepare(loaded, getattr(chosen, "likelihood", None), seed)
+    run = Run.create(
+        out if out is not None else _default_out(data, model),
+        model=chosen,
+        data=prepared,
+        splits=_design(prepared, folds, max(repeats, max_repeats or 0), seed, together, fraction, leave_out),
+        seed=seed,
+        score_epochs=_score_epochs(chosen, score_epochs),
+        importance_samples=importance_samples,
+    )
+    with stage(run, "plan", start):
+        if request is not None:
+            run.write_json("request.json", dict(request))
+        if not run.looks and repeats < run.splits().n_repeats:
+            run.use_repeats(repeats)  # the others are there to be added
+        ensure_probe(run)
+    return run
+
+
+def _design(
+    data: Data, folds: int, repeats: int, seed: int, together: bool, fraction: float | None, leave_out: Any
+) -> Splits:
+    """Return the splits asked for: folds, unless a fraction or groups are given."""
+    n = len(data.X)
+    if sum((together, fraction is not None, leave_out is not None)) > 1:
+        raise DataError(
+            expected="one design of the splits",
+            got="several of together, fraction and leave_out",
+            do="Choose one of them.",
+        )
+    if fraction is not None:
+        return Splits.subsets(n, fraction, subset_length(fraction) * repeats, seed)
+    if leave_out is not None:
+        return Splits.leave_out(n, _groups_asked(data, leave_out), seed)
+    return Splits.k_fold(n, folds, repeats, seed, groups=identical_groups(data.X) if together else None)
+
+
+def _groups_asked(data: Data, leave_out: Any) -> Any:
+    if not (isinstance(leave_out, str) and leave_out == "labels"):
+        return leave_out
+    if data.labels is None:
+        raise DataError(
+            expected='labels, to leave out by (leave_out="labels")', got="data without labels", do="Give labels."
+        )
+    return data.labels
+
+
+def _check_numbers(numbers: Mapping[str, Any]) -> None:
+    for name, value in numbers.items():
+        if value is None or (name == "importance_samples" and value == "auto"):
+            continue
+        least = {"seed": 0, "folds": 2, "subset": 2}.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise DataError(
+                expected=f"{name} to be a whole number of at least {least}", got=repr(value), do=f"Change {name}."
+            )
+
+
+def _settle_model(model: Any, settings: Mapping[str, Any], data: Data, epochs: int | None) -> Any:
+    """Return the model asked for; one asked for by name gets a size and a likelihood that suit the data."""
+    if isinstance(model, str):
+        defaults = _defaults(data) if model == "vae" else {}
+        given = {**defaults, **settings} | ({} if epochs is None else {"epochs": epochs})
+        return make_model(model, given)
+    check_density(model, "model")
+    changes = {**settings} | ({} if epochs is None else {"epochs": epochs})
+    return _changed(model, changes) if changes else model
+
+
+def _changed(model: Any, changes: dict[str, Any]) -> Any:
+    try:
+        return clone(model).set_params(**changes)
+    except ValueError as error:
+        raise ModelError(
+            expected=f"settings of {type(model).__name__} ({', '.join(model.get_params())})",
+            got=", ".join(changes),
+            do="Correct them, or set them where the model is made.",
+        ) from error
+
+
+def _defaults(data: Data) -> dict[str, Any]:
+    small = np.prod(data.X.shape[1:]) <= SMALL
+    size = {"hidden": [128, 64], "latent_dim": 8, "epochs": 200} if small else {"hidden": [512, 256], "latent_dim": 16}
+    if data.X.dtype != np.uint8:
+        return {**size, "likelihood": "gaussian"}
+    colour = data.image_shape is not None and len(data.image_shape) == 3
+    return {**size, "likelihood": "logit_normal" if colour else "bernoulli"}
+
+
+def _score_epochs(model: Any, asked: Sequence[int] | Literal["auto"]) -> tuple[int, ...]:
+    if not isinstance(model, DeepDensity):
+        return (-1,)
+    if asked == "auto":
+        return tuple(sorted({max(1, round(share * model.epochs)) for share in TRAJECTORY_SHARES}))
+    return scored_epochs(model, [int(e) for e in asked])
+
+
+def _default_out(data: Any, model: Any) -> Path:
+    source = Path(data).name.split(".")[0] if isinstance(data, str | Path) else "array"
+    name = model.rpartition(":")[2] if isinstance(model, str) else type(model).__name__
+    return Path("runs") / f"{source or 'data'}-{name.lower()}"
