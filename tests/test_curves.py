@@ -219,3 +219,5 @@ def test_what_cannot_be_scored_is_refused():
             curve_of([good, good], splits, epochs=epochs)
     with pytest.raises(DataError, match="at least one"):
         curve_of([], splits)
+    with pytest.raises(DataError, match="too many refits failed"):
+        curve_of([np.full_like(good, np.nan)], splits)

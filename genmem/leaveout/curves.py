@@ -179,7 +179,8 @@ def memorization_curve(
         seed: root of the shifts.
 
     Raises:
-        DataError: shapes disagree, a row is neither finite nor NaN throughout, or the repeats cannot be told.
+        DataError: shapes disagree, a row is neither finite nor NaN throughout, no epoch has a score, or the repeats
+            cannot be told.
 
     References:
         On Memorization in Probabilistic Deep Generative Models (van den Burg & Williams, 2021),
@@ -197,6 +198,7 @@ def memorization_curve(
     shifts = joint_shifts(held, rows, draws, seed)
     found = [score_epoch(ell, held, rows, shifts, levels) for ell in _checked(log_probs_by_epoch, held)]
     names = _names(epochs, len(found))
+    _require_scores(found)
     whole = _excess(names, found)
     return MemorizationCurve(
         epochs=names,
@@ -320,3 +322,12 @@ def _names(epochs: ArrayLike | None, count: int) -> NDArray[np.int64]:
             do="Pass the scored epochs in order.",
         )
     return names
+
+
+def _require_scores(found: Sequence[Epoch]) -> None:
+    if not any(np.isfinite(f.value).all() for f in found):
+        raise DataError(
+            expected="refits that saw an example and refits that held it out, within one repeat",
+            got="no example with both at any epoch: too many refits failed",
+            do="Look at why they failed (a lower learning rate often helps), and refit.",
+        )

@@ -16,6 +16,7 @@ from genmem.models.base import DeepDensity, is_count, require
 
 LIKELIHOODS = ("bernoulli", "gaussian", "logit_normal")
 MIN_LOG_VARIANCE = -7.0
+CACHE_LINE = 16  # float32 values
 SQUEEZE = 0.05  # logit_normal works on logit(.05 + .9 x), finite on the closed unit interval
 
 
@@ -28,8 +29,9 @@ class VAE(DeepDensity):
         likelihood: "bernoulli" (data 0 or 1), "gaussian" (any real data; one learned log variance, at least
             -7) or "logit_normal" (data in [0, 1]; a Gaussian on logit(.05 + .9 x)).
         beta: the weight of KL in the training loss; log p does not depend on it.
-        constants: (column, value) pairs of flattened columns that take one value in all the data; a continuous
-            likelihood, which would diverge on them, leaves them out. None finds them when data are at hand.
+        constants: (column, value) pairs of flattened columns that take one value in all the data and are left out: by
+            a continuous likelihood because it would diverge on them, by "bernoulli" to save time (most of an MNIST
+            image's margin). None finds them when data are at hand, () keeps all columns.
         epochs, batch_size, learning_rate, checkpoint_every, device, random_state: see `DeepDensity`.
 
     References:
@@ -91,7 +93,9 @@ class VAE(DeepDensity):
         resolved = self._copy()
         if self.constants is not None:
             return resolved
-        found = [] if self.likelihood == "bernoulli" else _constants(X)
+        found = _constants(X)
+        if self.likelihood == "bernoulli":  # some may stay, so that what is left fills cache lines
+            found = found[-(X[0].size - len(found)) % CACHE_LINE :]
         resolved.set_params(constants=found)
         return resolved
 
@@ -131,14 +135,17 @@ class VAEModule(nn.Module):
         self.varying = None
         if self.constants:
             self.varying = torch.tensor([i for i in range(size) if i not in self.constants])
-        self.encoder = _mlp([size, *hidden, 2 * latent_dim])
-        self.decoder = _mlp([latent_dim, *reversed(hidden), size - len(self.constants)])
+        kept = size - len(self.constants)
+        self.encoder = _mlp([kept if likelihood == "bernoulli" else size, *hidden, 2 * latent_dim])
+        self.decoder = _mlp([latent_dim, *reversed(hidden), kept])
         if likelihood != "bernoulli":
             self.log_variance = nn.Parameter(torch.tensor(-2.0))
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the encoder's mean and log variance of z: (batch, latent) each."""
-        mean, log_variance = self.encoder(x.flatten(1)).chunk(2, dim=-1)
+        flat = x.flatten(1)
+        flat = self._without_constants(flat) if self.likelihood == "bernoulli" else flat
+        mean, log_variance = self.encoder(flat).chunk(2, dim=-1)
         return mean, log_variance
 
     def forward(self, x: Tensor, draws: int = 1, noise: Tensor | None = None) -> Tensor:
