@@ -10,7 +10,8 @@ from genmem.run import Run
 FLOPS = 4e10  # multiply-adds a second of the nearest-neighbour search, and of small work like it
 PER_SCORE = 4e-7  # seconds of arithmetic for each number of the matrix of log p, all placebos included
 FIXED = 6.0  # seconds for imports, regions and the report
-PROCESS = 700 << 20  # bytes of a process that has loaded everything
+PROCESS = 450 << 20  # bytes of a process that has loaded everything
+START = 4.0  # seconds for worker processes to start
 REPORT = 7 << 20  # bytes of report.html
 PLACEBOS = 8
 
@@ -40,15 +41,15 @@ def estimate(run: Run) -> Estimate:
     probe, splits, about = run.probe or {}, run.used_splits(), run.plan["data"]
     n, width = about["n"], int(np.prod(about["event_shape"]))
     share = splits.n_splits / run.splits().n_splits
-    numbers = splits.n_splits * n
+    numbers, start = splits.n_splits * n, START if probe.get("workers", 1) > 1 else 0.0
     seconds = {"neighbors": n * n * width / FLOPS, "score": numbers * len(run.score_epochs) * PER_SCORE, "other": FIXED}
     if "expected_seconds" in probe:
-        seconds["refit"] = probe["expected_seconds"] * share
+        seconds["refit"] = probe["expected_seconds"] * share + start
     if "step_seconds" in probe:
         held_out = float(splits.held_out.mean())
         seconds["fit"] = probe["refit_steps"] / (1 - held_out) * probe["alone_seconds"]
         # The encoder's part is rarely below 5% of a score, so posteriors are refitted everywhere.
-        seconds["posterior"] = -(-splits.n_splits // probe.get("workers", 1)) * n * probe["posterior_seconds"]
+        seconds["posterior"] = -(-splits.n_splits // probe.get("workers", 1)) * n * probe["posterior_seconds"] + start
     return Estimate(seconds, _memory(probe, splits.n_splits, n, width), _disk(run, probe, splits.n_splits))
 
 
