@@ -17,6 +17,9 @@ check: install  ## style and types
 
 bench: install  ## measured comparisons (see bench/README.md)
 	$(BIN)/python bench/training.py
+	$(BIN)/python bench/leaveout.py
+	$(BIN)/python bench/scaling.py
+	$(BIN)/python bench/posterior.py
 	$(BIN)/python bench/search.py
 	$(BIN)/python bench/regions.py
 

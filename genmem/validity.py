@@ -67,8 +67,8 @@ def _constants(run: Run) -> Any:
     if columns:
         named = ", ".join(_column_names(run, columns[:10])) + (", ..." if len(columns) > 10 else "")
         sentence = (
-            f"{_counted(len(columns), 'column')} constant ({named}). A continuous likelihood would diverge there, so "
-            "it leaves them out."
+            f"{_counted(len(columns), 'column')} constant ({named}). They say nothing about examples, and a VAE leaves "
+            "them out of its likelihood."
         )
     return _check("constant_columns", "Constant columns", len(columns), "columns", 0.0, True, sentence)
 

@@ -285,3 +285,23 @@ def test_a_factory_makes_the_model(factories):
 def test_factories_that_fail(factories, name, message):
     with pytest.raises(ModelError, match=message):
         make_model(f"{factories}:{name}")
+
+
+def test_bernoulli_leaves_out_pixels_that_never_vary():
+    rng = np.random.default_rng(2)
+    X = np.zeros((60, 10, 10), np.uint8)
+    X[:, 2:8, 2:8] = rng.random((60, 6, 6)) < 0.5
+    X[:, 0, 0] = 1
+    model = VAE(hidden=[8], latent_dim=2, likelihood="bernoulli", epochs=2).resolve(X)
+    kept = 100 - len(model.constants)
+    assert kept == 48  # the 36 that vary, and as many others as fill cache lines
+    module = model.make_module((10, 10))
+    assert module.encoder[0].in_features == module.decoder[-1].out_features == kept
+    x = torch.from_numpy(X)
+    margin = x.clone()
+    margin[:, 9, 9] = 1  # whatever stands there says nothing
+    noise = torch.zeros(1, 60, 2)
+    assert torch.equal(module.log_weights(x.float(), noise=noise), module.log_weights(margin.float(), noise=noise))
+    drawn = module.sample(30)
+    assert drawn.shape == (30, 10, 10) and (drawn[:, 9, 9] == 0).all()
+    assert not VAE(likelihood="bernoulli", constants=()).resolve(X).constants
