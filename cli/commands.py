@@ -122,7 +122,7 @@ def _plan(asked: dict[str, Any]) -> "Run":
 def _request(asked: dict[str, Any], settings: dict[str, Any]) -> dict[str, str]:
     """Return the command and the Python line that repeat the audit."""
     defaults = {p.name: p.default for p in audit.params}
-    given = {k: v for k, v in asked.items() if k not in ("data", "device") and v is not None and v != defaults.get(k)}
+    given = {k: v for k, v in asked.items() if k not in ("data", "device") and v not in (None, False, defaults.get(k))}
     if asked["device"] is not None:
         settings = {**settings, "device": asked["device"]}
     if settings:

@@ -11,7 +11,7 @@ from genmem import stats
 from genmem.leaveout import memorization_score
 from genmem.report.verdicts import MIN_EXAMPLES, candidates, corrected, neediest
 from genmem.run import Run
-from genmem.scored import scored_log_probs
+from genmem.scored import correction_of, scored_log_probs
 
 LEVEL = 0.05
 TAIL = 0.95
@@ -27,7 +27,8 @@ def find(run: Run, groups: Sequence[Any]) -> list[dict[str, Any]]:
     found = [_mean(scores), _tail(scores)]
     if np.isfinite(scores["q_value"]).any():
         found.insert(1, _flagged(run, scores))
-    found += [_encoder_part(run)] if run.has_result("posterior") else []
+    if (correction := correction_of(run)) is not None and str(scores["estimator"]) == "mean_log":
+        found.append(_encoder_part(correction))
     found += _over_training(run.result("trajectory"), scores["score"].size)
     found += [_neediest(kind, groups, space) for kind in ("label", "cell") if candidates(groups, kind)]
     return found + [f for f in _baselines(run, scores) if f["value"] is not None]
@@ -168,9 +169,8 @@ def _jackknife_quantile(per_repeat: NDArray[np.float64]) -> float:
     return float(math.sqrt((repeats - 1) * left.var()))
 
 
-def _encoder_part(run: Run) -> dict[str, Any]:
+def _encoder_part(found: dict[str, NDArray[Any]]) -> dict[str, Any]:
     """How much of the mean score through the encoder is not memorization in the density."""
-    found = run.result("posterior")
     bias, error, low, high = (float(v) for v in found["bias"])
     score, n = float(found["score"]), len(found["sample"])
     return _finding(

@@ -5,11 +5,21 @@ from numpy.typing import NDArray
 
 from genmem.leaveout import posterior_log_probs
 from genmem.run import Run
+from genmem.storage import Arrays
+
+
+def correction_of(run: Run) -> Arrays | None:
+    """Return results/posterior.npz; None where there is none, or refits changed since it was made."""
+    if not run.has_result("posterior"):
+        return None
+    found = run.result("posterior")
+    same = int(found["repeats"]) == run.repeats and found["failed"].tolist() == sorted(run.failed())
+    return found if same else None
 
 
 def scored_log_probs(run: Run) -> NDArray[np.float32]:
     """Return log p after the last epoch (n_splits, n), with refitted posteriors where all examples have them."""
-    if run.has_result("posterior") and bool(run.result("posterior")["everywhere"]):
+    if (found := correction_of(run)) is not None and found["everywhere"]:
         return posterior_log_probs(run)[1]
     return run.log_probs()
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from genmem.findings import find
 from genmem.run import Run
-from genmem.scored import sampled
+from genmem.scored import correction_of, sampled
 from genmem.validity import checks
 from genmem.version import __version__
 
@@ -57,7 +57,7 @@ def _asked(run: Run) -> dict[str, Any]:
         "score_epochs": [e for e in run.score_epochs if e >= 0],
         "importance_samples": run.importance_samples if sampled(run) else None,
         "posterior": _posterior_asked(run),
-        "estimator": estimator,
+        "estimator": "adjusted" if run.has_result("adjusted") else estimator,
         "estimand": _estimand(run, estimator),
     }
 
@@ -72,9 +72,8 @@ def _posterior_asked(run: Run) -> str | None:
     """Return how log p was computed: None for models without an encoder."""
     if not sampled(run):
         return None
-    if not run.has_result("posterior"):
+    if (found := correction_of(run)) is None:
         return "amortised"
-    found = run.result("posterior")
     return "refit" if found["everywhere"] else "amortised, refitted for some"
 
 

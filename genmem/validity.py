@@ -8,7 +8,8 @@ import numpy as np
 
 from genmem import stats
 from genmem.run import Run
-from genmem.scored import sampled
+from genmem.scored import correction_of, sampled
+from genmem.storage import Arrays
 
 RELIABLE = 0.7
 NOISE_SHARE = 0.1
@@ -20,7 +21,7 @@ def checks(run: Run) -> list[dict[str, Any]]:
     """Return the validity checks of a scored run, to be read before its findings."""
     found = [_reliability(run), _failed(run), _duplicates(run), _constants(run)]
     found += [_sampling_noise(run)] if sampled(run) else []
-    found += [_encoder_bias(run)] if run.has_result("posterior") else []
+    found += [_encoder_bias(correction)] if (correction := correction_of(run)) is not None else []
     return found + ([_adjusted(run)] if run.has_result("adjusted") else [])
 
 
@@ -99,7 +100,7 @@ def _sampling_noise(run: Run) -> Any:
 
 def _draws(run: Run) -> tuple[int, float, float]:
     """Return the draws of each log p the scores are made of, what they are worth, and their share of the variance."""
-    if run.has_result("posterior") and (found := run.result("posterior"))["everywhere"]:
+    if (found := correction_of(run)) is not None and found["everywhere"]:
         draws = int(found["draws"])
         return draws, float(found["effective"][1]) * draws, float(found["noise_share"])
     draws, splits = run.importance_samples, run.used_splits()
@@ -127,9 +128,8 @@ def _failed(run: Run) -> Any:
     return _check("failed_refits", "Refits that failed", len(failed), "refits", 0.0, not failed, sentence)
 
 
-def _encoder_bias(run: Run) -> Any:
+def _encoder_bias(found: Arrays) -> Any:
     """The mean of M_refit - M_amortised, as a share of the mean score through the encoder."""
-    found = run.result("posterior")
     score, bias = float(found["score"]), float(found["bias"][0])
     share = abs(bias / score) if score else math.inf
     everywhere = bool(found["everywhere"])

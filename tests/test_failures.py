@@ -85,7 +85,7 @@ def test_weights_of_a_failed_split_are_nan(tmp_path, blobs, monkeypatch):
 
     monkeypatch.setattr(networks, "train", diverging)
     run = planned(tmp_path / "r", blobs[0], method="lanes")
-    with pytest.warns(UserWarning, match="1 refits failed and are left out .split 4: training diverged"):
+    with pytest.warns(UserWarning, match="1 refit failed and is left out .split 4: training diverged"):
         refit(run)
     assert all(np.isnan(w).all() for w in run.weights(4).values())
     assert all(np.isfinite(w).all() for w in run.weights(5).values())

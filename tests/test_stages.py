@@ -1,5 +1,7 @@
 """What an audit can be asked for beyond its defaults: designs, more repeats, posteriors, adjusted scores, failures."""
 
+import warnings
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -24,11 +26,14 @@ def X(blobs):
 
 
 def test_repeats_are_added_until_the_scores_are_reliable(X, tmp_path):
-    found = genmem.audit(X, out=tmp_path / "r", repeats=2, max_repeats=6, target_reliability=0.999, **QUICK)
+    with pytest.warns(UserWarning, match="all 6 repeats"):
+        found = genmem.audit(X, out=tmp_path / "r", repeats=2, max_repeats=6, target_reliability=0.999, **QUICK)
     run = Run.open(found.path)
     assert run.looks == (2, 3, 5, 6)  # none of it depends on the data, only where it ends
     assert found.scores.n_repeats == 6 and found.summary["asked"]["design"]["repeats"] == 6
-    easy = genmem.audit(X, out=tmp_path / "e", repeats=3, max_repeats=6, target_reliability=1e-9, **QUICK)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # even that may be out of reach
+        easy = genmem.audit(X, out=tmp_path / "e", repeats=3, max_repeats=6, target_reliability=1e-9, **QUICK)
     short, splits = Run.open(easy.path), Run.open(easy.path).used_splits()
     reached = memorization_score(short.log_probs(), splits.held_out, repeat=splits.repeat).reliability
     assert short.looks[0] == 3 and (short.looks[-1] == 6 or reached >= 1e-9)
@@ -130,7 +135,7 @@ def test_a_refit_that_diverges_is_left_out_and_counted(X, tmp_path, monkeypatch)
 
     monkeypatch.setattr(Diverging, "doomed", frozenset({seed_for(0, "weights", 4)}))
     model = Diverging(hidden=[8], latent_dim=2, epochs=3)
-    with pytest.warns(UserWarning, match="1 refits failed"):
+    with pytest.warns(UserWarning, match="1 refit failed"):
         found = genmem.audit(X, model, out=tmp_path / "r", folds=3, repeats=4)
     assert list(Run.open(found.path).failed()) == [4]
     check = next(c for c in found.summary["checks"] if c["id"] == "failed_refits")
@@ -176,3 +181,49 @@ class Line(nn.Module):
 
     def sample(self, n):
         return self.mean + torch.randn(n, len(self.mean))
+
+
+def test_parts_of_scores_do_not_outlive_the_refits_they_are_of(X, tmp_path):
+    run = stages.plan(X, out=tmp_path / "r", repeats=3, max_repeats=4, **QUICK)
+    stages.refit(run)
+    stages.posterior(run, posterior="refit")
+    stages.score(run)
+    assert "decoder_part" in pq.read_table(tmp_path / "r" / "scores.parquet").column_names
+    run.use_repeats(4)
+    stages.refit(run)
+    scores, splits = stages.score(run), run.used_splits()
+    assert "decoder_part" not in pq.read_table(tmp_path / "r" / "scores.parquet").column_names
+    through_encoder = memorization_score(run.log_probs(), splits.held_out, repeat=splits.repeat).score
+    np.testing.assert_array_equal(scores.score, through_encoder)
+
+
+def test_parts_belong_to_the_default_estimator(X, tmp_path):
+    found = genmem.audit(X, out=tmp_path / "r", repeats=3, posterior="refit", estimator="log_mean", **QUICK)
+    assert "encoder_part" not in pq.read_table(found.path / "scores.parquet").column_names
+    assert not [f for f in found.findings if f["id"] == "encoder_part"]
+
+
+def test_what_was_refitted_earlier_does_not_change_what_is_decided(X, tmp_path, monkeypatch):
+    monkeypatch.setattr("genmem.leaveout.correction.exceeds", lambda *_: False)
+    monkeypatch.setattr("genmem.leaveout.correction.sample_of", lambda n, seed: np.arange(0, n, 3))
+    run = stages.plan(X, out=tmp_path / "r", repeats=3, **QUICK)
+    stages.refit(run)
+    first, everywhere, again = (stages.posterior(run, posterior=mode) for mode in ("auto", "refit", "auto"))
+    assert everywhere.everywhere and not first.everywhere and not again.everywhere
+    np.testing.assert_array_equal(first.examples, again.examples)
+    assert first.bias == again.bias
+
+
+def test_adjusted_scores_that_cannot_be_had_cost_nothing_else(X, tmp_path):
+    found = genmem.audit(X[:12], out=tmp_path / "r", repeats=3, estimator="adjusted", **QUICK)
+    check = next(c for c in found.summary["checks"] if c["id"] == "adjusted_guard")
+    assert not check["ok"] and "20 distinct examples" in check["sentence"]
+    assert "adjusted_score" not in pq.read_table(found.path / "scores.parquet").column_names
+
+
+def test_a_target_out_of_reach_is_said(X, tmp_path):
+    with pytest.raises(DataError, match="at least repeats, 3"):
+        stages.plan(X, out=tmp_path / "n", repeats=3, max_repeats=2, **QUICK)
+    run = stages.plan(X, out=tmp_path / "r", repeats=3, **QUICK)
+    with pytest.warns(UserWarning, match=r"with all 3 repeats planned, not 0\.999"):
+        stages.refit(run, target_reliability=0.999)

@@ -114,12 +114,13 @@ def correct_encoder(
     where = {"model": model, "executor": executor, "workers": workers, "progress": progress}
     sample = sample_of(int(run.plan["data"]["n"]), run.seed)
     _refit_within_budget(run, sample, where)
-    found = _correction(run, mode, sample)
+    found = _correction(run, mode, sample, sample)
     rest = np.asarray(flagged, dtype=np.intp)
-    if mode == "refit" or exceeds(found.bias.value, found.score):
+    if everywhere := mode == "refit" or exceeds(found.bias.value, found.score):
         rest = sample = np.arange(int(run.plan["data"]["n"]))
     refit_posteriors(run, rest, draws=found.draws, **where)
-    return _correction(run, mode, sample)
+    # What else is on disk, from earlier, takes no part: the same question has the same answer.
+    return _correction(run, mode, sample, np.union1d(sample, rest), everywhere)
 
 
 def _can_refit(run: Run, mode: str, model: Any) -> bool:
@@ -150,13 +151,21 @@ def _draws_in_use(run: Run) -> int:
         return DRAWS[0]
 
 
+def _some(found: Refitted, examples: NDArray[np.intp]) -> Refitted:
+    at = np.searchsorted(found.examples, examples)
+    parts = {name: getattr(found, name)[:, at] for name in ("log_probs", "effective_draws", "variance")}
+    return Refitted(examples=found.examples[at], draws=found.draws, **parts)
+
+
 def _noise(run: Run, found: Refitted, examples: NDArray[np.intp]) -> tuple[float, float, float]:
     splits, at = run.used_splits(), np.searchsorted(found.examples, examples)
     return noise_share(found.variance[:, at], found.log_probs[:, at], splits.held_out[:, examples], splits.repeat)
 
 
-def _correction(run: Run, mode: str, sample: NDArray[np.intp]) -> Correction:
-    found, splits, n = read_posteriors(run), run.used_splits(), int(run.plan["data"]["n"])
+def _correction(
+    run: Run, mode: str, sample: NDArray[np.intp], wanted: NDArray[np.intp], everywhere: bool = False
+) -> Correction:
+    found, splits, n = _some(read_posteriors(run), wanted), run.used_splits(), int(run.plan["data"]["n"])
     held_out, amortised = splits.held_out[:, found.examples], run.log_probs()[:, found.examples]
     decoder, encoder = parts(amortised, found.log_probs, held_out, splits.repeat)
     at = np.searchsorted(found.examples, sample)
@@ -164,7 +173,7 @@ def _correction(run: Run, mode: str, sample: NDArray[np.intp]) -> Correction:
     before = run.shard_arrays("effective_draws")[:, -1]
     return Correction(
         mode=mode,
-        everywhere=len(found.examples) == n,
+        everywhere=everywhere,
         examples=found.examples,
         sample=sample,
         decoder=decoder,

@@ -1,6 +1,7 @@
 """Where refits run: processes of this machine, a dask cluster, or any `concurrent.futures.Executor`."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -19,6 +20,7 @@ from genmem.errors import GenmemError, RunError
 T = TypeVar("T")
 TRIES = 4  # the first and three more
 DASK_SECONDS = 15
+ADDRESS = re.compile(r"((tcp|tls|ws|wss|ucx)://)?[^\s/]+:\d+")
 KEPT = "Run the same command again; what is finished is kept."
 
 
@@ -50,6 +52,10 @@ def dask_workers(address: str) -> Iterator[Executor]:
             expected="dask.distributed, to reach a cluster", got=str(error), do="pip install genmem[dask]"
         ) from error
     connect: Any = distributed.Client
+    if not ADDRESS.fullmatch(address):  # or the client tries for half a minute
+        raise RunError(
+            expected="the address of a dask scheduler, such as tcp://host:8786", got=repr(address), do="Correct it."
+        )
     try:
         client = connect(address, timeout=DASK_SECONDS, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:

@@ -240,7 +240,8 @@ class _Ledger:
         if self.reasons:
             named = "; ".join(f"split {s}: {why}" for s, why in sorted(self.reasons.items())[:NAMED])
             more = "" if len(self.reasons) <= NAMED else f"; and {len(self.reasons) - NAMED} more"
-            warnings.warn(f"{len(self.reasons)} refits failed and are left out ({named}{more}).", stacklevel=4)
+            count = "1 refit failed and is" if len(self.reasons) == 1 else f"{len(self.reasons)} refits failed and are"
+            warnings.warn(f"{count} left out ({named}{more}).", stacklevel=4)
 
     def _write(self) -> None:
         while self.held:

@@ -327,7 +327,8 @@ def _require_scores(held: BoolArray, rows: Rows, failed: BoolArray) -> None:
         raise DataError(
             expected="every example in and out within at least one repeat",
             got=f"none left for {without.sum():,} examples ({without.argmax()} the first): {_named(failed)} failed",
-            do="See why those refits failed and mend it (a lower learning rate), add repeats, or pass missing='nan'.",
+            do="Try them again (--recompute), or mend why they failed and start a new run; with more repeats a failure "
+            "costs no score. From Python, missing='nan' scores the others.",
         )
 
 

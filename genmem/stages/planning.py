@@ -51,6 +51,10 @@ def plan(
     start = time.perf_counter()
     numbers = {"folds": folds, "repeats": repeats, "seed": seed, "importance_samples": importance_samples}
     _check_numbers({**numbers, "subset": subset, "epochs": epochs, "max_repeats": max_repeats})
+    if max_repeats is not None and max_repeats < repeats:
+        raise DataError(
+            expected=f"max_repeats of at least repeats, {repeats}", got=f"{max_repeats}", do="Change one of them."
+        )
     score_epochs = [score_epochs] if isinstance(score_epochs, int) else score_epochs
     loaded = load(
         data,

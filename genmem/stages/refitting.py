@@ -1,6 +1,7 @@
 """Train what the audit needs: the leave-out refits, and the model on all examples."""
 
 import math
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -64,6 +65,12 @@ def refit(
         while target_reliability is not None and (more := _next_look(run, target_reliability)):
             run.use_repeats(more)
             leaveout.refit(run, model, executor=where, workers=workers, lanes=lanes, progress=progress)
+        if target_reliability is not None and not (found := _reliability(run)) >= target_reliability:
+            warnings.warn(
+                f"Reliability {found:.2f} with all {run.repeats} repeats planned, not {target_reliability:g}: "
+                "plan more with --max-repeats in a new run directory.",
+                stacklevel=2,
+            )
 
 
 @contextmanager
@@ -81,9 +88,12 @@ def _next_look(run: Run, target: float) -> int | None:
     now, planned = run.repeats, run.splits().n_repeats
     if now >= planned:
         return None
+    return None if _reliability(run) >= target else min(planned, math.ceil(GROWTH * now))
+
+
+def _reliability(run: Run) -> float:
     splits = run.used_splits()
-    scores = memorization_score(run.log_probs(), splits.held_out, repeat=splits.repeat, missing="nan")
-    return None if scores.reliability >= target else min(planned, math.ceil(GROWTH * now))
+    return memorization_score(run.log_probs(), splits.held_out, repeat=splits.repeat, missing="nan").reliability
 
 
 def fit(run: Run, model: Any = None, *, progress: Listener = ignore) -> None:

@@ -24,7 +24,7 @@ from genmem.leaveout import (
 from genmem.leaveout.estimators import mean_where
 from genmem.progress import Listener, Progress, ignore
 from genmem.run import Run
-from genmem.scored import scored_log_probs
+from genmem.scored import correction_of, scored_log_probs
 from genmem.splits import Splits
 from genmem.stages.refitting import reached
 from genmem.stages.searching import nearest_others
@@ -81,6 +81,8 @@ def _write_correction(run: Run, found: Correction | None) -> None:
         return
     run.write_result(
         "posterior",
+        repeats=np.asarray(run.repeats),
+        failed=np.asarray(sorted(run.failed()), dtype=np.intp),
         mode=np.asarray(found.mode),
         everywhere=np.asarray(found.everywhere),
         examples=found.examples,
@@ -113,7 +115,12 @@ def score(run: Run, *, estimator: str = "mean_log", progress: Listener = ignore)
         kind = "mean_log" if estimator == "adjusted" else estimator
         found = memorization_score(log_probs, splits.held_out, estimator=kind, repeat=splits.repeat, seed=run.seed)
         halves = _halves(log_probs, splits, kind)
-        shrunk = _adjusted(run, splits, found, halves) if estimator == "adjusted" else None
+        shrunk = None
+        if estimator == "adjusted":
+            try:
+                shrunk = _adjusted(run, splits, found, halves)
+            except DataError as error:  # the default scores stand; a check says why there are no others
+                run.write_result("adjusted", ok=-1, reason=str(error), slope=np.nan, slope_error=np.nan)
         _write_scores(run, data, found, halves, shrunk)
         progress(Progress("score", 2, 2))
     return found
@@ -203,7 +210,7 @@ def _write_scores(
 ) -> None:
     arrays = {name: getattr(found, name) for name in SCORES}
     run.write_result("scores", **arrays, **halves, estimator=np.asarray(found.estimator))
-    columns = _parts(run, len(data.X))
+    columns = _parts(run, len(data.X)) if found.estimator == "mean_log" else {}  # parts of no other estimate
     if shrunk is not None:
         columns |= {"adjusted_score": shrunk.score, "adjusted_prediction": shrunk.prediction}
         names = ("score", "prediction", "weight", "standard_error", "reliability", "slope", "slope_error", "reason")
@@ -221,9 +228,9 @@ def _ok(shrunk: AdjustedScores) -> NDArray[Any]:
 
 def _parts(run: Run, n: int) -> dict[str, NDArray[np.float64]]:
     """Return the decoder and encoder part of each score, NaN where the posterior was not refitted."""
-    if not run.has_result("posterior"):
+    found, columns = correction_of(run), {}
+    if found is None:
         return {}
-    found, columns = run.result("posterior"), {}
     for name in ("decoder", "encoder"):
         columns[f"{name}_part"] = np.full(n, np.nan)
         columns[f"{name}_part"][found["examples"]] = found[name]
