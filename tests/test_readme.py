@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import numpy as np
+import pytest
 from genmem_cli.main import run
 from PIL import Image
 
@@ -34,6 +35,7 @@ def a_users_folder(folder):
     )
 
 
+@pytest.mark.filterwarnings("ignore:Reliability:UserWarning")  # no target is reached in one epoch
 def test_every_command_runs(tmp_path, monkeypatch, capsys):
     a_users_folder(tmp_path)
     monkeypatch.chdir(tmp_path)
