@@ -206,3 +206,10 @@ def test_a_group_that_workers_die_of_twice_is_tried_with_half_the_lanes(tmp_path
     refit(there, executor=executor, lanes=6)
     assert [lanes for (_, _, lanes), _ in executor.calls] == [6, 6, 6, 3, 1]
     assert_same(here, there)
+
+
+@pytest.mark.parametrize("address", ["nonsense", "nonsense://", "tcp://host", "http://host:8786", ""])
+def test_what_is_no_address_is_said_at_once(address, monkeypatch):
+    monkeypatch.setattr("distributed.Client", lambda *_, **__: pytest.fail("the scheduler was asked for"))
+    with pytest.raises(RunError, match="the address of a dask scheduler"), dask_workers(address):
+        pass
