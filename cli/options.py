@@ -53,7 +53,7 @@ _PLANNING: list[Decorator] = [
     click.argument("data"),
     _option("--model", str, "A built-in name or package.module:factory.", "vae"),
     _option("--out", click.Path(), "The run directory [default: runs/<data>-<model>]."),
-    _option("--folds", click.IntRange(min=2), "K: each refit leaves out one K-th.", 5),
+    _option("--folds", click.IntRange(min=2), "K: each refit leaves out one K-th [default: 5]."),
     _option("--repeats", click.IntRange(min=1), "L: independent repetitions.", 8),
     _option("--max-repeats", click.IntRange(min=1), "Up to so many, with --target-reliability [default: 3 x repeats]."),
     click.option("--together", is_flag=True, help="Identical examples are left out together."),

@@ -11,8 +11,26 @@ from genmem.version import __version__
 
 if TYPE_CHECKING:
     from genmem.data import Data, load, prepare
-    from genmem.leaveout import MemorizationScores, memorization_score, refit
-    from genmem.models import VAE, DeepDensity, make_model
+    from genmem.influence import influence_scores, self_influence
+    from genmem.leaveout import MemorizationScores, leave_one_out, memorization_score, refit
+    from genmem.models import (
+        VAE,
+        ConvVAE,
+        DeepDensity,
+        DiffusionModel,
+        Flow,
+        GaussianMixture,
+        KernelDensity,
+        KNNDensity,
+        MixtureOfFactorAnalysers,
+        TorchGaussianMixture,
+        TorchKernelDensity,
+        from_module,
+        from_pyro,
+        load_model,
+        make_model,
+        save_model,
+    )
     from genmem.pipeline import Audit, audit
     from genmem.protocols import Density, draw
     from genmem.run import Run
@@ -22,8 +40,26 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "genmem.data": ("Data", "load", "prepare"),
-    "genmem.leaveout": ("MemorizationScores", "memorization_score", "refit"),
-    "genmem.models": ("VAE", "DeepDensity", "make_model"),
+    "genmem.influence": ("influence_scores", "self_influence"),
+    "genmem.leaveout": ("MemorizationScores", "leave_one_out", "memorization_score", "refit"),
+    "genmem.models": (
+        "VAE",
+        "ConvVAE",
+        "DeepDensity",
+        "DiffusionModel",
+        "Flow",
+        "GaussianMixture",
+        "KernelDensity",
+        "KNNDensity",
+        "MixtureOfFactorAnalysers",
+        "TorchGaussianMixture",
+        "TorchKernelDensity",
+        "from_module",
+        "from_pyro",
+        "load_model",
+        "make_model",
+        "save_model",
+    ),
     "genmem.pipeline": ("Audit", "audit"),
     "genmem.protocols": ("Density", "draw"),
     "genmem.run": ("Run",),
@@ -38,27 +74,43 @@ __all__ = [
     "VAE",
     "Audit",
     "Checkpoint",
+    "ConvVAE",
     "Data",
     "DataError",
     "DeepDensity",
     "Density",
+    "DiffusionModel",
+    "Flow",
+    "GaussianMixture",
     "GenmemError",
     "IncompleteRunError",
+    "KNNDensity",
+    "KernelDensity",
     "MemorizationScores",
+    "MixtureOfFactorAnalysers",
     "ModelError",
     "Run",
     "RunError",
     "RunMismatchError",
     "Splits",
+    "TorchGaussianMixture",
+    "TorchKernelDensity",
     "__version__",
     "audit",
     "draw",
+    "from_module",
+    "from_pyro",
+    "influence_scores",
+    "leave_one_out",
     "load",
+    "load_model",
     "make_model",
     "memorization_score",
     "nearest",
     "prepare",
     "refit",
+    "save_model",
+    "self_influence",
 ]
 
 

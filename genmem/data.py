@@ -186,9 +186,10 @@ def prepare(data: Data, likelihood: str | None, seed: int) -> Data:
     """Binarise or dequantise pixels, once, so that every model sees and is scored on the same values.
 
     uint8 data with likelihood "bernoulli" become x ~ Bernoulli(pixel / 255), uint8 0 or 1; data in [0, 1] become
-    x ~ Bernoulli(value). What is 0 or 1 already is kept. With any other likelihood uint8 data become
-    (pixel + u) / 256 with u uniform on [0, 1) in steps of 2^-16, so that floor(256 x) is the pixel in float32;
-    where they are all 0 or 1, (pixel + u) / 2. Other data are kept.
+    x ~ Bernoulli(value). What is 0 or 1 already is kept. With likelihood "discretized_logistic", one of whole levels,
+    everything is kept. With any other likelihood uint8 data become (pixel + u) / 256 with u uniform on [0, 1) in steps
+    of 2^-16, so that floor(256 x) is the pixel in float32; where they are all 0 or 1, (pixel + u) / 2. Other data are
+    kept.
 
     What is drawn for an example depends on `seed` and on its row in the source, not on its position or its
     neighbours: subsets and duplicates get the values they have in the whole.
@@ -198,7 +199,7 @@ def prepare(data: Data, likelihood: str | None, seed: int) -> Data:
     """
     if likelihood == "bernoulli":
         return _binarise(data, seed)
-    if data.X.dtype != np.uint8:
+    if data.X.dtype != np.uint8 or likelihood == "discretized_logistic":
         return data
     X, levels = np.empty(data.X.shape, np.float32), 2 if data.X.max() <= 1 else 256
     for at, noise in _each(data, seed, "dequantise", lambda draw, size: draw.integers(2**16, size=size)):

@@ -68,4 +68,4 @@ def _disk(run: Run, probe: dict[str, Any], n_splits: int) -> int:
     weights = probe.get("weight_bytes", 0)
     shards = n_splits * (len(run.score_epochs) * n * 4 + weights)
     results = n * 8 * (PLACEBOS + 2 * run.repeats + 40)
-    return int(examples + shards + 11 * weights + results + run.splits().held_out.nbytes + REPORT)
+    return int(examples + shards + 21 * weights + results + run.splits().held_out.nbytes + REPORT)

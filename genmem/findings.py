@@ -16,6 +16,7 @@ from genmem.scored import correction_of, scored_log_probs
 LEVEL = 0.05
 TAIL = 0.95
 SHOWN = 12
+ALIKE = 0.7  # rank correlation
 PAPER = "van den Burg & Williams 2021, arXiv 2106.03216"
 INFERENCE = "Cremer, Li & Duvenaud 2018, arXiv 1801.03558"
 FALSE_DISCOVERY = "Benjamini & Hochberg 1995"
@@ -29,6 +30,8 @@ def find(run: Run, groups: Sequence[Any]) -> list[dict[str, Any]]:
         found.insert(1, _flagged(run, scores))
     if (correction := correction_of(run)) is not None and str(scores["estimator"]) == "mean_log":
         found.append(_encoder_part(correction))
+    if run.has_result("exact"):
+        found.append(_exact(run.result("exact"), scores))
     found += _over_training(run.result("trajectory"), scores["score"].size)
     found += [_neediest(kind, groups, space) for kind in ("label", "cell") if candidates(groups, kind)]
     return found + [f for f in _baselines(run, scores) if f["value"] is not None]
@@ -266,6 +269,30 @@ def _pair(bounds: Sequence[float] | None) -> tuple[float, float]:
 
 def _or_nan(value: float | None) -> float:
     return math.nan if value is None else value
+
+
+def _exact(exact: dict[str, NDArray[Any]], scores: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """Say what leaving out one example alone does, in closed form, and whether refits rank examples alike."""
+    finite = np.isfinite(exact["score"])
+    value, count = float(exact["score"][finite].mean()), int(finite.sum())
+    sentence = f"With one example left out at a time, exactly, the mean score is {value:.2f} nats"
+    if count < finite.size:
+        sentence += f" over the {count:,} examples where it is finite"
+    if count > 2:
+        rank = stats.spearman(exact["score"][finite], scores["score"][finite]).rho
+        alike = "much the same" if rank >= ALIKE else "differently"
+        sentence += f"; refits that leave out a whole part rank examples {alike} (Spearman {rank:.2f})"
+    return _finding(
+        "exact_leave_one_out",
+        "memorized",
+        "Exact leave-one-out score",
+        value,
+        n=count,
+        sentence=f"{sentence}.",
+        meaning="This model has a closed form: the score of each example with only that example left out, without "
+        "error, is in scores.parquet as leave_one_out. Scores of refits are of models trained on less.",
+        examples=np.argsort(-np.where(finite, exact["score"], -np.inf))[:SHOWN],
+    )
 
 
 def _baselines(run: Run, scores: dict[str, NDArray[Any]]) -> list[dict[str, Any]]:

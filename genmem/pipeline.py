@@ -52,7 +52,7 @@ def audit(
     label_array: str | None = None,
     label_column: str | None = None,
     subset: int | None = None,
-    folds: int = 5,
+    folds: int | None = None,
     repeats: int = 8,
     max_repeats: int | None = None,
     target_reliability: float | None = None,
@@ -77,7 +77,8 @@ def audit(
 
     Args:
         data: "digits", an array of shape (n, *event), or a path: .npy, .npz, .csv, .parquet, IDX file, folder of
-            images. uint8 images are binarised (bernoulli likelihood) or dequantised (any other) once.
+            images. uint8 images are binarised once (bernoulli likelihood), kept (discretized_logistic) or dequantised
+            once (any other).
         model: a `Density` (such as `genmem.VAE(latent_dim=8)`), the name of a built-in model, or
             "package.module:factory". A built-in model gets a size and likelihood that suit the data.
         out: the run directory; `runs/<data>-<model>` without it.
@@ -87,7 +88,7 @@ def audit(
         label_array: the array of an .npz file that holds the labels.
         label_column: the column of a table that holds the labels.
         subset: audit only this many examples, drawn at random.
-        folds: K: every refit leaves out one K-th of the examples.
+        folds: K: every refit leaves out one K-th of the examples; 5 without it.
         repeats: L: independent repetitions; standard errors come from them.
         max_repeats: with `target_reliability`, the most that may be added up to; three times `repeats` without it.
         target_reliability: add repeats until the scores are so reliable (see `stages.refit`).

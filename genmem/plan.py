@@ -46,6 +46,8 @@ CONTENTS: dict[str, type | None] = {
     "probe?.method": str,
     "probe?.device": str,
     "probe?.lanes": int,
+    "probe?.estimate?": str,
+    "probe?.encoder?": bool,
     "probe?.threads?": int,
     "probe?.workers?": int,
     "probe?.expected_seconds?": float,

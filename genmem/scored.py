@@ -26,6 +26,19 @@ def scored_log_probs(run: Run) -> NDArray[np.float32]:
 
 def sampled(run: Run) -> bool:
     """Return whether log p is a Monte-Carlo estimate: of a network, and not an exact one."""
+    return estimate_of(run) != "exact"
+
+
+def estimate_of(run: Run) -> str:
+    """Return what log p is: "exact", "importance" (the log of a mean of weights) or "bound" (it is at least that)."""
     if run.probe is None or run.probe["method"] == "fit":
-        return False
-    return run.importance_samples == 1 or bool(np.nanmax(run.shard_arrays("effective_draws")) > 1)
+        return "exact"
+    if "estimate" in run.probe:
+        return str(run.probe["estimate"])
+    effective = run.shard_arrays("effective_draws")  # of a run planned before plans said so
+    return "importance" if run.importance_samples == 1 or np.nanmax(effective) > 1 else "exact"
+
+
+def has_encoder(run: Run) -> bool:
+    """Return whether log p goes through an encoder whose posterior can be refitted."""
+    return bool((run.probe or {}).get("encoder", sampled(run)))

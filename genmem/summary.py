@@ -11,12 +11,16 @@ import numpy as np
 
 from genmem.findings import find
 from genmem.run import Run
-from genmem.scored import correction_of, sampled
+from genmem.scored import correction_of, estimate_of, has_encoder, sampled
 from genmem.validity import checks
 from genmem.version import __version__
 
 SCHEMA_VERSION = "1.0"
 ESTIMATES = {"mean_log": "E log p(x)", "log_mean": "log E p(x)"}
+BOUNDS = {
+    "mean_log": "E of a lower bound of log p(x)",
+    "log_mean": "log E of the exponential of a lower bound of log p(x)",
+}
 LEFT_OUT = {
     "k_fold": "its fold (trained on {share:.0%} of the examples)",
     "subsets": "a random part that holds it (all are trained on {share:.0%} of the examples)",
@@ -55,6 +59,7 @@ def _asked(run: Run) -> dict[str, Any]:
         "design": {**run.plan["splits"], "n_splits": run.used_splits().n_splits, "repeats": run.repeats},
         "seed": run.seed,
         "score_epochs": [e for e in run.score_epochs if e >= 0],
+        "log_prob": estimate_of(run),
         "importance_samples": run.importance_samples if sampled(run) else None,
         "posterior": _posterior_asked(run),
         "estimator": "adjusted" if run.has_result("adjusted") else estimator,
@@ -65,12 +70,13 @@ def _asked(run: Run) -> dict[str, Any]:
 def _estimand(run: Run, estimator: str) -> str:
     splits = run.used_splits()
     left_out = LEFT_OUT.get(splits.kind, "a part that holds it").format(share=1 - float(splits.held_out.mean()))
-    return f"{ESTIMATES[estimator]} of models trained with x, minus the same of models trained without {left_out}."
+    average = (BOUNDS if estimate_of(run) == "bound" else ESTIMATES)[estimator]
+    return f"{average} of models trained with x, minus the same of models trained without {left_out}."
 
 
 def _posterior_asked(run: Run) -> str | None:
     """Return how log p was computed: None for models without an encoder."""
-    if not sampled(run):
+    if not has_encoder(run):
         return None
     if (found := correction_of(run)) is None:
         return "amortised"
@@ -137,9 +143,15 @@ def _limitations(run: Run) -> list[str]:
         "A score belongs to this kind of model, trained this way; another architecture may memorize other examples.",
         "Samples of the model were not compared with the training set: a memorized example need not be reproduced.",
     ]
-    if sampled(run) and _posterior_asked(run) != "refit":
+    if estimate_of(run) == "bound":
         found.append(
-            "log p is estimated through the encoder, which fits examples it was not trained on less well. That part "
+            "What is called log p is a lower bound of it. A score is a difference of bounds: part of it may be that "
+            "the bound is looser for examples that were left out."
+        )
+    if estimate_of(run) == "importance" and _posterior_asked(run) != "refit":
+        through = "the encoder" if has_encoder(run) else "an encoder or guide, where the model has one"
+        found.append(
+            f"log p is estimated through {through}, which fits examples it was not trained on less well. That part "
             "of a score is not in the density itself; more importance samples do not remove it."
         )
     if splits.get("folds") == 2 and splits.get("repeats", 0) < 3:

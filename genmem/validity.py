@@ -8,7 +8,7 @@ import numpy as np
 
 from genmem import stats
 from genmem.run import Run
-from genmem.scored import correction_of, sampled
+from genmem.scored import correction_of, estimate_of, sampled
 from genmem.storage import Arrays
 
 RELIABLE = 0.7
@@ -85,15 +85,16 @@ def _column_names(run: Run, columns: Sequence[int]) -> list[str]:
 
 def _sampling_noise(run: Run) -> Any:
     """Importance-sampling variance of a per-repeat score, as a share of the whole per-repeat variance."""
-    title, unit = "Noise of importance sampling", "of the variance of a score"
+    bound = estimate_of(run) == "bound"
+    title, unit = "Noise of the bound" if bound else "Noise of importance sampling", "of the variance of a score"
     draws, effective, share = _draws(run)
     if not math.isfinite(share):
         why = "one draw" if draws < 2 else "one repeat"
         return _check("sampling_noise", title, None, unit, NOISE_SHARE, False, f"It cannot be told from {why}.")
     advice = "" if share <= NOISE_SHARE else " Use more --importance-samples."
+    worth = "average the bound" if bound else f"are worth {effective:.1f} independent ones"
     sentence = (
-        f"{draws} draws are worth {effective:.1f} independent ones; their noise is about {share:.1%} of the variance "
-        f"of a score within one repeat.{advice}"
+        f"{draws} draws {worth}; their noise is about {share:.1%} of the variance of a score within one repeat.{advice}"
     )
     return _check("sampling_noise", title, share, unit, NOISE_SHARE, share <= NOISE_SHARE, sentence)
 

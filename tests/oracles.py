@@ -204,12 +204,12 @@ def _log_likelihood_by_hand(module, row, output):
     kept = [i for i in range(row.size) if i not in module.constants]
     for i, o in zip(kept, output, strict=True):
         value = row.reshape(-1)[i]
-        if module.likelihood == "bernoulli":
+        if module.likelihood.name == "bernoulli":
             p = torch.sigmoid(o)
             total = total + (p if value == 1 else 1 - p).log()
             continue
         jacobian = 0.0
-        if module.likelihood == "logit_normal":
+        if module.likelihood.name == "logit_normal":
             squeezed = 0.05 + 0.9 * value
             jacobian = np.log(0.9 / (squeezed * (1 - squeezed)))
             value = np.log(squeezed / (1 - squeezed))

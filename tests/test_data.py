@@ -213,6 +213,10 @@ def test_prepare_keeps_what_needs_nothing(rng):
     assert prepare(real, "gaussian", 0) is real
 
 
+def test_prepare_keeps_pixels_for_a_likelihood_of_levels(pixels):
+    assert prepare(pixels, "discretized_logistic", 0) is pixels
+
+
 @pytest.mark.parametrize("bad", [-0.1, 1.5, np.nan])
 def test_bernoulli_refuses_values_outside_0_1(bad):
     X = np.full((4, 3), 0.5, np.float32)

@@ -16,7 +16,7 @@ LAYERS = (
     ("pipeline",),
     ("stages",),
     ("summary", "validity", "scored", "findings", "estimate", "report", "plots"),
-    ("leaveout", "regions"),
+    ("leaveout", "influence", "regions"),
     ("models",),
     ("training",),
     ("run", "shards", "plan", "inputs", "search", "splits", "repeats"),
@@ -120,7 +120,7 @@ def test_every_dependency_is_pinned_and_imported():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     imported = {module.split(".")[0].lower() for path in python_files() for module, _ in imports_of(path) if module}
-    module_of = {"faiss-cpu": "faiss", "pillow": "pil", "scikit-learn": "sklearn"}
+    module_of = {"faiss-cpu": "faiss", "pillow": "pil", "pyro-ppl": "pyro", "scikit-learn": "sklearn"}
     for requirement in project["dependencies"]:
         name = re.match(r"[\w-]+", requirement).group().lower()
         assert name in pins, f"{name} is not pinned"
@@ -128,7 +128,7 @@ def test_every_dependency_is_pinned_and_imported():
 
 
 def test_help_loads_nothing_heavy():
-    code = "import genmem_cli.main, sys; print([m for m in ('torch', 'numpy', 'sklearn', 'faiss') if m in sys.modules])"
+    code = "import genmem_cli.main, sys; print([m for m in ('torch', 'numpy', 'sklearn', 'faiss', 'pyro', 'zuko') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -9,7 +9,7 @@ from oracles import train_by_loop
 from torch import nn
 
 from genmem.models.vae import VAE
-from genmem.training import Lane, can_batch, fitting_lanes, measure_pace, probe, train
+from genmem.training import Lane, Recipe, can_batch, fitting_lanes, measure_pace, probe, train
 from genmem.training.ensemble import batches, fresh_module, isolated_streams, noise_shape
 from genmem.training.trajectory import load_trajectory, remember, save_trajectory
 
@@ -206,6 +206,9 @@ def test_trajectory_survives_the_disk(tmp_path):
         fresh.load_state_dict(read.state_dict(), strict=True)
         for name, value in kept.state_dict().items():
             assert torch.equal(value, fresh.state_dict()[name])
+        assert kept.second_moments().keys() == (dict(fitted.module_.named_parameters()).keys() if kept.step else set())
+        for name, value in kept.second_moments().items():
+            assert torch.equal(value, read.second_moments()[name])
     last = fitted.trajectory_[-1].state_dict()
     assert all(torch.equal(last[k], v) for k, v in fitted.module_.state_dict().items())
 
@@ -216,3 +219,37 @@ def test_remembering_copies():
     with torch.no_grad():
         module.weight.zero_()
     assert kept.state_dict()["weight"].abs().sum() > 0
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_second_moments_are_those_of_adam(batched):
+    """The mean of squared gradients of a network whose gradient is known: the bias of a squared distance."""
+    X = torch.ones(8, 3)
+    recipe = Recipe(Shift, epochs=3, batch_size=8, steps_per_epoch=1, learning_rate=0.1, seed=0, device=X.device)
+    seen = {}
+    lanes = [Lane(np.arange(8), split, 0) for split in range(2)]
+    train(
+        recipe, X, lanes, batched=batched, at_epochs=(0, 3), on_moments=lambda epoch, i, v: seen.update({(epoch, i): v})
+    )
+    assert seen[0, 0] == seen[0, 1] == {}
+    shift, average, first = torch.zeros(3), torch.zeros(3), torch.zeros(3)
+    for step in range(1, 4):
+        slope = 2 * (shift - 1)
+        first, average = 0.9 * first + 0.1 * slope, 0.999 * average + 0.001 * slope**2
+        corrected = average / (1 - 0.999**step)
+        shift = shift - 0.1 * first / (1 - 0.9**step) / (corrected.sqrt() + 1e-8)
+    for i in range(2):
+        torch.testing.assert_close(seen[3, i]["by"], corrected)
+
+
+class Shift(nn.Module):
+    """Its loss is the squared distance of x to a point."""
+
+    noise_shape = ()
+
+    def __init__(self):
+        super().__init__()
+        self.by = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x, noise=None):
+        return (x - self.by).square().sum(-1)

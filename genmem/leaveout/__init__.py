@@ -5,6 +5,7 @@ from genmem.leaveout.choosing import ensure_probe, planned_model, scored_epochs
 from genmem.leaveout.correction import MODES as POSTERIORS
 from genmem.leaveout.correction import Correction, correct_encoder
 from genmem.leaveout.curves import MemorizationCurve, memorization_curve
+from genmem.leaveout.exact import leave_one_out
 from genmem.leaveout.executors import dask_workers, local_workers
 from genmem.leaveout.posterior import drop_damaged_posteriors, posterior_log_probs
 from genmem.leaveout.predictors import Covariates, covariates
@@ -25,6 +26,7 @@ __all__ = [
     "dask_workers",
     "drop_damaged_posteriors",
     "ensure_probe",
+    "leave_one_out",
     "local_workers",
     "memorization_curve",
     "memorization_score",

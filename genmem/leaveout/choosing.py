@@ -12,11 +12,13 @@ from torch import Tensor
 from genmem.errors import GenmemError, ModelError
 from genmem.leaveout.trials import Way, fit_seconds, try_here, try_workers
 from genmem.models.base import DeepDensity, as_tensor
+from genmem.models.evaluation import estimate_of
 from genmem.models.naming import model_of_plan
+from genmem.models.posterior import has_posterior
 from genmem.plan import describe_model, refuse_other_plan
 from genmem.run import Run
 from genmem.splits import Splits
-from genmem.training.ensemble import Recipe, takes_noise
+from genmem.training.ensemble import Recipe, fresh_module, takes_noise
 from genmem.training.probe import can_batch, fitting_lanes
 
 MAX_LANES = {"cpu": 40, "cuda": 400}
@@ -106,7 +108,7 @@ def _probe(run: Run, model: DeepDensity) -> dict[str, Any]:
     if ways[0].seconds(refits, steps, scores) > WORTH_TRIALS:
         counts = _lane_counts(recipe, X, splits)
         ways += try_here(recipe, X, counts, run.importance_samples)
-    best = _quickest(ways, steps, scores)
+    best, module = _quickest(ways, steps, scores), fresh_module(recipe, 0)
     workers = min(cpu_count(), refits)
     if recipe.device.type == "cpu" and workers > 1 and best.seconds(refits, steps, scores) > WORTH_WORKERS:
         share = [0, *(c for c in counts if c <= -(-refits // workers))]
@@ -118,13 +120,15 @@ def _probe(run: Run, model: DeepDensity) -> dict[str, Any]:
         "workers": best.workers,
         "threads": best.threads,
         "device": str(recipe.device),
+        "estimate": estimate_of(module),
+        "encoder": has_posterior(module),
         "seconds_per_step": {way.label: round(way.quick_step / way.workers, 7) for way in ways},
         "step_seconds": round(best.step, 7),
         "alone_seconds": round(ways[0].step, 7),
         "score_seconds": round(best.score, 7),
         "posterior_seconds": round(best.refit, 7),
         "worker_bytes": best.memory,
-        "weight_bytes": sum(p.numel() * p.element_size() for p in recipe.make_module().parameters()),
+        "weight_bytes": sum(p.numel() * p.element_size() for p in module.parameters()),
         "refit_steps": steps,
         "expected_seconds": round(best.seconds(refits, steps, scores), 1),
     }

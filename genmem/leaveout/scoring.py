@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ESTIMATORS = tuple(ESTIMATES)
+WITHOUT_ERROR = ("exact", "warm_refit")  # of `leave_one_out`
 PLACEBOS = 8  # sham scores kept as the null distribution
 TEST_SHAMS = 16  # sham scores per example behind a p value at one or two repeats
 BLOCK = 2**21  # numbers of the matrix worked on at once
@@ -40,7 +41,8 @@ class MemorizationScores:
         standard_error: (n,) error of the score from the spread of independent repeats, unmoderated; NaN at one.
         p_value: (n,) one-sided, of no memorization against score > 0.
         q_value: (n,) Benjamini-Hochberg over the examples; `q_values` offers others.
-        estimator: "mean_log" or "log_mean".
+        estimator: "mean_log" or "log_mean"; "exact" or "warm_refit" of `leave_one_out`, which knows no error: there
+            standard errors are 0, p and q values NaN, and scores may be infinite.
         per_repeat: (L, n) the score within each repeat; for "log_mean" what each repeat adds to the pooled score
             (jackknife pseudo-values, centred). Its mean is the score, its spread the standard error. NaN where
             failed splits left an example no score in a repeat; a repeat without any score has no row.
@@ -76,7 +78,9 @@ class MemorizationScores:
         return stats.reliability(self.score, self.standard_error)
 
     def quantiles(self, levels: Sequence[float] = (0.5, 0.95, 0.999)) -> FloatArray:
-        """Return quantiles (Q,) of the scores."""
+        """Return quantiles (Q,) of the scores; where some are infinite, not interpolated."""
+        if np.isinf(self.score).any():
+            return np.asarray(np.nanquantile(self.score, list(levels), method="inverted_cdf"))
         return np.asarray(np.nanquantile(self.score, levels))
 
     def null_quantiles(self, levels: Sequence[float] = (0.5, 0.95, 0.999)) -> FloatArray:
@@ -86,7 +90,8 @@ class MemorizationScores:
     def p_above(self, delta: float) -> FloatArray:
         """Return p values (n,) of score <= delta nats, against above: memorized by *more than* delta.
 
-        NaN with fewer than three repeats and for "log_mean", where only "no effect" can be tested.
+        NaN with fewer than three repeats and for "log_mean", where only "no effect" can be tested, and for scores
+        without error.
         """
         if not self._has_t:
             return np.full(self.score.shape, np.nan)
@@ -112,8 +117,9 @@ class MemorizationScores:
         """Return the two-sided interval of each score, lowest and highest: (2, n).
 
         Student t over the repeats, variances moderated as in the tests, of what endless repeats of the same design
-        would find. NaN with fewer than three repeats and for "log_mean". It covers less often than it says where
-        refits are skewed, most of all for the highest scores at few repeats: docs/calibration.md has measurements.
+        would find. NaN with fewer than three repeats and for "log_mean"; the score itself where it has no error. It
+        covers less often than it says where refits are skewed, most of all for the highest scores at few repeats:
+        docs/calibration.md has measurements.
 
         >>> held_out = np.tile(np.eye(2, dtype=bool), (3, 1))
         >>> log_probs = np.where(held_out, [[-1.0], [-1.0], [-2.0], [-2.0], [-3.0], [-3.0]], 0.0)
@@ -123,6 +129,8 @@ class MemorizationScores:
         """
         if not 0 < level < 1:
             raise DataError(expected="a level between 0 and 1", got=f"{level}", do="Pass 0.95 for a 95% interval.")
+        if self.estimator in WITHOUT_ERROR:
+            return np.stack([self.score, self.score])
         if not self._has_t:
             return np.full((2, len(self.score)), np.nan)
         return nulls.student_interval(self.per_repeat, level, self.moderated)

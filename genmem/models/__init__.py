@@ -1,8 +1,77 @@
-"""Probabilistic models that can be audited, all with the face of scikit-learn's densities."""
+"""Probabilistic models that can be audited, all with the face of scikit-learn's densities.
 
-from genmem.models.base import DeepDensity
-from genmem.models.evaluation import LogProbs, log_prob
-from genmem.models.naming import make_model
-from genmem.models.vae import VAE
+Names are resolved on first use: a VAE does not load Pyro, nor a flow diffusers.
+"""
 
-__all__ = ["VAE", "DeepDensity", "LogProbs", "log_prob", "make_model"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sklearn.mixture import GaussianMixture
+    from sklearn.neighbors import KernelDensity
+
+    from genmem.models.base import DeepDensity
+    from genmem.models.conv_vae import ConvVAE
+    from genmem.models.custom import from_module
+    from genmem.models.diffusion import DiffusionModel
+    from genmem.models.evaluation import LogProbs, log_prob
+    from genmem.models.flow import Flow
+    from genmem.models.knn import KNNDensity
+    from genmem.models.mfa import MixtureOfFactorAnalysers
+    from genmem.models.naming import make_model
+    from genmem.models.pyro_density import from_pyro
+    from genmem.models.saving import load_model, save_model
+    from genmem.models.torch_gmm import TorchGaussianMixture
+    from genmem.models.torch_kde import TorchKernelDensity
+    from genmem.models.vae import VAE
+
+_HOMES = {
+    "genmem.models.base": ("DeepDensity",),
+    "genmem.models.conv_vae": ("ConvVAE",),
+    "genmem.models.custom": ("from_module",),
+    "genmem.models.diffusion": ("DiffusionModel",),
+    "genmem.models.evaluation": ("LogProbs", "log_prob"),
+    "genmem.models.flow": ("Flow",),
+    "genmem.models.knn": ("KNNDensity",),
+    "genmem.models.mfa": ("MixtureOfFactorAnalysers",),
+    "genmem.models.naming": ("make_model",),
+    "genmem.models.pyro_density": ("from_pyro",),
+    "genmem.models.saving": ("load_model", "save_model"),
+    "genmem.models.torch_gmm": ("TorchGaussianMixture",),
+    "genmem.models.torch_kde": ("TorchKernelDensity",),
+    "genmem.models.vae": ("VAE",),
+    "sklearn.mixture": ("GaussianMixture",),
+    "sklearn.neighbors": ("KernelDensity",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "VAE",
+    "ConvVAE",
+    "DeepDensity",
+    "DiffusionModel",
+    "Flow",
+    "GaussianMixture",
+    "KNNDensity",
+    "KernelDensity",
+    "LogProbs",
+    "MixtureOfFactorAnalysers",
+    "TorchGaussianMixture",
+    "TorchKernelDensity",
+    "from_module",
+    "from_pyro",
+    "load_model",
+    "log_prob",
+    "make_model",
+    "save_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'genmem.models' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

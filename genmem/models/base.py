@@ -2,8 +2,8 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from genmem.errors import DataError, ModelError
 from genmem.models.evaluation import log_prob
 from genmem.seeding import seed_for
 from genmem.training.ensemble import Lane, Recipe, batches, isolated_streams, train
-from genmem.training.trajectory import Checkpoint, Trajectory, remember
+from genmem.training.trajectory import Checkpoint, State, Trajectory, remember
 
 
 class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
@@ -26,9 +26,13 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
     - `module(x, draws=1) -> (batch,)`: the training loss of each example, nats, averaged over draws;
     - `module.log_weights(x, draws) -> (draws, batch)`: log importance weights; log p = logmeanexp over
       draws. Exact models return one row;
+    - optionally `module.estimate`: "importance", "exact", or "bound" where each row estimates a lower bound of
+      log p without bias: log p is then reported as their mean, and named a bound;
     - `module.sample(n) -> (n, *event)`;
-    - optionally `noise_shape`: then both calls take `noise` of shape (draws, batch, *noise_shape), and lanes
-      of several repeats may share a batch.
+    - optionally `noise_shape`: then both calls take standard normal `noise` of shape (draws, batch,
+      *noise_shape), and lanes of several repeats may share a batch.
+
+    `example_kind` says what an example has to be: "any", "vector" or "image" ((h, w) or (h, w, 3)).
 
     Args:
         epochs: passes over the data.
@@ -40,8 +44,13 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
 
     Attributes:
         module_: the trained network, in evaluation mode.
+        settled_: the unfitted model with the settings that the data decided (see `resolve`).
+        event_shape_: the shape of an example.
+        n_train_: the number of examples trained on.
         trajectory_: its checkpoints, the untrained network first; None without `checkpoint_every`.
     """
+
+    example_kind: ClassVar[str] = "any"
 
     def __init__(
         self,
@@ -90,13 +99,18 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
             ModelError: a setting is out of range, or training diverged.
         """
         array = np.asarray(X)
+        require_examples(array)
         settled = self.resolve(array)
         recipe = settled.recipe(array.shape[1:], len(array), seed=self.random_state)
         kept: list[Checkpoint] = []
+        squares: dict[int, State] = {}
+
+        def remember_moments(epoch: int, _: int, moments: State) -> None:
+            squares[epoch] = moments
 
         def remember_it(epoch: int, _: int, module: nn.Module) -> None:
-            step = epoch * recipe.steps_per_epoch
-            kept.append(remember(module, epoch=epoch, step=step, learning_rate=recipe.learning_rate))
+            step, rate, moments = epoch * recipe.steps_per_epoch, recipe.learning_rate, squares.pop(epoch)
+            kept.append(remember(module, epoch=epoch, step=step, learning_rate=rate, moments=moments))
 
         self.module_ = train(
             recipe,
@@ -104,11 +118,24 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
             [Lane(keep=np.arange(len(array)), split=0, repeat=0)],
             batched=False,
             on_epoch=remember_it,
+            on_moments=remember_moments,
             at_epochs=self._checkpoint_epochs(),
         )[0].eval()
         _refuse_diverged(self.module_)
-        self.event_shape_ = array.shape[1:]
+        self.settled_, self.event_shape_, self.n_train_ = settled, array.shape[1:], len(array)
         self.trajectory_ = Trajectory(tuple(kept), len(array), recipe.batch_size) if kept else None
+        return self
+
+    def restore(self, state: Mapping[str, Tensor], event_shape: tuple[int, ...], n_train: int) -> Self:
+        """Become the model that had this state dict, fitted to `n_train` examples; the trajectory is not restored.
+
+        Raises:
+            RuntimeError: the state belongs to another network.
+        """
+        recipe = self.recipe(event_shape, n_train, seed=self.random_state)
+        self.module_ = recipe.make_module().to(recipe.device).eval()
+        self.module_.load_state_dict(state, strict=True)
+        self.settled_, self.event_shape_, self.n_train_, self.trajectory_ = self, event_shape, n_train, None
         return self
 
     def recipe(self, event_shape: tuple[int, ...], n_keep: int, *, seed: int) -> Recipe:
@@ -216,11 +243,11 @@ def resolve_device(device: str) -> torch.device:
     return found
 
 
-def as_tensor(X: NDArray[Any], device: torch.device) -> Tensor:
-    """Return the examples as a tensor on `device`: uint8 stays uint8 (batches are cast), the rest is float32.
+def require_examples(X: NDArray[Any]) -> None:
+    """Check that an array holds examples.
 
     Raises:
-        DataError: the array is empty, not numeric or has fewer than 2 dimensions.
+        DataError: it is empty, not numeric, not finite or has fewer than 2 dimensions.
     """
     if X.ndim < 2 or X.size == 0 or X.dtype.kind not in "buif":
         raise DataError(
@@ -234,6 +261,15 @@ def as_tensor(X: NDArray[Any], device: torch.device) -> Tensor:
             got=f"{int((~np.isfinite(X)).sum())} that are NaN or infinite",
             do="Drop or fill them.",
         )
+
+
+def as_tensor(X: NDArray[Any], device: torch.device) -> Tensor:
+    """Return the examples as a tensor on `device`: uint8 stays uint8 (batches are cast), the rest is float32.
+
+    Raises:
+        DataError: see `require_examples`.
+    """
+    require_examples(X)
     dtype = np.uint8 if X.dtype.kind == "b" or X.dtype == np.uint8 else np.float32
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

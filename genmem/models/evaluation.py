@@ -2,7 +2,11 @@
 
 The noise of example i, draw s derives from (seed, keys, block of i, s): a block is 128 consecutive examples and 16
 draws, so a stream serves many and the first draws of 4N are those of N. A network without `noise_shape` draws its own,
-from a stream seeded for each block. CPU and CUDA draw different numbers.
+from a stream seeded for each block; it always sees whole blocks, the last one filled up with copies of its last row, so
+that what it draws for a row does not depend on how many follow. CPU and CUDA draw different numbers.
+
+What the rows of log weights mean, a network says by `estimate`: "importance" (log p is the log of their mean weight;
+where it says nothing), "exact" (one row, log p itself) or "bound" (log p is at least their mean).
 """
 
 import math
@@ -23,11 +27,13 @@ STREAMS_AT_ONCE = {"cpu": 1, "cuda": 32}  # what is in flight stays in a core's 
 
 @dataclass(frozen=True)
 class LogProbs:
-    """log p of each example and how far the draws can be trusted; all of shape (n,).
+    """log p of each example, or a lower bound of it, and how far the draws can be trusted; all of shape (n,).
 
     `log_prob` in nats. `effective_draws` is (sum w)^2 / sum w^2. `variance` is that of `log_prob` over draws, nats^2,
     from the difference of two halves of them: noisy for one example, to be averaged over many; 0 for exact models.
     (The delta method, 1 / effective draws - 1 / draws, is never above 1 and misses most of it when tails are heavy.)
+    A bound weighs all draws alike: its effective draws are their number. Its variance is from the means of streams of
+    16 draws, which are independent, as draws within one need not be.
     """
 
     log_prob: NDArray[np.float64]
@@ -37,7 +43,7 @@ class LogProbs:
 
 @torch.no_grad()
 def log_prob(module: nn.Module, X: Tensor, *, draws: int, seed: int, keys: tuple[int, ...] = ()) -> LogProbs:
-    """Estimate log p(x) = logmeanexp over draws of log w, with w = p(x, z) / q(z | x).
+    """Estimate log p(x) = logmeanexp over draws of log w, with w = p(x, z) / q(z | x); a bound is their mean.
 
     Args:
         module: keeps the contract of `DeepDensity`.
@@ -49,11 +55,11 @@ def log_prob(module: nn.Module, X: Tensor, *, draws: int, seed: int, keys: tuple
     References:
         Importance Weighted Autoencoders (Burda, Grosse & Salakhutdinov, 2016), https://arxiv.org/abs/1509.00519
     """
-    was_training = module.training
+    was_training, bound = module.training, estimate_of(module) == "bound"
     module.eval()
     try:
         blocks = [
-            summarise(_log_weights(module, X[start : start + BLOCK], draws, seed, (*keys, start // BLOCK)))
+            summarise(_log_weights(module, X[start : start + BLOCK], draws, seed, (*keys, start // BLOCK)), bound)
             for start in range(0, len(X), BLOCK)
         ]
     finally:
@@ -73,7 +79,7 @@ def _log_weights(module: nn.Module, x: Tensor, draws: int, seed: int, keys: tupl
         count = min(draws - first * DRAWS, len(some) * DRAWS)
         if shape is None:
             with isolated_streams(x.device, some[0]):
-                parts.append(module.log_weights(x, count))  # type: ignore[operator]
+                parts.append(module.log_weights(_whole(x), count)[:, : len(x)])  # type: ignore[operator]
         else:
             noise = torch.cat([stream_noise(shape, stream, x.device) for stream in some])[:count, : len(x)]
             parts.append(module.log_weights(x, count, noise=noise))  # type: ignore[operator]
@@ -90,13 +96,50 @@ def stream_noise(shape: tuple[int, ...], seed: int, device: torch.device) -> Ten
     return torch.from_numpy(np.random.Generator(np.random.PCG64(seed)).standard_normal(full, dtype=np.float32))
 
 
-def summarise(log_weights: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def _whole(x: Tensor) -> Tensor:
+    """Return a block filled up with copies of its last row."""
+    return x if len(x) == BLOCK else torch.cat([x, x[-1:].expand(BLOCK - len(x), *x.shape[1:])])
+
+
+def estimate_of(module: nn.Module) -> str:
+    """Return what the mean of a network's log weights is: "importance", "exact" or "bound"."""
+    return str(getattr(module, "estimate", "importance"))
+
+
+def summarise(
+    log_weights: Tensor, bound: bool = False
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Return what `LogProbs` holds, from log weights (draws, n)."""
     weights = log_weights.to(torch.float64)
     draws = len(weights)
-    total = torch.logsumexp(weights, 0)
-    effective = torch.exp(2 * total - torch.logsumexp(2 * weights, 0))
-    halves = [torch.logsumexp(half, 0) - math.log(max(1, len(half))) for half in (weights[::2], weights[1::2])]
-    variance = (halves[0] - halves[1]).square() / 4 if draws > 1 else torch.zeros_like(total)
-    result = (total - math.log(draws), effective, variance)
+    average = _mean if bound else _log_mean
+    effective = torch.exp(2 * torch.logsumexp(weights, 0) - torch.logsumexp(2 * weights, 0))
+    effective = torch.full_like(effective, draws) if bound else effective
+    variance = torch.zeros_like(effective)
+    if draws > 1:
+        halves = average(weights[::2]), average(weights[1::2])
+        variance = _variance_of_mean(weights) if bound else (halves[0] - halves[1]).square() / 4
+    result = (average(weights), effective, variance)
     return result[0].cpu().numpy(), result[1].cpu().numpy(), result[2].cpu().numpy()
+
+
+def _variance_of_mean(weights: Tensor) -> Tensor:
+    """Return the variance of the mean of draws whose streams are independent, not the draws of one stream.
+
+    From the means of whole streams; with fewer than two of them, from the two halves.
+    """
+    streams = len(weights) // DRAWS
+    if streams < 2:
+        half = len(weights) // 2
+        parts = torch.stack([weights[:half].mean(0), weights[half:].mean(0)])
+    else:
+        parts = weights[: streams * DRAWS].view(streams, DRAWS, -1).mean(1)
+    return parts.var(0) / len(parts)
+
+
+def _mean(weights: Tensor) -> Tensor:
+    return weights.mean(0)
+
+
+def _log_mean(weights: Tensor) -> Tensor:
+    return torch.logsumexp(weights, 0) - math.log(len(weights))

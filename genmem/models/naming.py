@@ -10,21 +10,31 @@ from typing import Any
 from sklearn.base import clone
 
 from genmem.errors import ModelError
-from genmem.models.vae import VAE
 from genmem.protocols import Density
 
-BUILT_IN: dict[str, Callable[..., Any]] = {"vae": VAE}
+BUILT_IN = {
+    "vae": "genmem.models.vae:VAE",
+    "conv-vae": "genmem.models.conv_vae:ConvVAE",
+    "flow": "genmem.models.flow:Flow",
+    "diffusion": "genmem.models.diffusion:DiffusionModel",
+    "gmm": "sklearn.mixture:GaussianMixture",
+    "gmm-torch": "genmem.models.torch_gmm:TorchGaussianMixture",
+    "kde": "sklearn.neighbors:KernelDensity",
+    "kde-torch": "genmem.models.torch_kde:TorchKernelDensity",
+    "knn": "genmem.models.knn:KNNDensity",
+    "mfa": "genmem.models.mfa:MixtureOfFactorAnalysers",
+}
 
 
 def make_model(name: str, settings: Mapping[str, Any] | None = None) -> Any:
-    """Return the model called `name` ("vae" or "package.module:factory"), made with `settings` as keywords.
+    """Return the model called `name` (one of `BUILT_IN` or "package.module:factory"), made with `settings` as keywords.
 
     Raises:
         ModelError: no such name or setting (the closest are offered), the factory raises, or what it
             returns is not a `Density`.
     """
     given = dict(settings or {})
-    factory = BUILT_IN.get(name) or _import(name)
+    factory = _import(BUILT_IN.get(name, name))
     _check_keywords(name, factory, given)
     given = _typed(factory, given)
     try:
@@ -58,9 +68,8 @@ def model_of_plan(described: Mapping[str, Any]) -> Any:
         ModelError: it cannot be imported here; then the model has to be passed again.
     """
     name = str(described["name"])
-    params = {key: _callable(value) for key, value in described["params"].items()}
     try:
-        return make_model(name, params)
+        return make_model(name, {key: _callable(value) for key, value in described["params"].items()})
     except ModelError as error:
         raise ModelError(
             expected=f"the planned model {name} to be importable here",

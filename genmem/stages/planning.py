@@ -6,19 +6,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from sklearn.base import clone
 
 from genmem.data import Data, identical_groups, load, prepare
-from genmem.errors import DataError, ModelError
+from genmem.errors import DataError
 from genmem.leaveout import ensure_probe, scored_epochs
-from genmem.models import DeepDensity, make_model
-from genmem.models.naming import check_density
+from genmem.models import DeepDensity
 from genmem.run import Run
 from genmem.splits import Splits, subset_length
+from genmem.stages.settling import settle_model, settle_on_data, shape_for
 from genmem.stages.timing import stage
 
+FOLDS = 5
 TRAJECTORY_SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)
-SMALL = 128  # up to so many values an example, the small network
 
 
 def plan(
@@ -32,7 +31,7 @@ def plan(
     label_array: str | None = None,
     label_column: str | None = None,
     subset: int | None = None,
-    folds: int = 5,
+    folds: int | None = None,
     repeats: int = 8,
     max_repeats: int | None = None,
     together: bool = False,
@@ -66,8 +65,9 @@ def plan(
         seed=int(seed),
     )
     seed = int(seed)
-    chosen = _settle_model(model, settings or {}, loaded, epochs)
-    prepared = prepare(loaded, getattr(chosen, "likelihood", None), seed)
+    chosen = settle_model(model, settings or {}, loaded, epochs)
+    prepared = prepare(shape_for(chosen, loaded), getattr(chosen, "likelihood", None), seed)
+    chosen = settle_on_data(model, chosen, settings or {}, prepared.X)
     run = Run.create(
         out if out is not None else _default_out(data, model),
         model=chosen,
@@ -87,7 +87,7 @@ def plan(
 
 
 def _design(
-    data: Data, folds: int, repeats: int, seed: int, together: bool, fraction: float | None, leave_out: Any
+    data: Data, folds: int | None, repeats: int, seed: int, together: bool, fraction: float | None, leave_out: Any
 ) -> Splits:
     """Return the splits asked for: folds, unless a fraction or groups are given."""
     n = len(data.X)
@@ -97,11 +97,19 @@ def _design(
             got="several of together, fraction and leave_out",
             do="Choose one of them.",
         )
+    if folds is not None and (fraction is not None or leave_out is not None):
+        raise DataError(
+            expected="one design of the splits",
+            got="folds beside fraction or leave_out, which take the place of folds",
+            do="Drop folds.",
+        )
     if fraction is not None:
         return Splits.subsets(n, fraction, subset_length(fraction) * repeats, seed)
     if leave_out is not None:
         return Splits.leave_out(n, _groups_asked(data, leave_out), seed)
-    return Splits.k_fold(n, folds, repeats, seed, groups=identical_groups(data.X) if together else None)
+    return Splits.k_fold(
+        n, FOLDS if folds is None else folds, repeats, seed, groups=identical_groups(data.X) if together else None
+    )
 
 
 def _groups_asked(data: Data, leave_out: Any) -> Any:
@@ -123,37 +131,6 @@ def _check_numbers(numbers: Mapping[str, Any]) -> None:
             raise DataError(
                 expected=f"{name} to be a whole number of at least {least}", got=repr(value), do=f"Change {name}."
             )
-
-
-def _settle_model(model: Any, settings: Mapping[str, Any], data: Data, epochs: int | None) -> Any:
-    """Return the model asked for; one asked for by name gets a size and a likelihood that suit the data."""
-    if isinstance(model, str):
-        defaults = _defaults(data) if model == "vae" else {}
-        given = {**defaults, **settings} | ({} if epochs is None else {"epochs": epochs})
-        return make_model(model, given)
-    check_density(model, "model")
-    changes = {**settings} | ({} if epochs is None else {"epochs": epochs})
-    return _changed(model, changes) if changes else model
-
-
-def _changed(model: Any, changes: dict[str, Any]) -> Any:
-    try:
-        return clone(model).set_params(**changes)
-    except ValueError as error:
-        raise ModelError(
-            expected=f"settings of {type(model).__name__} ({', '.join(model.get_params())})",
-            got=", ".join(changes),
-            do="Correct them, or set them where the model is made.",
-        ) from error
-
-
-def _defaults(data: Data) -> dict[str, Any]:
-    small = np.prod(data.X.shape[1:]) <= SMALL
-    size = {"hidden": [128, 64], "latent_dim": 8, "epochs": 200} if small else {"hidden": [512, 256], "latent_dim": 16}
-    if data.X.dtype != np.uint8:
-        return {**size, "likelihood": "gaussian"}
-    colour = data.image_shape is not None and len(data.image_shape) == 3
-    return {**size, "likelihood": "logit_normal" if colour else "bernoulli"}
 
 
 def _score_epochs(model: Any, asked: Sequence[int] | Literal["auto"]) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from genmem import leaveout
 from genmem.errors import DataError
 from genmem.leaveout import dask_workers, ensure_probe, memorization_score, planned_model
 from genmem.models import DeepDensity
-from genmem.models.vae import VAE, latent_mean
+from genmem.models.vae import latent_mean
 from genmem.progress import Listener, Progress, ignore
 from genmem.run import Run
 from genmem.seeding import seed32
@@ -97,7 +97,7 @@ def _reliability(run: Run) -> float:
 
 
 def fit(run: Run, model: Any = None, *, progress: Listener = ignore) -> None:
-    """Train the model on all examples; keep its trajectory and, for a VAE, the latent mean of every example."""
+    """Train the model on all examples; keep its trajectory and, where it has a posterior, the mean of each example."""
     chosen = planned_model(run, model)
     if not isinstance(chosen, DeepDensity) or (run.has_result("latents") and load_trajectory(run.path / "trajectory")):
         return
@@ -112,6 +112,7 @@ def fit(run: Run, model: Any = None, *, progress: Listener = ignore) -> None:
         full.fit(X)
         assert full.trajectory_ is not None
         save_trajectory(full.trajectory_, run.path / "trajectory")
-        means = latent_mean(full.module_, X) if isinstance(full, VAE) else np.empty((len(X), 0), np.float32)
+        has_latent = callable(getattr(full.module_, "posterior", None))
+        means = latent_mean(full.module_, X) if has_latent else np.empty((len(X), 0), np.float32)
         run.write_result("latents", mean=means)
         progress(Progress("fit", 1, 1))

@@ -26,6 +26,7 @@ from genmem.progress import Listener, Progress, ignore
 from genmem.run import Run
 from genmem.scored import correction_of, scored_log_probs
 from genmem.splits import Splits
+from genmem.stages.exact import write_exact
 from genmem.stages.refitting import reached
 from genmem.stages.searching import nearest_others
 from genmem.stages.timing import stage
@@ -211,6 +212,8 @@ def _write_scores(
     arrays = {name: getattr(found, name) for name in SCORES}
     run.write_result("scores", **arrays, **halves, estimator=np.asarray(found.estimator))
     columns = _parts(run, len(data.X)) if found.estimator == "mean_log" else {}  # parts of no other estimate
+    if exact := write_exact(run):
+        columns["leave_one_out"] = exact["score"]
     if shrunk is not None:
         columns |= {"adjusted_score": shrunk.score, "adjusted_prediction": shrunk.prediction}
         names = ("score", "prediction", "weight", "standard_error", "reliability", "slope", "slope_error", "reason")

@@ -5,25 +5,23 @@ another; either way a lane's numbers depend on its own seeds alone, never on its
 """
 
 import copy
-import math
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.func import functional_call, grad, stack_module_state, vmap
 
 from genmem.seeding import seed_for, stream
+from genmem.training.steppers import BatchedLanes, OneLane, State, Stepper
 
 OnEpoch = Callable[[int, int, nn.Module], None]
-State = dict[str, Tensor]
-CACHE_LINE = 16  # float32 values
+OnMoments = Callable[[int, int, State], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,7 @@ def train(
     *,
     batched: bool,
     on_epoch: OnEpoch | None = None,
+    on_moments: OnMoments | None = None,
     at_epochs: Collection[int] = (),
     tick: Callable[[int, int], None] | None = None,
 ) -> list[nn.Module]:
@@ -83,7 +82,9 @@ def train(
             belong to one repeat.
         batched: all lanes in one batch, or one after another.
         on_epoch: called as (epoch, lane number, network); the network is lent for the call.
-        at_epochs: the epochs after which `on_epoch` is called; 0 is before any step.
+        on_moments: called before it as (epoch, lane number, Adam's second moment of every parameter, corrected for
+            its start at 0; none before the first step).
+        at_epochs: the epochs after which they are called; 0 is before any step.
         tick: called as (lanes finished, epoch) after every epoch.
     """
     modules: list[nn.Module] = []
@@ -91,13 +92,21 @@ def train(
         first = len(modules)
         with _own_streams(recipe, group[0].repeat):
             modules += _train_group(
-                recipe, X, group, batched, _shifted(on_epoch, first), at_epochs, _first(tick, first)
+                recipe,
+                X,
+                group,
+                batched,
+                _shifted(on_epoch, first),
+                _shifted(on_moments, first),
+                at_epochs,
+                _first(tick, first),
             )
     return modules
 
 
-def _shifted(on_epoch: OnEpoch | None, first: int) -> OnEpoch:
-    return (lambda *_: None) if on_epoch is None else lambda epoch, lane, module: on_epoch(epoch, first + lane, module)
+def _shifted(listener: Callable[[int, int, T], None] | None, first: int) -> Callable[[int, int, T], None] | None:
+    """Return a listener that counts the lanes of one group from `first`."""
+    return None if listener is None else lambda epoch, lane, what: listener(epoch, first + lane, what)
 
 
 def _first(tick: Callable[[int, int], None] | None, first: int) -> Callable[[int], None]:
@@ -109,7 +118,8 @@ def _train_group(
     X: Tensor,
     lanes: Sequence[Lane],
     batched: bool,
-    on_epoch: OnEpoch,
+    on_epoch: OnEpoch | None,
+    on_moments: OnMoments | None,
     at_epochs: Collection[int],
     tick: Callable[[int], None],
 ) -> list[nn.Module]:
@@ -128,7 +138,10 @@ def _train_group(
         if epoch in at_epochs:
             with _own_streams(recipe):  # what is computed in between leaves no trace
                 for i in range(n):
-                    on_epoch(epoch, i, stepper.module(i))
+                    if on_moments is not None:
+                        on_moments(epoch, i, stepper.second_moments(i))
+                    if on_epoch is not None:
+                        on_epoch(epoch, i, stepper.module(i))
     return [copy.deepcopy(stepper.module(i)) for i in range(n)]
 
 
@@ -171,19 +184,6 @@ def takes_noise(recipe: Recipe) -> bool:
     return noise_shape(fresh_module(recipe, 0)) is not None
 
 
-# --- steppers: how one optimiser step is taken
-
-
-class Stepper(Protocol):
-    """Takes optimiser steps for a group of lanes."""
-
-    def step(self, x: Tensor, noise: Tensor | None) -> None:
-        """Take one step on x: (lanes, batch, *event)."""
-
-    def module(self, lane: int) -> nn.Module:
-        """Return the network of a lane; it may be overwritten by the next call."""
-
-
 def _stepper(recipe: Recipe, lanes: Sequence[Lane], batched: bool) -> Stepper:
     modules = [fresh_module(recipe, lane.split) for lane in lanes]
     return BatchedLanes(modules, recipe.learning_rate) if batched else OneLane(modules[0], recipe.learning_rate)
@@ -193,84 +193,6 @@ def fresh_module(recipe: Recipe, split: int) -> nn.Module:
     """Return the untrained network of a split: its initial weights derive from (seed, split)."""
     with isolated_streams(torch.device("cpu"), seed_for(recipe.seed, "weights", split)):
         return recipe.make_module().to(recipe.device).train()
-
-
-class OneLane:
-    """One network, trained the ordinary way."""
-
-    def __init__(self, module: nn.Module, learning_rate: float) -> None:
-        self._module = module
-        self._optimiser = torch.optim.Adam(module.parameters(), lr=learning_rate, fused=True)
-
-    def step(self, x: Tensor, noise: Tensor | None) -> None:
-        """Take one step on x: (1, batch, *event)."""
-        self._optimiser.zero_grad()
-        torch.autograd.backward(self.losses(x, noise).mean())
-        self._optimiser.step()
-
-    def losses(self, x: Tensor, noise: Tensor | None) -> Tensor:
-        """Return the loss of each example of the only lane: (batch,)."""
-        result: Tensor = self._module(x[0]) if noise is None else self._module(x[0], noise=noise[0])
-        return result
-
-    def module(self, lane: int) -> nn.Module:
-        """Return the only network."""
-        return self._module
-
-
-class BatchedLanes:
-    """Many networks of one architecture as one: stacked parameters, one fused Adam.
-
-    Adam works element by element, so the lanes share an optimiser without meeting.
-    """
-
-    def __init__(self, modules: Sequence[nn.Module], learning_rate: float) -> None:
-        self._scratch = modules[0]
-        stacked, self._buffers = stack_module_state(list(modules))
-        self._flat = {name: _padded(value).clone() for name, value in stacked.items()}
-        self._parameters = {name: _unpadded(self._flat[name], value.shape) for name, value in stacked.items()}
-        self._optimiser = torch.optim.Adam(list(self._flat.values()), lr=learning_rate, fused=True)
-        skeleton = copy.deepcopy(modules[0])
-
-        def loss(parameters: State, buffers: State, x: Tensor, noise: dict[str, Tensor]) -> Tensor:
-            result: Tensor = functional_call(skeleton, (parameters, buffers), (x,), noise).mean()
-            return result
-
-        # "same": a lane draws the noise it would draw alone, so its result does not depend on the others.
-        self._gradients = vmap(grad(loss), randomness="same")
-
-    def step(self, x: Tensor, noise: Tensor | None) -> None:
-        """Take one step on x: (lanes, batch, *event)."""
-        for name, gradient in self.gradients(x, noise).items():
-            self._flat[name].grad = _padded(gradient)
-        self._optimiser.step()
-
-    def gradients(self, x: Tensor, noise: Tensor | None) -> State:
-        """Return the gradient of every stacked parameter: (lanes, *parameter)."""
-        keywords = {} if noise is None else {"noise": noise}
-        result: State = self._gradients(self._parameters, self._buffers, x, keywords)
-        return result
-
-    def module(self, lane: int) -> nn.Module:
-        """Return the network of a lane; the next call overwrites it."""
-        state = {**self._parameters, **self._buffers}
-        self._scratch.load_state_dict({k: v[lane] for k, v in state.items()}, strict=False)
-        return self._scratch
-
-
-def _padded(stacked: Tensor) -> Tensor:
-    """Return the values in a row whose length is a multiple of a cache line.
-
-    Fused Adam rounds what is left over at the end of a tensor differently from the rest; without any left over,
-    a lane's numbers do not depend on how many lanes there are.
-    """
-    flat = stacked.detach().reshape(-1)
-    missing = -len(flat) % CACHE_LINE
-    return F.pad(flat, (0, missing)) if missing else flat
-
-
-def _unpadded(flat: Tensor, shape: torch.Size) -> Tensor:
-    return flat[: math.prod(shape)].view(shape)
 
 
 # --- torch's global stream: used by modules that draw their own noise, and by initial weights

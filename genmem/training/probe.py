@@ -10,16 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from genmem.training.ensemble import (
-    BatchedLanes,
-    Noise,
-    OneLane,
-    Recipe,
-    Stepper,
-    fresh_module,
-    isolated_streams,
-    noise_shape,
-)
+from genmem.training.ensemble import Noise, Recipe, fresh_module, isolated_streams, noise_shape
+from genmem.training.steppers import BatchedLanes, OneLane, Stepper
 
 TRIAL_SECONDS = 0.4
 WARM_UP = 3

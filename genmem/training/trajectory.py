@@ -1,7 +1,7 @@
 """Checkpoints of a training run, in memory and on disk."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from genmem.errors import RunError
 from genmem.storage import write_atomically
 
 MANIFEST = "manifest.json"
+State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,16 @@ class Checkpoint:
     epoch: int
     step: int
     learning_rate: float
-    read: Callable[[], dict[str, Tensor]]
+    read: Callable[[], State]
+    read_moments: Callable[[], State] = dict
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> State:
         """Return the parameters and buffers."""
         return self.read()
+
+    def second_moments(self) -> State:
+        """Return Adam's mean of squared gradients of each parameter, corrected for its start; none before a step."""
+        return self.read_moments()
 
 
 @dataclass(frozen=True)
@@ -52,30 +58,40 @@ class Trajectory:
         return iter(self.checkpoints)
 
 
-def remember(module: nn.Module, *, epoch: int, step: int, learning_rate: float) -> Checkpoint:
-    """Return a checkpoint that keeps a copy of the network's state in memory."""
-    state = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
-    return Checkpoint(epoch, step, learning_rate, lambda: state)
+def remember(
+    module: nn.Module, *, epoch: int, step: int, learning_rate: float, moments: Mapping[str, Tensor] | None = None
+) -> Checkpoint:
+    """Return a checkpoint that keeps copies of the network's state, and of Adam's second moments, in memory."""
+    state, squares = _copied(module.state_dict()), _copied(moments or {})
+    return Checkpoint(epoch, step, learning_rate, lambda: state, lambda: squares)
+
+
+def _copied(state: Mapping[str, Tensor]) -> State:
+    return {name: value.detach().cpu().clone() for name, value in state.items()}
 
 
 def save_trajectory(trajectory: Trajectory, folder: Path) -> None:
-    """Write a safetensors file for each checkpoint, then the manifest: with it, the trajectory is whole."""
+    """Write safetensors files for each checkpoint, then the manifest: with it, the trajectory is whole.
+
+    A checkpoint is a file of its state, and after the first step one of Adam's second moments (`moments` in its row).
+    """
     rows = []
     for checkpoint in trajectory:
         name = f"{checkpoint.epoch:06d}.safetensors"
-        payload = save({k: v.contiguous() for k, v in checkpoint.state_dict().items()})
-        write_atomically(folder / name, lambda handle, payload=payload: handle.write(payload))  # type: ignore[misc]
-        rows.append(
-            {
-                "file": name,
-                "epoch": checkpoint.epoch,
-                "step": checkpoint.step,
-                "learning_rate": checkpoint.learning_rate,
-            }
-        )
+        row = {"file": name, "epoch": checkpoint.epoch, "step": checkpoint.step}
+        rows.append({**row, "learning_rate": checkpoint.learning_rate})
+        _write(folder / name, checkpoint.state_dict())
+        if moments := checkpoint.second_moments():
+            rows[-1]["moments"] = f"{checkpoint.epoch:06d}.moments.safetensors"
+            _write(folder / str(rows[-1]["moments"]), moments)
     manifest = {"n_train": trajectory.n_train, "batch_size": trajectory.batch_size, "checkpoints": rows}
     text = json.dumps(manifest, indent=2) + "\n"
     write_atomically(folder / MANIFEST, lambda handle: handle.write(text.encode()))
+
+
+def _write(path: Path, state: State) -> None:
+    payload = save({name: value.contiguous() for name, value in state.items()})
+    write_atomically(path, lambda handle: handle.write(payload))
 
 
 def load_trajectory(folder: Path) -> Trajectory | None:
@@ -100,12 +116,13 @@ def load_trajectory(folder: Path) -> Trajectory | None:
 
 
 def _from_disk(folder: Path, row: dict[str, object]) -> Checkpoint:
-    path = folder / str(row["file"])
+    path, moments = folder / str(row["file"]), row.get("moments")
     rate = float(str(row["learning_rate"]))
-    return Checkpoint(int(str(row["epoch"])), int(str(row["step"])), rate, lambda: _read(path))
+    squares = dict if moments is None else lambda: _read(folder / str(moments))
+    return Checkpoint(int(str(row["epoch"])), int(str(row["step"])), rate, lambda: _read(path), squares)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path) -> State:
     try:
         return load_file(path)
     except Exception as error:  # safetensors and the file system each have errors of their own

@@ -1,0 +1,165 @@
+"""Held-out log p of every built-in density on one split: are these models worth auditing?
+
+Every model is scored in the same units: log P of the whole 8-bit image (digits: of its 17 levels). Continuous models
+are fitted to values dequantised once, (level + u) / levels, and log P >= log p - D log levels (by Jensen); models of
+discrete levels score the levels themselves. Bits per dimension are -log P / (D log 2). Models of binarised pixels are
+another task, in a table of their own, beside independent Bernoulli pixels.
+
+scikit-learn's mixture and kernel density get their best settings on a validation part of the training data, genmem's
+models the settings printed. Standard errors are over test examples.
+"""
+
+import argparse
+import time
+import warnings
+
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import KernelDensity
+
+import genmem
+from genmem.models.torch_kde import choose_bandwidth
+
+SHOWN = "{:<34} {:>9.2f} {:>6.2f} {:>7.3f} {:>7.0f} s  {}"
+
+
+def split(name, path, n_train, n_test):
+    """Return training and test levels, uint8 (n, h, w), and the number of levels."""
+    if name == "digits":
+        levels = load_digits().images.astype(np.uint8)
+        order = np.random.default_rng(0).permutation(len(levels))
+        return levels[order[:-360]], levels[order[-360:]], 17
+    with np.load(path) as arrays:
+        return arrays["x_train"][:n_train], arrays["x_test"][:n_test], 256
+
+
+def dequantised(levels, count, seed):
+    noise = np.random.default_rng(seed).integers(2**16, size=levels.shape) / 2**16
+    return ((levels + noise) / count).astype(np.float32)
+
+
+def binarised(levels, count, seed):
+    return (np.random.default_rng(seed).random(levels.shape) < levels / (count - 1)).astype(np.uint8)
+
+
+def vector(X):
+    return X.reshape(len(X), -1)
+
+
+def best_mixture(X, seed=0):
+    """Return scikit-learn's mixture with the settings that do best on the last tenth of the training data."""
+    cut, tried = len(X) - len(X) // 10, {}
+    for covariance in ("full", "diag"):
+        for components in (1, 3, 10, 30):
+            for floor in (1e-4, 1e-3, 1e-2):
+                model = GaussianMixture(components, covariance_type=covariance, reg_covar=floor, random_state=seed)
+                if covariance == "full" and components * X.shape[1] ** 2 > 8e6:
+                    continue
+                tried[covariance, components, floor] = model.fit(X[:cut]).score(X[cut:])
+    covariance, components, floor = max(tried, key=tried.get)
+    return GaussianMixture(components, covariance_type=covariance, reg_covar=floor, random_state=seed)
+
+
+def print_row(name, log_p, offset, dimensions, seconds, note):
+    bits = -(log_p + offset) / (dimensions * np.log(2))
+    error = (log_p + offset).std(ddof=1) / np.sqrt(len(log_p))
+    print(SHOWN.format(name, (log_p + offset).mean(), error, bits.mean(), seconds, note), flush=True)
+
+
+def measure(name, model, train, test, offset, note=""):
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fitted = model.fit(train)
+        log_p = np.asarray(fitted.score_samples(test), float)
+    print_row(name, log_p, offset, np.prod(test.shape[1:]), time.perf_counter() - start, note)
+
+
+def settings(model):
+    """Return the settings in which a model differs from its defaults."""
+    defaults = type(model)().get_params()
+    return " ".join(f"{k}={v}" for k, v in model.get_params().items() if defaults[k] != v) or "defaults"
+
+
+def networks(name, count, epochs):
+    """Return (name, model, kind of data) of genmem's models at sizes that suit the data set."""
+    small = name == "digits"
+    vae = {"hidden": [128, 64] if small else [512, 256], "latent_dim": 8 if small else 16, "epochs": epochs["vae"]}
+    conv = {"latent_dim": 8 if small else 16, "epochs": epochs["conv"]}
+    steps = {"likelihood": "discretized_logistic", "levels": count}
+    logit = {"logit": 0.05 if small else 1e-3}
+    return [
+        ("VAE gaussian", genmem.VAE(**vae), "vector"),
+        ("VAE logit_normal", genmem.VAE(**vae, likelihood="logit_normal"), "vector"),
+        ("VAE discretized_logistic", genmem.VAE(**vae, **steps), "levels"),
+        ("ConvVAE logit_normal", genmem.ConvVAE(**conv, likelihood="logit_normal"), "image"),
+        ("ConvVAE discretized_logistic", genmem.ConvVAE(**conv, **steps), "level images"),
+        ("Flow affine (logit)", genmem.Flow(kind="affine", epochs=epochs["flow"], **logit), "vector"),
+        ("Flow spline (logit)", genmem.Flow(kind="spline", epochs=epochs["flow"], **logit), "vector"),
+        ("DiffusionModel, bound", genmem.DiffusionModel(epochs=epochs["diffusion"]), "vector"),
+        ("MixtureOfFactorAnalysers", genmem.MixtureOfFactorAnalysers(epochs=epochs["mfa"]), "vector"),
+    ]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mnist", help="mnist.npz: x_train, x_test; digits without it")
+    parser.add_argument("--train", type=int, default=10_000)
+    parser.add_argument("--test", type=int, default=2_000)
+    parser.add_argument("--only", default="", help="only rows whose name holds this text")
+    parser.add_argument("--scale", type=float, default=1.0, help="of all epochs")
+    asked = parser.parse_args()
+    name = "mnist" if asked.mnist else "digits"
+    usual = {"vae": 200, "conv": 100, "flow": 60, "diffusion": 300, "mfa": 200}
+    if asked.mnist:
+        usual = {"vae": 30, "conv": 10, "flow": 15, "diffusion": 60, "mfa": 40}
+    epochs = {k: max(1, round(v * asked.scale)) for k, v in usual.items()}
+    levels, test_levels, count = split(name, asked.mnist, asked.train, asked.test)
+    data = {
+        "image": (dequantised(levels, count, 0), dequantised(test_levels, count, 1)),
+        "level images": (levels, test_levels),
+        "binary": (vector(binarised(levels, count, 0)), vector(binarised(test_levels, count, 1))),
+    }
+    data["vector"] = tuple(vector(X) for X in data["image"])
+    data["levels"] = (vector(levels), vector(test_levels))
+    data["binary images"] = tuple(X.reshape(-1, *levels.shape[1:]) for X in data["binary"])
+    dimensions = levels[0].size
+    to_levels = -dimensions * np.log(count)
+    print(f"{name}: {len(levels)} train, {len(test_levels)} test, D = {dimensions}, {count} levels")
+    print(f"{'model':<34} {'nats':>9} {'+-':>6} {'bits/D':>7} {'took':>9}")
+    train, test = data["vector"]
+    if asked.only in "scikit-learn GaussianMixture":
+        model = best_mixture(train)
+        measure("scikit-learn GaussianMixture", model, train, test, to_levels, settings(model))
+    if asked.only in "scikit-learn KernelDensity":
+        bandwidth = choose_bandwidth(train)
+        measure(
+            "scikit-learn KernelDensity",
+            KernelDensity(bandwidth=bandwidth),
+            train,
+            test,
+            to_levels,
+            f"{bandwidth=:.3g}",
+        )
+    for row, model, kind in networks(name, count, epochs):
+        if asked.only in row:
+            measure(row, model, *data[kind], 0.0 if "level" in kind else to_levels, settings(model))
+    print("binarised pixels")
+    train, test = data["binary"]
+    if asked.only in "independent Bernoulli":
+        p = (train.sum(0) + 0.5) / (len(train) + 1)
+        print_row("independent Bernoulli", (test * np.log(p) + (1 - test) * np.log1p(-p)).sum(1), 0, dimensions, 0, "")
+    small = name == "digits"
+    vae = {"hidden": [128, 64] if small else [512, 256], "latent_dim": 8 if small else 16, "likelihood": "bernoulli"}
+    conv = {"latent_dim": 8 if small else 16, "likelihood": "bernoulli", "epochs": epochs["conv"]}
+    for row, model, kind in [
+        ("VAE bernoulli", genmem.VAE(epochs=epochs["vae"], **vae), "binary"),
+        ("ConvVAE bernoulli", genmem.ConvVAE(**conv), "binary images"),
+    ]:
+        if asked.only in row:
+            measure(row, model, *data[kind], 0.0, settings(model))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Influence by the way that fits the model: a formula where there is one, refits where there is none."""
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import KernelDensity
+
+from genmem.errors import ModelError
+from genmem.influence.closed_form import kernel_influence, kernel_self_influence, knn_influence, knn_self_influence
+from genmem.influence.examples import flat_examples, same_width
+from genmem.influence.mixtures import mixture_influence, mixture_self_influence
+from genmem.models.base import is_count, require
+from genmem.models.kernel_shapes import check_kernel
+from genmem.models.knn import KNNDensity
+from genmem.models.torch_gmm import TorchGaussianMixture
+from genmem.models.torch_kde import TorchKernelDensity, bandwidth_for
+
+FloatArray = NDArray[np.float64]
+MODELS = (KernelDensity, TorchKernelDensity, KNNDensity, GaussianMixture, TorchGaussianMixture)
+_EUCLIDEAN = ("euclidean", "l2", "minkowski", "p")  # scikit-learn's names of it, where without parameters
+
+
+class _Way(NamedTuple):
+    """How a model's influence is computed, and how many examples that takes."""
+
+    of_each: Callable[[NDArray[Any], NDArray[Any]], FloatArray]
+    on_itself: Callable[[NDArray[Any]], FloatArray]
+    least: int
+
+
+def influence_scores(
+    model: Any,
+    X_train: ArrayLike,
+    X_query: ArrayLike,
+    *,
+    weights: str = "complete",
+    draws: int = 16,
+    seed: int = 0,
+    executor: Executor | None = None,
+) -> FloatArray:
+    """Return how much each training example shaped the model at each query: (n_train, n_query), nats.
+
+    `IF(x_i, z) = l(z; without x_i) - l(z; all)` with l = -log p. Positive: x_i is a proponent of z, training on it
+    makes z likelier. Negative: an opponent. Images are flattened.
+
+    - scikit-learn's `KernelDensity` (any kernel of Euclidean distances; bandwidths "scott" and "silverman" depend on
+      the number of examples, so leaving one out changes them) and `TorchKernelDensity`: exact, whether fitted or
+      not. With the Gaussian kernel always finite: an example on its own, the next one r bandwidths away, has a
+      self-influence of about r^2 / 2. With a kernel of bounded support +inf where x_i alone reaches the query.
+    - `KNNDensity`: exact, whether fitted or not. Where k training examples or more lie exactly on a query its
+      density is infinite, and without any one of them is still, if there are more than k: then the ratio of the two
+      counts as 1. If there are exactly k, each has influence +inf. Never NaN.
+    - scikit-learn's `GaussianMixture` and `TorchGaussianMixture`: no closed form. `X_train` is refitted n_train times
+      without one example, from where the fit with all had settled, each until the mean log p changes by less than
+      1e-12. That fit with all starts from the given mixture where it is fitted, else from a fit of its own.
+
+    Args:
+        model: one of the above.
+        X_train: (n_train, *event) what the model is, or is to be, fitted to.
+        X_query: (m, *event); may be the training examples.
+        weights: of checkpoints; plays no part for these models.
+        draws: of latent variables; plays no part for these models.
+        seed: of the fit of a mixture without a fit and a random_state of its own; else plays no part.
+        executor: runs the refits of a mixture; without it, this process does.
+
+    Raises:
+        DataError: the arrays are empty, not finite or do not fit each other, or leave too few examples for a fit.
+        ModelError: another model, or settings with which it cannot be fitted.
+
+    References:
+        Understanding Instance-based Interpretability of Variational Auto-Encoders (Kong & Chaudhuri, 2021),
+        https://arxiv.org/abs/2105.14203
+
+    >>> X = np.array([[0.0], [1.0], [8.0]])
+    >>> influence_scores(KernelDensity(bandwidth=1.0), X, [[0.0]]).round(3)
+    array([[ 0.569],
+           [ 0.069],
+           [-0.405]])
+    """
+    way = _way(model, seed, executor)
+    X, Z = flat_examples(X_train, "X_train", way.least), flat_examples(X_query, "X_query")
+    same_width(np.asarray(X_train), np.asarray(X_query))
+    return way.of_each(X, Z)
+
+
+def self_influence(
+    model: Any,
+    X: ArrayLike,
+    *,
+    weights: str = "complete",
+    draws: int = 16,
+    seed: int = 0,
+    return_std: bool = False,
+    executor: Executor | None = None,
+) -> FloatArray | tuple[FloatArray, FloatArray]:
+    """Return how much each training example shaped the model at itself: (n,), nats.
+
+    The diagonal of `influence_scores(model, X, X)`, without the matrix; see there for models, arguments and errors.
+    It is never below log((n-1)/n) for k-NN and kernel densities.
+
+    Args:
+        model: as there.
+        X: (n, *event).
+        weights: as there.
+        draws: as there.
+        seed: as there.
+        return_std: return a pair, with the standard error over draws: 0 for these models.
+        executor: as there.
+
+    >>> self_influence(KernelDensity(bandwidth=1.0), [[0.0], [1.0], [8.0]]).round(2)
+    array([ 0.57,  0.57, 24.09])
+    """
+    way = _way(model, seed, executor)
+    scores = way.on_itself(flat_examples(X, "X", way.least))
+    return (scores, np.zeros(len(scores))) if return_std else scores
+
+
+def _way(model: Any, seed: int, executor: Executor | None) -> _Way:
+    kind = type(model)  # exactly: a subclass may fit in another way
+    if kind is KNNDensity:
+        require("k", model.k, is_count, "an integer >= 1")
+        k = int(model.k)
+        return _Way(partial(knn_influence, k=k), partial(knn_self_influence, k=k), least=k + 1)
+    if kind in (KernelDensity, TorchKernelDensity):
+        return _kernel_way(model)
+    if kind in (GaussianMixture, TorchGaussianMixture):
+        require("n_components", model.n_components, is_count, "an integer >= 1")
+        return _Way(
+            # scikit-learn squares integers as they are (200 * 200 is 64 in uint8), and EM stalls early in float32.
+            lambda X, Z: mixture_influence(model, X.astype(np.float64), Z.astype(np.float64), seed, executor),
+            lambda X: mixture_self_influence(model, X.astype(np.float64), seed, executor),
+            least=max(3, model.n_components + 1),
+        )
+    raise ModelError(
+        expected=f"a model whose influence is known: {', '.join(known.__name__ for known in MODELS)}",
+        got=f"a class, {model.__name__}" if isinstance(model, type) else kind.__name__,
+        do="Pass one of these. For other models the memorization score says what leaving examples out does to them.",
+    )
+
+
+def _kernel_way(model: Any) -> _Way:
+    metric = getattr(model, "metric", "euclidean")
+    if metric not in _EUCLIDEAN or getattr(model, "metric_params", None):
+        raise ModelError(
+            expected="a kernel of Euclidean distances", got=f"metric={metric!r}", do='Use metric="euclidean".'
+        )
+    check_kernel(model.kernel, bandwidth_for(model.bandwidth, 2, 1))
+    device = getattr(model, "device", "auto")
+    return _Way(
+        lambda X, Z: kernel_influence(X, Z, _bandwidth(model, X.shape[1]), model.kernel),
+        lambda X: kernel_self_influence(X, _bandwidth(model, X.shape[1]), model.kernel, device),
+        least=2,
+    )
+
+
+def _bandwidth(model: Any, d: int) -> Callable[[int], float]:
+    """Return the bandwidth of a fit to n examples of d values, as a function of n."""
+    return lambda n: bandwidth_for(model.bandwidth, n, d)

@@ -1,0 +1,41 @@
+"""Arrays that influence can be computed from."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from genmem.errors import DataError
+from genmem.models.vectors import matrix
+
+
+def flat_examples(X: ArrayLike, name: str, least: int = 1) -> NDArray[Any]:
+    """Return examples (n, *event) as a matrix (n, d), common dtypes as they are.
+
+    Raises:
+        DataError: not numbers, fewer than 2 dimensions or `least` rows, or values that are not finite or whose
+            squares are not.
+    """
+    array = np.asarray(X)
+    flat = matrix(array.reshape(len(array), -1) if array.ndim > 2 and array.size else array, name)
+    if len(flat) < least:
+        raise DataError(
+            expected=f"{name} of {least} or more examples, so that one can be left out",
+            got=f"{len(flat)}",
+            do="Add examples, or ask the model for less: fewer neighbours or components.",
+        )
+    return flat
+
+
+def same_width(X_train: NDArray[Any], X_query: NDArray[Any]) -> None:
+    """Check that queries have the shape of the training examples.
+
+    Raises:
+        DataError: they have not.
+    """
+    if X_train.shape[1:] != X_query.shape[1:]:
+        raise DataError(
+            expected=f"queries of shape {X_train.shape[1:]}, as the training examples have",
+            got=f"{X_query.shape[1:]}",
+            do="Pass both in the same form.",
+        )

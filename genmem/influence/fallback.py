@@ -1,0 +1,109 @@
+"""Gradients of parameters that no layer rule reaches: one for each example, written out."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jvp, vmap
+
+AT_ONCE = 2**24  # values of gradients
+
+Loss = Callable[..., Tensor]
+
+
+class PerExampleLoss(nn.Module):
+    """The loss of each example as a network of its own, so that parameters can be swapped while any loss runs.
+
+    Args:
+        module: the network.
+        loss: `loss(module, x)`, or `loss(module, x, noise)` if it takes noise; None is the network itself.
+    """
+
+    def __init__(self, module: nn.Module, loss: Loss | None = None) -> None:
+        super().__init__()
+        self.module, self._loss = module, (loss,)  # in a tuple: a loss that is a module is none of its parts
+
+    def forward(self, x: Tensor, noise: Tensor | None = None, draws: int = 1) -> Tensor:
+        """Return the loss of each example: (batch,)."""
+        (loss,) = self._loss
+        if loss is not None:
+            return loss(self.module, x) if noise is None else loss(self.module, x, noise)
+        if noise is not None:
+            result: Tensor = self.module(x, draws=len(noise), noise=noise)
+            return result
+        result = self.module(x) if draws == 1 else self.module(x, draws=draws)
+        return result
+
+    def under(self, parameters: Mapping[str, Tensor], x: Tensor, noise: Tensor | None, draws: int = 1) -> Tensor:
+        """Return the losses with some parameters, by their names in `module`, replaced."""
+        named = {f"module.{name}": value for name, value in parameters.items()}
+        result: Tensor = functional_call(self, named, (x, noise, draws))
+        return result
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the parameters by name, outside any graph; those that are one tensor count once."""
+        return {name: p.detach() for name, p in self.module.named_parameters()}
+
+
+def vmap_rows(loss: PerExampleLoss, names: Sequence[str], x: Tensor, noise: Tensor | None) -> dict[str, Tensor]:
+    """Return the gradient of each example by `vmap(grad)`: (batch, size) for each of the named parameters."""
+    fixed = loss.state()
+    chosen = {name: fixed.pop(name) for name in names}
+
+    def one(chosen: Mapping[str, Tensor], x: Tensor, noise: Tensor | None) -> Tensor:
+        alone = None if noise is None else noise.unsqueeze(1)
+        return loss.under({**fixed, **chosen}, x.unsqueeze(0), alone).squeeze(0)
+
+    size = sum(p.numel() for p in chosen.values())
+    at_once = max(1, min(len(x), AT_ONCE // max(1, size)))
+    in_dims = (None, 0, None if noise is None else 1)
+    rows = vmap(grad(one), in_dims=in_dims, chunk_size=at_once, randomness="error")(chosen, x, noise)
+    return {name: values.reshape(len(x), -1) for name, values in rows.items()}
+
+
+def loop_rows(losses: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the gradient of each loss by a backward pass of its own: (batch, size) for each parameter."""
+    found = [_gradient(value, parameters) for value in losses]
+    return {name: torch.stack([rows[name] for rows in found]) for name in parameters}
+
+
+def _gradient(value: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    grads = torch.autograd.grad(value, list(parameters.values()), retain_graph=True, allow_unused=True)
+    return {name: dense(g, p).flatten() for g, (name, p) in zip(grads, parameters.items(), strict=True)}
+
+
+def dense(gradient: Tensor | None, parameter: Tensor) -> Tensor:
+    """Return a gradient as an ordinary tensor: None is zero, and those of embeddings may be sparse."""
+    if gradient is None:
+        return torch.zeros_like(parameter)
+    return gradient.to_dense() if gradient.is_sparse else gradient
+
+
+def forward_mode(
+    loss: PerExampleLoss, direction: Mapping[str, Tensor], x: Tensor, noise: Tensor | None, draws: int = 1
+) -> Tensor:
+    """Return d/de loss(theta + e v) of each example by one forward-mode pass: (batch,)."""
+    parameters = loss.state()
+    fixed = {name: p for name, p in parameters.items() if name not in direction}
+    moving = {name: parameters[name] for name in direction}
+    tangents = {name: v.to(parameters[name]).view_as(parameters[name]) for name, v in direction.items()}
+
+    def of(moving: Mapping[str, Tensor]) -> Tensor:
+        return loss.under({**fixed, **moving}, x, noise, draws)
+
+    with warnings.catch_warnings():  # torch scripts its own decompositions when it first meets forward mode
+        warnings.filterwarnings("ignore", message="`torch.jit.script` is", category=DeprecationWarning)
+        return jvp(of, (moving,), (tangents,))[1]  # type: ignore[no-any-return]
+
+
+def twice_backward(losses: Tensor, parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor]) -> Tensor:
+    """Return d/de loss(theta + e v) of each example by two backward passes: (batch,).
+
+    For operations without a forward-mode rule. J^T u is linear in u, and its derivative along v is J v.
+    """
+    weights = torch.zeros_like(losses, requires_grad=True)
+    names = list(direction)
+    found = torch.autograd.grad(losses, [parameters[n] for n in names], weights, create_graph=True, allow_unused=True)
+    products = [(g * direction[n].to(g).view_as(g)).sum() for n, g in zip(names, found, strict=True) if g is not None]
+    return torch.autograd.grad(sum(products, torch.zeros_like(losses[0])), weights)[0]

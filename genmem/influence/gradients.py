@@ -1,0 +1,267 @@
+"""Per-example gradients of any network whose forward pass gives a loss for each example, and their products.
+
+    gradients = PerExampleGradients(module, X, noise=noise)
+    print(gradients.coverage)
+    scores = inner(gradients.features(X, noise), gradients.features(Z, other_noise))  # (len(X), len(Z))
+
+Numbers do not depend on how examples are cut into batches, up to the rounding of the network's own precision (about
+1e-6 of |g_x| |g_z| in float32); sums over layers and terms are kept in float64.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from genmem.errors import ModelError
+from genmem.influence import fallback, probing
+from genmem.influence.capture import backward, forward
+from genmem.influence.fallback import Loss, PerExampleLoss, dense, loop_rows, vmap_rows
+from genmem.influence.probing import Coverage, Reading
+from genmem.influence.products import Direction, Features, Rows
+from genmem.influence.refusals import refuse_constant, refuse_shape, refuse_unfit, refuse_used, refuse_wrong
+from genmem.training.ensemble import isolated_streams
+
+TRIED = 3  # examples
+
+
+class PerExampleGradients:
+    """The gradients of each example's loss with respect to the parameters that a network has now.
+
+    Load other parameters, and make another one: which way each gradient is computed is found out here.
+
+    Args:
+        module: a network in evaluation mode. With `noise`, it is called as `module(x, draws=, noise=)`.
+        x: examples it can be tried on, (n, *event); three are used.
+        noise: (draws, n, *noise_shape) or None, as `features` will get it; any values.
+        loss: `loss(module, x) -> (batch,)`, or `loss(module, x, noise)` with noise; None: the network gives it.
+        hooks: False computes all gradients by `vmap`.
+
+    Attributes:
+        coverage: by which way each parameter's gradient is computed.
+
+    Raises:
+        ModelError: examples of a batch see each other (batch normalisation in training mode), the loss is not one
+            for each example, or it does not depend on any parameter that is trained.
+    """
+
+    coverage: Coverage
+
+    def __init__(
+        self, module: nn.Module, x: Tensor, *, noise: Tensor | None = None, loss: Loss | None = None, hooks: bool = True
+    ) -> None:
+        self.module, self.loss = module, PerExampleLoss(module, loss)
+        self.trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        refuse_unfit(module, self.trained)
+        x, noise = self._tried(x, noise)
+        self._draws_own = False
+        if noise is None:
+            with torch.no_grad():
+                self._draws_own = not torch.equal(self._run(x, None, seed=0), self._run(x, None, seed=1))
+        self._refuse_mixed(x, noise)
+        self._examples, self._verified = (x, noise), False
+        self._forward_mode: bool | None = None
+        self._find_ways(x, noise, hooks)
+
+    # --- what it gives
+
+    def features(self, x: Tensor, noise: Tensor | None = None, *, draws: int = 1, seed: int = 0) -> Features:
+        """Return the gradients of each example, averaged over draws, as `inner` and its like take them.
+
+        Args:
+            x: examples, (n, *event).
+            noise: (draws, n, *noise_shape) for networks that take noise.
+            draws: of networks that draw for themselves.
+            seed: of the noise that a network draws for itself; it then depends on what is in the batch.
+        """
+        return self._features(x, noise, draws, seed, 1)
+
+    def features_by_draw(self, x: Tensor, noise: Tensor | None, *, draws: int | None = None, seed: int = 0) -> Features:
+        """Return a gradient for each draw, or for each of `draws` blocks of them: what `gram` takes.
+
+        Args:
+            x: examples, (n, *event).
+            noise: (draws or a multiple, n, *noise_shape).
+            draws: how many gradients an example has; None: one for each draw of the noise.
+            seed: see `features`.
+
+        Raises:
+            ModelError: the draws of the noise cannot be cut into so many blocks of one size.
+        """
+        total = draws if noise is None else len(noise)
+        draws = total if draws is None else draws
+        if draws is None or total is None or draws < 1 or total % draws:
+            raise ModelError(
+                expected="a number of draws that divides those of the noise",
+                got=f"draws={draws}, noise for {total}",
+                do="Change draws, or pass noise with a multiple of it.",
+            )
+        many = x.repeat_interleave(draws, 0)
+        if noise is not None:
+            cut = noise.reshape(draws, -1, *noise.shape[1:]).movedim(
+                0, 2
+            )  # (draws of a block, n, blocks, *noise_shape)
+            noise = cut.flatten(1, 2)
+        return self._features(many, noise, 1, seed, draws)
+
+    def gradient(
+        self, x: Tensor, noise: Tensor | None = None, *, weights: Tensor | None = None, draws: int = 1, seed: int = 0
+    ) -> dict[str, Tensor]:
+        """Return the gradient of the sum of losses, weighted if asked, by parameter: one ordinary backward pass."""
+        x, noise = self._cast(x, noise)
+        with torch.enable_grad():
+            losses = self._run(x, noise, draws=draws, seed=seed)
+        total = losses.sum() if weights is None else (losses * weights.to(losses)).sum()
+        _, found = backward(total, (), list(self.trained.values()))
+        return {name: dense(g, p).detach() for g, (name, p) in zip(found, self.trained.items(), strict=True)}
+
+    def along(
+        self, x: Tensor, direction: Direction, noise: Tensor | None = None, *, draws: int = 1, seed: int = 0
+    ) -> Tensor:
+        """Return <g_x, v> of each example by one forward-mode pass, without any gradient: (n,), float64.
+
+        Two backward passes take its place where the first direction shows that forward mode is not right here.
+
+        Args:
+            x: examples, (n, *event).
+            direction: v by parameter, such as `gradient` of a query or of a group of them, scaled by a
+                preconditioner if there is one; parameters that are left out count as 0.
+            noise: see `features`.
+            draws: see `features`.
+            seed: see `features`.
+        """
+        x, noise = self._cast(x, noise)
+        if self._forward_mode is None:
+            self._forward_mode = self._forward_mode_is_right(direction)
+        return self._along(x, direction, noise, draws, seed, forward_mode=self._forward_mode).to(torch.float64)
+
+    def _along(
+        self, x: Tensor, direction: Direction, noise: Tensor | None, draws: int, seed: int, *, forward_mode: bool
+    ) -> Tensor:
+        if forward_mode:
+            with isolated_streams(x.device, seed):
+                return fallback.forward_mode(self.loss, direction, x, noise, draws)
+        with torch.enable_grad():
+            losses = self._run(x, noise, draws=draws, seed=seed)
+        return fallback.twice_backward(losses, self.trained, direction)
+
+    def _forward_mode_is_right(self, direction: Direction) -> bool:
+        """Try it: some operations have no forward mode; and there embeddings forget which row is padding."""
+        if any(isinstance(m, nn.Embedding) and m.padding_idx is not None for m in self.module.modules()):
+            return False
+        x, noise = self._examples
+        try:
+            found = self._along(x, direction, noise, 1, 0, forward_mode=True)
+        except (RuntimeError, NotImplementedError):
+            return False
+        with torch.enable_grad():
+            losses = self._run(x, noise)
+        rows = fallback.loop_rows(losses, {name: self.trained[name] for name in direction})
+        truth = sum(
+            (rows[name] @ direction[name].flatten().to(rows[name]) for name in direction), torch.zeros_like(found)
+        )
+        norms = sum((rows[name].square().sum(1) for name in direction), torch.zeros_like(found)).sqrt()
+        length = sum(float(v.square().sum()) for v in direction.values()) ** 0.5
+        return bool(((found - truth).abs() <= 4000 * torch.finfo(found.dtype).eps * norms * length).all())
+
+    # --- one batch
+
+    def _features(self, x: Tensor, noise: Tensor | None, draws: int, seed: int, by_draw: int) -> Features:
+        x, noise = self._cast(x, noise)
+        n = len(x)
+        layers = {layer: self._layers[layer] for layer, _ in self._reading.names}
+        losses, calls = forward(layers, lambda: self._run(x, noise, draws=draws, seed=seed))
+        refuse_shape(losses, n)
+        looped = {name: self.trained[name] for name in self.coverage.loop}
+        checked = {} if self._verified else dict(self.trained)
+        unused = [self.trained[name] for name in self.coverage.unused]
+        others = [*unused, *checked.values()]
+        backs, found = backward(losses.sum(), calls, others, keep=bool(looped))
+        refuse_used(dict(zip(self.coverage.unused, found, strict=False)))
+        with torch.no_grad():
+            pieces = probing.read(self.module, self._reading, calls, backs, n)
+            for name in self.coverage.hooks.keys() - pieces.keys():
+                pieces[name] = Rows(losses.new_zeros(n, self.trained[name].numel()))
+        rows = loop_rows(losses, looped) if looped else {}
+        if self.coverage.vmap:
+            rows |= vmap_rows(self.loss, list(self.coverage.vmap), x, noise)
+        pieces |= {name: Rows(values) for name, values in rows.items()}
+        refuse_wrong(pieces, dict(zip(checked, found[len(unused) :], strict=True)))
+        self._verified = True
+        return Features({name: pieces[name] for name in self.trained if name in pieces}, n, by_draw)
+
+    def _run(self, x: Tensor, noise: Tensor | None, *, draws: int = 1, seed: int = 0) -> Tensor:
+        return self._under(None, x, noise, draws, seed)
+
+    def _under(
+        self, parameters: Mapping[str, Tensor] | None, x: Tensor, noise: Tensor | None, draws: int = 1, seed: int = 0
+    ) -> Tensor:
+        with isolated_streams(x.device, seed):
+            if parameters is not None:
+                return self.loss.under(parameters, x, noise, draws)
+            result: Tensor = self.loss(x, noise, draws)
+            return result
+
+    def _cast(self, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        like = next(iter(self.trained.values()))
+        floats = x.is_floating_point() or x.dtype in (torch.uint8, torch.bool)
+        x = x.to(like.device, like.dtype if floats else x.dtype)
+        return x, None if noise is None else noise.to(like)
+
+    # --- finding out
+
+    def _tried(self, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return a few examples, far from one another; their number is none that draws could be mistaken for."""
+        count = TRIED if noise is None or len(noise) != TRIED else TRIED - 1
+        rows = torch.linspace(0, len(x) - 1, count).round().long().to(x.device)
+        return self._cast(x[rows], None if noise is None else noise[:, rows.to(noise.device)])
+
+    def _find_ways(self, x: Tensor, noise: Tensor | None, hooks: bool) -> None:
+        def run(parameters: Mapping[str, Tensor] | None) -> Tensor:
+            return self._under(parameters, x, noise)
+
+        here = probing.probe(self.module, run, self.trained, moved=False)
+        assert here is not None
+        there = probing.probe(self.module, run, self.trained, moved=True) if hooks else None
+        probes = [here] if there is None else [here, there]
+        nothing = Reading({}, {})
+        with torch.no_grad():
+            self._reading = probing.reading_of(self.module, probes, self.trained) if hooks else nothing
+        self._layers = probing.layers_of(self.module)
+        self.coverage = self._coverage(x, noise, here, hooks)
+
+    def _coverage(self, x: Tensor, noise: Tensor | None, here: probing.Probe, hooks: bool) -> Coverage:
+        sizes = {name: p.numel() for name, p in self.trained.items()}
+        read = set(self._reading.names.values())
+        unused = [name for name in sizes if hooks and name not in here.used and name not in read]
+        rest = [name for name in sizes if name not in read and name not in unused]
+        mapped = [] if self._draws_own else probing.by_vmap(self.loss, rest, x, noise, here.truth)
+        looped = [name for name in rest if name not in mapped]
+        ways = {"hooks": read, "vmap": mapped, "loop": looped, "unused": unused}
+        return Coverage(
+            **{way: {name: size for name, size in sizes.items() if name in names} for way, names in ways.items()},
+            frozen={name: p.numel() for name, p in self.module.named_parameters() if not p.requires_grad},
+        )
+
+    def _refuse_mixed(self, x: Tensor, noise: Tensor | None) -> None:
+        """Refuse a loss that is not one for each example, or that changes with the other examples of a batch."""
+        with torch.enable_grad():
+            x = x.requires_grad_() if x.is_floating_point() and self._draws_own else x
+            losses = self._run(x, noise)
+        refuse_shape(losses, len(x))
+        refuse_constant(losses, self.trained)
+        if self._draws_own:  # a batch of one would draw other noise
+            if not x.requires_grad:
+                return
+            (slope,) = torch.autograd.grad(losses[0], x, allow_unused=True)
+            mixed = slope is not None and bool(slope[1:].count_nonzero())
+        else:
+            with torch.no_grad():
+                alone = self._run(x[:1], None if noise is None else noise[:, :1])
+            mixed = not torch.allclose(alone, losses[:1].detach(), rtol=1e-3, atol=1e-4)
+        if mixed:
+            raise ModelError(
+                expected="a loss of each example that does not depend on the others in its batch",
+                got="one that does",
+                do="Call .eval() first; do not divide by the batch size, nor normalise over the batch.",
+            )

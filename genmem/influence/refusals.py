@@ -1,0 +1,85 @@
+"""What is refused before or while gradients are computed, and what to do about it."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from genmem.errors import ModelError
+from genmem.influence.products import Piece
+
+
+def refuse_unfit(module: nn.Module, trained: Mapping[str, Tensor]) -> None:
+    """Refuse a network without parameters to train, or whose examples see each other or chance."""
+    if not trained:
+        raise ModelError(
+            expected="a network with parameters to differentiate by",
+            got=f"{type(module).__name__} with none that has requires_grad=True",
+            do="Call requires_grad_() on the parameters that were trained.",
+        )
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and (layer.training or layer.running_mean is None):
+            do = "Call .eval() on the network first." if layer.training else "Train with track_running_stats=True."
+            _refuse_layer(name, layer, "uses the statistics of the batch", do)
+        if isinstance(layer, nn.Embedding) and layer.scale_grad_by_freq:
+            _refuse_layer(name, layer, "divides gradients by counts in the batch", "Set scale_grad_by_freq=False.")
+        if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0:
+            _refuse_layer(name, layer, "drops values at random", "Call .eval() on the network first.")
+
+
+def _refuse_layer(name: str, layer: nn.Module, why: str, do: str) -> None:
+    mode = "training" if layer.training else "evaluation"
+    raise ModelError(
+        expected="a network in evaluation mode, with a gradient for each example",
+        got=f"{type(layer).__name__} {name!r} in {mode} mode, which {why}",
+        do=do,
+    )
+
+
+def refuse_shape(losses: Tensor, n: int) -> None:
+    """Refuse losses that are not one for each example."""
+    if losses.shape != (n,):
+        raise ModelError(
+            expected=f"a loss for each example, shape ({n},)",
+            got=f"shape {tuple(losses.shape)}",
+            do="Return losses without summing or averaging over the batch.",
+        )
+
+
+def refuse_constant(losses: Tensor, trained: Mapping[str, Tensor]) -> None:
+    """Refuse losses that depend on no parameter."""
+    found: tuple[Tensor | None, ...] = ()
+    if losses.requires_grad:
+        found = torch.autograd.grad(losses.sum(), list(trained.values()), allow_unused=True, retain_graph=True)
+    if all(g is None for g in found):
+        raise ModelError(
+            expected="a loss that can be differentiated by the network's parameters",
+            got="one that depends on none of them",
+            do="Remove detach(), .item(), no_grad() and numpy from the way to the loss.",
+        )
+
+
+def refuse_used(gradients: Mapping[str, Tensor | None]) -> None:
+    """Refuse gradients of parameters that were thought to have none; None is none."""
+    used = [name for name, gradient in gradients.items() if gradient is not None]
+    if used:
+        raise ModelError(
+            expected="a loss that depends on the same parameters in every batch",
+            got=f"one that uses {', '.join(used)} here and not in the examples tried first",
+            do="Pass hooks=False, and examples to try that use every part of the network.",
+        )
+
+
+def refuse_wrong(pieces: Mapping[str, Piece], sums: Mapping[str, Tensor | None]) -> None:
+    """Refuse gradients that do not add up to that of the whole batch; done once, on the first one."""
+    for name, truth in sums.items():
+        if name not in pieces or truth is None:
+            continue
+        allowed = 1e-3 * pieces[name].squares().sum().clamp(min=0).sqrt() + 1e-30
+        truth = truth.to_dense() if truth.is_sparse else truth
+        if bool(torch.linalg.vector_norm(pieces[name].sum() - truth.flatten()) > allowed):
+            raise ModelError(
+                expected="gradients of examples that add up to that of their batch",
+                got=f"others for {name!r}: the network works differently on a large batch than on a small one",
+                do="Pass hooks=False to compute all gradients by vmap.",
+            )

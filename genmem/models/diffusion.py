@@ -1,0 +1,247 @@
+"""Diffusion models of vectors and of images, with the variational bound as their log p."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from genmem.data import constant_columns
+from genmem.errors import DataError, ModelError
+from genmem.models.base import DeepDensity, as_tensor, is_count, require
+from genmem.models.diffusion_bound import DiffusionModule, seen_by_network
+from genmem.models.diffusion_networks import MLPDenoiser, PaddedUNet, check_answer, own_network
+from genmem.models.diffusion_schedule import VARIANCES, make_betas, make_schedule
+from genmem.models.naming import _import as import_named
+from genmem.training.ensemble import isolated_streams
+
+PREDICTIONS = ("v_prediction", "epsilon", "sample")
+OBJECTIVES = ("simple", "bound")
+TIMESTEPS = {"vectors": 100, "images": 1000}
+Numbers = float | Sequence[float]
+
+
+class DiffusionModel(DeepDensity):
+    """A denoising diffusion model in discrete time; `score_samples` is a lower bound of log p, in nats.
+
+    Vectors (n, d) are denoised by a small residual network of ours, images (n, h, w) or (n, h, w, channels) by
+    diffusers' UNet2DModel (`pip install 'genmem[diffusion]'`), both by the network of `network` where it is given.
+
+    Args:
+        network: a callable, or its name "package.module:name", that is called with the shape of an example ((d,), or
+            (channels, h, w)) and returns an nn.Module; that is called as net(x_t, t) with whole timesteps t (n,) from 0
+            and returns a tensor like x_t, or an object with such a `.sample`.
+        width, depth: units of each layer, and residual layers, of the network for vectors.
+        block_out_channels: channels of each resolution of the network for images, the finest first.
+        layers_per_block: residual layers at each resolution of the network for images.
+        attention: let the coarsest resolution of the network for images attend to all of the image.
+        timesteps: steps of noise; None is 100 for vectors and 1,000 for images. The more, the finer the bound resolves
+            and the longer samples take; training and scoring take as long.
+        beta_schedule: "linear", "scaled_linear", "squaredcos_cap_v2", or another name of diffusers' DDPMScheduler. None
+            is "squaredcos_cap_v2", and "linear" where the noise is predicted: from the last timesteps of the former,
+            where nothing of the example is left, no example can be computed from predicted noise.
+        prediction_type: what the network predicts: "v_prediction", "epsilon" (the noise) or "sample" (the example).
+        variance: of the reverse process: "large" is beta_t, right for data that are smooth (dequantised pixels);
+            "small" that of q(x_{t-1} | x_t, x_0).
+        objective: the training loss: "simple", the mean square error of the prediction at uniform timesteps; or
+            "bound", minus the bound. log p does not depend on it otherwise.
+        shift, scale: the network works on (x - shift) / scale: a number, or one for each column; None finds them when
+            data are at hand: mean and standard deviation of each column of vectors, [-1, 1] for images. log p is
+            in units of x.
+        constants: (column, value) pairs of flattened columns that take one value in all the data: they get no noise,
+            and log p is that of the others. None finds them, () keeps all columns.
+        epochs, batch_size, learning_rate, checkpoint_every, device, random_state: see `DeepDensity`.
+
+    References:
+        Denoising Diffusion Probabilistic Models (Ho, Jain & Abbeel, 2020), https://arxiv.org/abs/2006.11239;
+        Progressive Distillation for Fast Sampling of Diffusion Models (Salimans & Ho, 2022),
+        https://arxiv.org/abs/2202.00512 (v_prediction).
+
+    >>> DiffusionModel(timesteps=50).get_params()["timesteps"]
+    50
+    """
+
+    def __init__(
+        self,
+        *,
+        network: Callable[[tuple[int, ...]], nn.Module] | str | None = None,
+        width: int = 256,
+        depth: int = 3,
+        block_out_channels: Sequence[int] = (32, 64),
+        layers_per_block: int = 1,
+        attention: bool = False,
+        timesteps: int | None = None,
+        beta_schedule: str | None = None,
+        prediction_type: str = "v_prediction",
+        variance: str = "large",
+        objective: str = "simple",
+        shift: Numbers | None = None,
+        scale: Numbers | None = None,
+        constants: Sequence[Sequence[float]] | None = None,
+        epochs: int = 200,
+        batch_size: int = 64,
+        learning_rate: float = 1e-3,
+        checkpoint_every: int | None = None,
+        device: str = "auto",
+        random_state: int = 0,
+    ) -> None:
+        super().__init__(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            checkpoint_every=checkpoint_every,
+            device=device,
+            random_state=random_state,
+        )
+        self.network = network
+        self.width = width
+        self.depth = depth
+        self.block_out_channels = block_out_channels
+        self.layers_per_block = layers_per_block
+        self.attention = attention
+        self.timesteps = timesteps
+        self.beta_schedule = beta_schedule
+        self.prediction_type = prediction_type
+        self.variance = variance
+        self.objective = objective
+        self.shift = shift
+        self.scale = scale
+        self.constants = constants
+
+    def make_module(self, event_shape: tuple[int, ...]) -> DiffusionModule:
+        """Return a fresh network for examples of this shape.
+
+        Raises:
+            ModelError: the network or the schedule cannot be made, or diffusers is needed and not installed.
+        """
+        image = len(event_shape) > 1
+        settled = self._settled(image)
+        betas = make_betas(settled["beta_schedule"], settled["timesteps"], with_diffusers=image)
+        return DiffusionModule(
+            event_shape,
+            self._make_network(seen_by_network(event_shape)),
+            make_schedule(betas, self.variance),
+            shift=0.0 if self.shift is None else self.shift,
+            scale=1.0 if self.scale is None else self.scale,
+            constants={int(column): float(value) for column, value in self.constants or ()},
+            prediction_type=self.prediction_type,
+            objective=self.objective,
+        )
+
+    def _make_network(self, shape: tuple[int, ...]) -> nn.Module:
+        if self.network is not None:
+            make = import_named(self.network) if isinstance(self.network, str) else self.network
+            return own_network(make, shape)
+        if len(shape) == 1:
+            return MLPDenoiser(shape[0], width=self.width, depth=self.depth)
+        return PaddedUNet(
+            shape,
+            block_out_channels=self.block_out_channels,
+            layers_per_block=self.layers_per_block,
+            attention=self.attention,
+        )
+
+    def resolve(self, X: NDArray[Any]) -> Self:
+        """Return an unfitted copy with `timesteps`, `beta_schedule`, `shift`, `scale` and `constants` found.
+
+        Raises:
+            DataError: X is neither vectors nor images, or every column is constant.
+            ModelError: a setting is out of range, the network cannot be made, or diffusers is not installed.
+        """
+        self._check_settings()
+        as_tensor(X, torch.device("cpu"))
+        if X.ndim > 4:
+            raise DataError(
+                expected="vectors (n, d), or images (n, height, width) or (n, height, width, channels)",
+                got=f"shape {X.shape}",
+                do="Reshape the examples.",
+            )
+        resolved = self._copy()
+        image = X.ndim > 2
+        resolved.set_params(**self._settled(image))
+        resolved._find_constants(X)
+        shift, scale = _range_of(X) if image else _columns_of(X)
+        resolved.set_params(
+            shift=shift if self.shift is None else self.shift, scale=scale if self.scale is None else self.scale
+        )
+        resolved._check_lengths(X)
+        with isolated_streams(torch.device("cpu"), 0):  # what is wrong is said before any refit
+            check_answer(resolved.make_module(X.shape[1:]).network, seen_by_network(X.shape[1:]))
+        return resolved
+
+    def _settled(self, image: bool) -> dict[str, Any]:
+        schedule = "linear" if self.prediction_type == "epsilon" else "squaredcos_cap_v2"
+        return {
+            "timesteps": self.timesteps or TIMESTEPS["images" if image else "vectors"],
+            "beta_schedule": self.beta_schedule or schedule,
+        }
+
+    def _find_constants(self, X: NDArray[Any]) -> None:
+        size, flat = X[0].size, X[:1].reshape(-1)
+        if self.constants is None:
+            self.set_params(constants=[[int(column), float(flat[column])] for column in constant_columns(X)])
+        columns = {int(column) for column, _ in self.constants or ()}
+        if len(columns) == size:
+            raise DataError(
+                expected="at least one column that varies",
+                got="the same value in every example",
+                do="Check that the right array was loaded.",
+            )
+        require("constants", self.constants, lambda _: columns <= set(range(size)), f"columns from 0 to {size - 1}")
+
+    def _check_lengths(self, X: NDArray[Any]) -> None:
+        for name in ("shift", "scale"):
+            value = np.asarray(getattr(self, name))
+            require(name, value, lambda v: v.shape in ((), (X[0].size,)), f"a number, or {X[0].size} of them")
+
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        require("block_out_channels", self.block_out_channels, _are_counts, "a list of channels, such as [32, 64]")
+        for name in ("width", "depth", "layers_per_block"):
+            require(name, getattr(self, name), is_count, "an integer >= 1")
+        require("attention", int(self.attention), lambda _: isinstance(self.attention, bool), "true or false")
+        require("timesteps", self.timesteps, lambda t: t is None or (is_count(t) and t >= 2), "an integer >= 2")
+        for name, known in (("prediction_type", PREDICTIONS), ("variance", VARIANCES), ("objective", OBJECTIVES)):
+            require(name, getattr(self, name), known.__contains__, f"one of {', '.join(known)}")
+        require("beta_schedule", self.beta_schedule, lambda v: v is None or isinstance(v, str), "None, or a name")
+        require("shift", self.shift, _are_numbers, "None, a number, or one for each column")
+        require("scale", self.scale, lambda v: _are_numbers(v) and (v is None or np.min(v) > 0), "None, or > 0")
+        require("constants", self.constants, _are_pairs, "None or a list of [column, value]")
+        if self.network is not None and not callable(self.network) and not isinstance(self.network, str):
+            raise ModelError(
+                expected="network to be a callable, or its name package.module:name",
+                got=repr(self.network),
+                do="Change network; a network that is made already cannot be refitted, what makes it can.",
+            )
+
+
+def _range_of(X: NDArray[Any]) -> tuple[float, float]:
+    """Return what brings all values to [-1, 1]."""
+    low, high = float(X.min()), float(X.max())
+    return (low + high) / 2, (high - low) / 2 or 1.0
+
+
+def _columns_of(X: NDArray[Any]) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of each column; 1 for those that never vary."""
+    mean, deviation = X.mean(0, dtype=np.float64), X.std(0, dtype=np.float64)
+    return mean.tolist(), [float(value) or 1.0 for value in deviation]
+
+
+def _are_counts(value: Any) -> bool:
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    return several and len(value) > 0 and all(is_count(item) for item in value)
+
+
+def _are_numbers(value: Any) -> bool:
+    if value is None:
+        return True
+    try:
+        return bool(np.isfinite(np.asarray(value, dtype=np.float64)).all())
+    except (TypeError, ValueError):
+        return False
+
+
+def _are_pairs(value: Any) -> bool:
+    return value is None or (isinstance(value, Sequence) and all(np.shape(pair) == (2,) for pair in value))

@@ -1,0 +1,227 @@
+"""Normalizing flows: autoregressive networks that turn data into Gaussian noise, with an exact log p(x)."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmem.errors import DataError
+from genmem.models.base import DeepDensity, is_count, require
+from genmem.models.flow_module import KINDS, FlowModule, Numbers
+from genmem.rows import blocks, constant_columns
+
+REACH = 4.0  # the farthest of the data from their mean, standardised: a spline acts on [-5, 5]
+PER_COLUMN = 1024  # columns up to which each has a shift and a scale of its own
+SMALLEST = 1e-30  # of a scale: float32 holds it, and its reciprocal
+
+
+class Flow(DeepDensity):
+    """A normalizing flow: x = f(z), z ~ N(0, I), with log p(x) = log N(f^-1(x)) + log |det df^-1/dx| exactly.
+
+    Data are flattened, columns that never vary are left out, and the rest is shifted and scaled, all settled by
+    `resolve` from all the data; log p is in the units of the data as given. Each of `transforms` is autoregressive:
+    a column is transformed given those before it, in an order that alternates between ascending and descending.
+
+    A spline acts on [-5, 5] of the standardised values and is the identity outside, where the density has the tails of
+    a Gaussian whatever is learned. The scale found by `resolve` is therefore at least a quarter of the largest distance
+    from the mean, so that all data lie within [-4, 4]; new data need not.
+
+    Density has no ceiling on columns that take few values (pixels of 16 grey levels): `noise` blurs what is trained on
+    and so limits how narrow the density gets. It is no part of log p, which is that of the blurred data. uint8
+    images are dequantised by `genmem.audit`.
+
+    Args:
+        kind: "spline" (monotonic rational-quadratic splines) or "affine" (shift and scale: quicker, but with Gaussian
+            tails, so that a value that is rare given the columns before it gets a very low log p).
+        transforms: autoregressive layers, one after another.
+        hidden: widths of the hidden layers of each network that computes a transform's parameters.
+        bins: pieces of each spline.
+        passes: groups of columns: those of one group do not depend on each other within one transform, and a sample
+            takes so many passes of each network. None is one a column, or as many as the narrowest hidden layer is
+            wide, since with fewer units than groups some columns would be ignored; 2 is a coupling flow.
+        noise: standard deviation of Gaussian noise on the standardised values in training, fresh at every step.
+        logit: None, or a in [0, 0.5): the flow acts on logit(a + (1 - 2a) x), for data in [0, 1]. The Jacobian is in
+            log p. With a > 0 the density reaches a / (1 - 2a) beyond [0, 1], so that 0 and 1 are inside; a = 0 needs
+            data strictly inside. Outside, log p is minus infinity.
+        shift, scale: the flow acts on (x - shift) / scale (after the logit); a number, or one for each column
+            that is kept. None finds them: mean and standard deviation, for each column of up to 1024, else for all
+            columns together.
+        constants: (column, value) pairs of flattened columns that are left out. None finds those that take one value
+            in all the data, () keeps all columns.
+        epochs, batch_size, learning_rate, checkpoint_every, device, random_state: see `DeepDensity`.
+
+    References:
+        Neural Spline Flows (Durkan, Bekasov, Murray & Papamakarios, 2019), https://arxiv.org/abs/1906.04032;
+        Masked Autoregressive Flow for Density Estimation (Papamakarios, Pavlakou & Murray, 2017),
+        https://arxiv.org/abs/1705.07057; for `noise`, Noise Regularization for Conditional Density Estimation
+        (Rothfuss et al., 2019), https://arxiv.org/abs/1907.08982
+
+    >>> Flow(kind="affine", transforms=5).get_params()["transforms"]
+    5
+    """
+
+    def __init__(
+        self,
+        *,
+        kind: str = "spline",
+        transforms: int = 2,
+        hidden: Sequence[int] = (128, 128),
+        bins: int = 8,
+        passes: int | None = None,
+        noise: float = 0.05,
+        logit: float | None = None,
+        shift: Numbers | None = None,
+        scale: Numbers | None = None,
+        constants: Sequence[Sequence[float]] | None = None,
+        epochs: int = 100,
+        batch_size: int = 64,
+        learning_rate: float = 1e-3,
+        checkpoint_every: int | None = None,
+        device: str = "auto",
+        random_state: int = 0,
+    ) -> None:
+        super().__init__(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            checkpoint_every=checkpoint_every,
+            device=device,
+            random_state=random_state,
+        )
+        self.kind = kind
+        self.transforms = transforms
+        self.hidden = hidden
+        self.bins = bins
+        self.passes = passes
+        self.noise = noise
+        self.logit = logit
+        self.shift = shift
+        self.scale = scale
+        self.constants = constants
+
+    def make_module(self, event_shape: tuple[int, ...]) -> FlowModule:
+        """Return a fresh network for examples of this shape."""
+        return FlowModule(
+            event_shape,
+            kind=self.kind,
+            transforms=self.transforms,
+            hidden=self.hidden,
+            bins=self.bins,
+            passes=self.passes,
+            noise=self.noise,
+            logit=self.logit,
+            shift=0.0 if self.shift is None else self.shift,
+            scale=1.0 if self.scale is None else self.scale,
+            constants=self.constants or (),
+        )
+
+    def resolve(self, X: NDArray[Any]) -> Self:
+        """Return an unfitted copy with `constants`, `shift` and `scale` found in X.
+
+        Raises:
+            DataError: X does not suit `logit`, or every column is constant.
+            ModelError: a setting is out of range.
+        """
+        self._check_settings()
+        if self.logit is not None:
+            _check_range(X, self.logit)
+        resolved = self._copy()
+        if self.constants is None:
+            resolved.set_params(constants=_constants(X))
+        if self.shift is None or self.scale is None:
+            left_out = [int(column) for column, _ in resolved.constants or ()]
+            shift, scale = _standards(X, left_out, self.logit)
+            resolved.set_params(
+                shift=shift if self.shift is None else self.shift, scale=scale if self.scale is None else self.scale
+            )
+        return resolved
+
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        require("kind", self.kind, KINDS.__contains__, f"one of {', '.join(KINDS)}")
+        require("transforms", self.transforms, is_count, "an integer >= 1")
+        require("hidden", self.hidden, _are_widths, "a list of layer widths, such as [128, 128]")
+        require("bins", self.bins, lambda v: is_count(v) and v >= 2, "an integer >= 2")
+        passes = "None or an integer from 2 to the narrowest hidden layer"
+        require("passes", self.passes, lambda v: v is None or (is_count(v) and 2 <= v <= min(self.hidden)), passes)
+        require("noise", self.noise, lambda v: isinstance(v, int | float) and 0 <= v < math.inf, "a number >= 0")
+        share = "None or a number from 0 up to 0.5"
+        require("logit", self.logit, lambda v: v is None or (isinstance(v, int | float) and 0 <= v < 0.5), share)
+        require("shift", self.shift, lambda v: v is None or _are_finite(v), "None, a number or a list of numbers")
+        positive = "None, a number > 0 or a list of them"
+        require("scale", self.scale, lambda v: v is None or (_are_finite(v) and np.min(v) > 0), positive)
+        require("constants", self.constants, _are_pairs, "None or a list of [column, value]")
+
+
+def _constants(X: NDArray[Any]) -> list[list[float]]:
+    columns, first = constant_columns(X), X[0].reshape(-1)
+    if len(columns) == len(first):
+        raise DataError(
+            expected="at least one column that varies",
+            got="the same value in every example",
+            do="Check that the right array was loaded.",
+        )
+    return [[int(column), float(first[column])] for column in columns]
+
+
+def _standards(X: NDArray[Any], left_out: Sequence[int], logit: float | None) -> tuple[Numbers, Numbers]:
+    """Return the shift and the scale of each column that is kept, or of all together where there are many."""
+    kept = np.setdiff1d(np.arange(X[0].size), left_out)
+
+    def each() -> Iterator[NDArray[np.float64]]:
+        for _, block in blocks(X):
+            values = block[:, kept].astype(np.float64)
+            values = values if logit is None else _logit(logit + (1 - 2 * logit) * values)
+            yield values if len(kept) <= PER_COLUMN else values.reshape(-1, 1)
+
+    count = sum(len(block) for block in each())
+    mean = sum(block.sum(0) for block in each()) / count
+    if not np.isfinite(mean).all():
+        raise DataError(expected="finite numbers", got="some that are NaN or infinite", do="Drop or fill them.")
+    deviation = np.sqrt(sum(np.square(block - mean).sum(0) for block in each()) / count)
+    farthest = np.max([np.abs(block - mean).max(0) for block in each()], axis=0)
+    scale = np.maximum(np.maximum(deviation, farthest / REACH), SMALLEST)
+    # A thousandth of the scale is near enough, and keeps the plan readable.
+    digits = 3 - np.floor(np.log10(scale)).astype(int)
+    shifts = [round(float(m), int(d)) for m, d in zip(mean, digits, strict=True)]
+    scales = [float(f"{value:.4g}") for value in scale]
+    return (shifts, scales) if len(kept) <= PER_COLUMN else (shifts[0], scales[0])
+
+
+def _logit(y: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.log(y) - np.log1p(-y)
+
+
+def _check_range(X: NDArray[Any], logit: float) -> None:
+    low, high = float(X.min()), float(X.max())
+    if low < 0 or high > 1:
+        raise DataError(
+            expected="data in [0, 1] for a flow on their logit",
+            got=f"values in [{low:g}, {high:g}]",
+            do="Rescale the data, or leave `logit` out.",
+        )
+    if logit == 0 and (low == 0 or high == 1):
+        raise DataError(
+            expected="data strictly between 0 and 1 for logit=0",
+            got=f"values in [{low:g}, {high:g}]",
+            do="Use a small number, such as logit=1e-6, so that 0 and 1 are inside.",
+        )
+
+
+def _are_widths(value: Any) -> bool:
+    several = isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
+    return several and all(is_count(width) for width in value)
+
+
+def _are_finite(value: Any) -> bool:
+    try:
+        numbers = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        return False
+    return not isinstance(value, str) and numbers.ndim <= 1 and numbers.size > 0 and bool(np.isfinite(numbers).all())
+
+
+def _are_pairs(value: Any) -> bool:
+    return value is None or (isinstance(value, Sequence) and all(np.shape(pair) == (2,) for pair in value))

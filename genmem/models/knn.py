@@ -1,0 +1,101 @@
+"""The k-nearest-neighbour density."""
+
+import math
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+
+from genmem.errors import DataError, ModelError
+from genmem.models.base import is_count, require
+from genmem.models.kernel_shapes import kernel_draws, log_volume
+from genmem.models.vectors import matrix, require_width
+from genmem.search import nearest
+from genmem.seeding import stream
+
+
+class KNNDensity(BaseEstimator):  # type: ignore[misc]
+    """p(x) = k / (n V_d R_k(x)^d): k examples of n in the smallest ball around x that holds k, of volume V_d R_k^d.
+
+    Distances are Euclidean and exact to float64 (`genmem.nearest`, on FAISS). The estimate is no normalised density:
+    far from the data it falls as |x|^-d, so that its integral is infinite. Differences of log p, such as a
+    memorization score, do not depend on that. Where k examples or more lie exactly on x the density is +inf, never
+    NaN; a training example is its own first neighbour, so k = 1 gives +inf on all of them.
+
+    Args:
+        k: neighbours.
+        random_state: the seed of `sample`.
+
+    Attributes:
+        X_: a copy of the examples fitted to.
+
+    References:
+        A nonparametric estimate of a multivariate density function (Loftsgaarden & Quesenberry, 1965),
+        https://doi.org/10.1214/aoms/1177700079
+
+    >>> KNNDensity(k=2).fit([[0.0], [1.0], [3.0], [7.0]]).score_samples([[0.0]]).round(4)  # log(2 / (4 * 2 * 1))
+    array([-1.3863])
+    """
+
+    example_kind: ClassVar[str] = "vector"
+
+    def __init__(self, *, k: int = 10, random_state: int = 0) -> None:
+        self.k = k
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: object = None) -> Self:
+        """Keep X, shape (n, d) with n >= k; `y` is ignored.
+
+        Raises:
+            DataError: X is no matrix of finite numbers, or has fewer than k rows.
+            ModelError: k is out of range.
+        """
+        array = matrix(X)
+        require("k", self.k, is_count, "an integer >= 1")
+        require_neighbours(self.k, len(array))
+        self.X_ = array.copy()
+        return self
+
+    def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Return log p(x) of each row of X: shape (n,), nats; +inf where k examples or more coincide with it."""
+        self._check_fitted()
+        array = matrix(X)
+        require_width(array, self.X_.shape[1])
+        return knn_log_density(nearest(array, self.X_, self.k)[0][:, -1], self.k, *self.X_.shape)
+
+    def sample(self, n_samples: int = 1, random_state: int | None = None) -> NDArray[np.float64]:
+        """Return points spread as the examples are: shape (n_samples, d); not exact draws, which p does not have.
+
+        Each is uniform in a ball around an example chosen at random, out to that example's k-th neighbour (itself the
+        first): exact draws from the proper density (1/n) sum_i 1[|x - x_i| <= R_k(x_i)] / (V_d R_k(x_i)^d), which
+        adapts to the data as p does. Where k copies of an example coincide they are returned as they are.
+        """
+        self._check_fitted()
+        n, d = self.X_.shape
+        rng = stream(self.random_state if random_state is None else random_state, "samples")
+        chosen = rng.integers(n, size=n_samples)
+        some, which = np.unique(chosen, return_inverse=True)
+        radii = nearest(self.X_[some], self.X_, self.k)[0][:, -1][which]
+        return self.X_[chosen].astype(np.float64) + radii[:, None] * kernel_draws("tophat", n_samples, d, rng)
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "X_"):
+            raise ModelError(expected="a fitted KNNDensity", got="one before fit", do="Call `fit(X)` first.")
+
+
+def knn_log_density(radius: NDArray[np.float64], k: int, n: int, d: int) -> NDArray[np.float64]:
+    """Return log(k / (n V_d radius^d)); +inf at radius 0."""
+    with np.errstate(divide="ignore"):
+        log_radius = np.log(radius)
+    return math.log(k) - math.log(n) - log_volume(d) - d * log_radius
+
+
+def require_neighbours(k: int, available: int, of: str = "examples") -> None:
+    """Check that there are k neighbours.
+
+    Raises:
+        DataError: there are fewer.
+    """
+    if available < k:
+        raise DataError(expected=f"at least k={k} {of}", got=f"{available}", do="Add examples, or choose a smaller k.")

@@ -1,0 +1,128 @@
+"""A fitted model in one safetensors file: its arrays, and in the header its class and its settings."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from genmem.errors import ModelError
+from genmem.models.base import DeepDensity
+from genmem.models.naming import model_of_plan
+from genmem.plan import describe_model
+from genmem.storage import write_atomically
+
+FORMAT = "genmem-model-1"
+NETWORK = "network/"
+
+
+def save_model(model: Any, path: str | Path) -> Path:
+    """Write a fitted model to `path`: class, settings and arrays, never code.
+
+    Works for every `DeepDensity`, and for models of scikit-learn's kind whose learned state is arrays and numbers,
+    such as `GaussianMixture`; one that keeps the data it was fitted to (`KernelDensity`, `KNNDensity`) writes them.
+
+    Returns:
+        The path.
+
+    Raises:
+        ModelError: the model is not fitted, a setting cannot be written, or its state is neither arrays nor numbers.
+    """
+    arrays, plain = _state(model)
+    about = {"format": FORMAT, "model": describe_model(_with_settings(model)), "plain": plain}
+    tensors = {name: torch.from_numpy(np.array(value, order="C")) for name, value in arrays.items()}
+    payload = save(tensors, metadata={"genmem": json.dumps(about)})
+    write_atomically(Path(path), lambda handle: handle.write(payload))
+    return Path(path)
+
+
+def load_model(path: str | Path) -> Any:
+    """Return the fitted model in a file of `save_model`.
+
+    Raises:
+        ModelError: no such file, a damaged or foreign one, or the model's class or a callable of its settings cannot
+            be imported here.
+    """
+    about, arrays = _read(Path(path))
+    model = model_of_plan(about["model"])
+    try:
+        return _restore(model, arrays, about["plain"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise _foreign(Path(path), f"a state that does not fit the model ({error})") from error
+
+
+def _state(model: Any) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Return the arrays of a fitted model, and what else it has learned as JSON."""
+    if isinstance(model, DeepDensity):
+        model._check_fitted()
+        network = {NETWORK + name: value.detach().cpu().numpy() for name, value in model.module_.state_dict().items()}
+        return network, {"event_shape": [int(size) for size in model.event_shape_], "n_train": model.n_train_}
+    learned = _learned(model)
+    if not learned:
+        raise ModelError(expected=f"a fitted {type(model).__name__}", got="one before fit", do="Call `fit(X)` first.")
+    arrays = {name: value for name, value in learned.items() if isinstance(value, np.ndarray)}
+    return arrays, {name: _number(name, value) for name, value in learned.items() if name not in arrays}
+
+
+def _learned(model: Any) -> dict[str, Any]:
+    if type(model).__name__ == "KernelDensity" and hasattr(model, "tree_"):  # a tree is data and no array
+        weights = model.tree_.sample_weight
+        return {"fitted_to": np.asarray(model.tree_.data)} | (
+            {} if weights is None else {"weights": np.asarray(weights)}
+        )
+    return {name: value for name, value in vars(model).items() if name.endswith("_") and not name.startswith("_")}
+
+
+def _number(name: str, value: Any) -> Any:
+    plain = value.item() if isinstance(value, np.generic) else value
+    if plain is None or isinstance(plain, bool | int | float | str):
+        return plain
+    if isinstance(plain, list | tuple):
+        return [_number(name, item) for item in plain]
+    raise ModelError(
+        expected="a learned state of arrays and numbers",
+        got=f"{name} of {type(value).__name__}",
+        do="Save this model with the tools of the library it comes from.",
+    )
+
+
+def _restore(model: Any, arrays: dict[str, Any], plain: dict[str, Any]) -> Any:
+    if isinstance(model, DeepDensity):
+        state = {name.removeprefix(NETWORK): value for name, value in arrays.items()}
+        return model.restore(state, tuple(plain["event_shape"]), plain["n_train"])
+    if "fitted_to" in arrays:
+        weights = arrays.get("weights")
+        return model.fit(arrays["fitted_to"].numpy(), sample_weight=None if weights is None else weights.numpy())
+    for name, value in {**{k: v.numpy() for k, v in arrays.items()}, **plain}.items():
+        setattr(model, name, value)
+    return model
+
+
+def _with_settings(model: Any) -> Any:
+    """Return what the settings are read from; what a factory made is described by its class, with all it settled."""
+    settled = copy.copy(model.settled_ if isinstance(model, DeepDensity) else model)
+    if hasattr(settled, "made_by"):
+        del settled.made_by
+    return settled
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    read: Callable[..., Any] = safe_open
+    try:
+        with read(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})["genmem"])
+            if about["format"] != FORMAT:
+                raise _foreign(path, f"the format {about['format']!r}")
+            return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise _foreign(path, f"{type(error).__name__}: {error}") from error
+
+
+def _foreign(path: Path, got: str) -> ModelError:
+    return ModelError(expected=f"a model written by save_model in {path}", got=got, do="Save the model again.")
