@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmem.errors import DataError
-from genmem.rows import blocks
+from genmem.rows import blocks, blurred_columns
 
 
 def checked_examples(X: NDArray[Any], source: str, columns: tuple[str, ...] | None = None) -> NDArray[Any]:
@@ -29,7 +29,21 @@ def checked_examples(X: NDArray[Any], source: str, columns: tuple[str, ...] | No
     with np.errstate(over="ignore"):
         single = np.ascontiguousarray(X, np.float32)
     _check_finite(single, source, columns, "numbers that float32 can hold (below 3.4e38)", "Rescale the data.")
+    if X.dtype.kind != "f" or X.dtype.itemsize > 4:
+        _check_resolved(X, source, columns)
     return single
+
+
+def _check_resolved(X: NDArray[Any], source: str, columns: tuple[str, ...] | None) -> None:
+    if (blurred := blurred_columns(X)).size:
+        column = int(blurred[0])
+        low, high = (float(end(X.reshape(len(X), -1)[:, column])) for end in (np.min, np.max))
+        raise DataError(
+            expected="columns whose values float32 can tell apart",
+            got=f"{low:.12g} to {high:.12g} in column {repr(columns[column]) if columns else column} of {source}"
+            + (f", and {len(blurred) - 1} more columns" if len(blurred) > 1 else ""),
+            do="Subtract an offset from such columns, for example their mean.",
+        )
 
 
 def _check_form(X: NDArray[Any], source: str) -> None:

@@ -48,6 +48,22 @@ def constant_columns(X: NDArray[Any]) -> NDArray[np.intp]:
     return columns
 
 
+def blurred_columns(X: NDArray[Any]) -> NDArray[np.intp]:
+    """Return the columns of the flattened examples that float32 does not resolve: it takes ten steps over their range.
+
+    Seconds since 1970 are 128 apart in float32.
+
+    >>> blurred_columns(np.array([[1.7e9, 1.7], [1.7e9 + 60, 1.8]]))
+    array([0])
+    """
+    low = np.full(X[0].size, np.inf)
+    high = -low
+    for _, block in blocks(X):
+        low, high = np.minimum(low, block.min(0)), np.maximum(high, block.max(0))
+    largest = np.maximum(np.abs(low), np.abs(high)).astype(np.float64)
+    return np.flatnonzero((high > low) & (largest * np.finfo(np.float32).eps > 0.1 * (high - low)))
+
+
 def identical_groups(X: NDArray[Any]) -> NDArray[np.intp]:
     """Return the group of each example, (n,): exactly equal examples share one.
 

@@ -342,6 +342,7 @@ def test_errors_say_what_to_do():
         PerExampleGradients(linear, x, loss=lambda module, x: module(x).detach().sum(1))
     for mixed in (
         lambda module, x: module(x).square().sum(1) / len(x),
+        lambda module, x: 1e-6 * module(x).square().sum(1) / len(x),
         lambda module, x: module(x - x.mean(0)).square().sum(1),
         lambda module, x: module(x - x.mean(0) + torch.randn_like(x)).square().sum(1),
     ):

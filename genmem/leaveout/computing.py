@@ -87,6 +87,7 @@ def _refitted(task: Task, group: Group, lanes: int, X: NDArray[Any], report: Rep
 
 def _refit_other(task: Task, X: NDArray[Any], group: Group, row: int, found: Found) -> None:
     try:
+        X = X.astype(np.float32) if X.dtype == np.uint8 else X  # some would square bytes as bytes
         fitted = _seeded(fresh(task.model), task.seed, int(group.split[row])).fit(X[~group.held_out[row]])
         found.arrays["log_probs"][row, 0] = _one_each(fitted.score_samples(X), len(X))
     except (Exception, SystemExit) as error:  # the model is not ours: say which refit failed, and how

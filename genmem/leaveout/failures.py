@@ -19,8 +19,8 @@ def reason(error: BaseException) -> str:
     >>> reason(ValueError("two\nlines"))
     'ValueError: two lines'
     """
-    said = " ".join((error.got if isinstance(error, GenmemError) else str(error)).split())
-    return f"{type(error).__name__}: {said}"[:LONGEST]
+    said = f"expected {error.expected}, got {error.got}" if isinstance(error, GenmemError) else str(error)
+    return f"{type(error).__name__}: {' '.join(said.split())}"[:LONGEST]
 
 
 def refuse_blame(error: BaseException) -> None:

@@ -324,7 +324,8 @@ def _left(held: BoolArray, rows: Rows, failed: BoolArray) -> tuple[BoolArray, Ro
         raise DataError(
             expected="some repeat in which an example was both in and out",
             got=f"{_named(failed)} failed (NaN throughout)",
-            do="See why those refits failed and mend it, say by a lower learning rate.",
+            do="See why those refits failed and mend it: by a lower learning rate where training diverged, by another "
+            "model or setting where log p is infinite (a k-NN density with k copies of an example).",
         )
     return held, rows
 

@@ -12,7 +12,8 @@ from sklearn.base import BaseEstimator, clone
 from torch import Tensor, nn
 
 from genmem.errors import DataError, ModelError
-from genmem.models.evaluation import log_prob
+from genmem.models.evaluation import LogProbs, log_prob
+from genmem.rows import blurred_columns
 from genmem.seeding import seed_for
 from genmem.training.ensemble import Lane, Recipe, batches, isolated_streams, train
 from genmem.training.trajectory import Checkpoint, State, Trajectory, remember
@@ -154,9 +155,18 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
     def score_samples(self, X: ArrayLike, importance_samples: int = 64) -> NDArray[np.float64]:
         """Return log p(x) of each row of X: shape (n,), nats, by `importance_samples` draws where it needs any.
 
-        Draws derive from (random_state, row), so the result does not depend on how rows are batched.
+        Draws derive from (random_state, row), so the result does not depend on how rows are batched. Columns that
+        never varied when the model was fitted may be no part of its density: most models leave them out.
+
+        Raises:
+            DataError: X is no array of examples, or of another shape than in `fit`.
+            ModelError: before `fit`, or without draws.
         """
+        return self._log_probs(X, importance_samples).log_prob
+
+    def _log_probs(self, X: ArrayLike, importance_samples: int) -> LogProbs:
         self._check_fitted()
+        require("importance_samples", importance_samples, is_count, "an integer >= 1")
         device = next(self.module_.parameters()).device
         x = as_tensor(np.asarray(X), device)
         if x.shape[1:] != self.event_shape_:
@@ -165,11 +175,16 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
                 got=f"{tuple(x.shape[1:])}",
                 do="Score data of the same columns.",
             )
-        return log_prob(self.module_, x, draws=importance_samples, seed=self.random_state).log_prob
+        return log_prob(self.module_, x, draws=importance_samples, seed=self.random_state)
 
     def sample(self, n_samples: int = 1, random_state: int | None = None) -> NDArray[np.float32]:
-        """Return draws from the model: shape (n_samples, *event)."""
+        """Return draws from the model: shape (n_samples, *event).
+
+        Raises:
+            ModelError: before `fit`, or `n_samples` is no integer of at least 1.
+        """
         self._check_fitted()
+        require("n_samples", n_samples, is_count, "an integer >= 1")
         device = next(self.module_.parameters()).device
         seed = seed_for(self.random_state if random_state is None else random_state, "samples")
         with torch.no_grad(), isolated_streams(device, seed):
@@ -190,6 +205,7 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
     def _check_settings(self) -> None:
         for name in ("epochs", "batch_size"):
             require(name, getattr(self, name), is_count, "an integer >= 1")
+        require("random_state", self.random_state, is_seed, "an integer >= 0")
         positive = isinstance(self.learning_rate, int | float) and 0 < self.learning_rate < float("inf")
         require("learning_rate", self.learning_rate, lambda _: positive, "a number > 0")
         if self.checkpoint_every is not None:
@@ -209,6 +225,11 @@ def _refuse_diverged(module: nn.Module) -> None:
 def is_count(value: Any) -> bool:
     """Return whether a value is an integer of at least 1."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= 1
+
+
+def is_seed(value: Any) -> bool:
+    """Return whether a value is an integer of at least 0."""
+    return is_count(value) or (isinstance(value, int | np.integer) and int(value) == 0)
 
 
 def require(name: str, value: Any, holds: Callable[[Any], bool], expected: str) -> None:
@@ -244,22 +265,31 @@ def resolve_device(device: str) -> torch.device:
 
 
 def require_examples(X: NDArray[Any]) -> None:
-    """Check that an array holds examples.
+    """Check that an array holds examples that float32 can tell apart.
 
     Raises:
-        DataError: it is empty, not numeric, not finite or has fewer than 2 dimensions.
+        DataError: it is empty, not numeric, not finite, too large or too fine for float32, or has fewer than 2
+            dimensions.
     """
     if X.ndim < 2 or X.size == 0 or X.dtype.kind not in "buif":
         raise DataError(
             expected="a numeric array of shape (n, *event) with n >= 1",
             got=f"shape {X.shape}, dtype {X.dtype}",
-            do="Reshape one-dimensional data to (n, 1); encode text as numbers.",
+            do="Encode text as numbers." if X.dtype.kind not in "buif" else "Reshape n numbers to (n, 1).",
         )
-    if X.dtype.kind == "f" and not np.isfinite(X).all():
+    with np.errstate(invalid="ignore"):
+        bad = 0 if X.dtype.kind in "bui" else int((~(np.abs(X) <= np.finfo(np.float32).max)).sum())
+    if bad:
         raise DataError(
-            expected="finite numbers",
-            got=f"{int((~np.isfinite(X)).sum())} that are NaN or infinite",
-            do="Drop or fill them.",
+            expected="finite numbers, below 3.4e38",
+            got=f"{bad} that are NaN, infinite or larger",
+            do="Drop or fill them, or rescale the data.",
+        )
+    if X.dtype.kind != "b" and X.dtype.itemsize > (4 if X.dtype.kind == "f" else 2) and len(blurred_columns(X)):
+        raise DataError(
+            expected="columns whose values float32 can tell apart",
+            got=f"values too close for their size in column {int(blurred_columns(X)[0])}",
+            do="Subtract an offset from such columns, for example their mean.",
         )
 
 

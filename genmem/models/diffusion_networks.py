@@ -64,7 +64,7 @@ class PaddedUNet(nn.Module):
             down_block_types=tuple(down),
             up_block_types=tuple(up),
             layers_per_block=layers_per_block,
-            norm_num_groups=math.gcd(8, *block_out_channels),
+            norm_num_groups=_groups(block_out_channels),
             add_attention=attention,
         )
         plain = import_diffusers("attention").models.attention_processor.AttnProcessor
@@ -79,6 +79,11 @@ class PaddedUNet(nn.Module):
         return output[..., top : top + x.shape[-2], left : left + x.shape[-1]]
 
 
+def _groups(channels: Sequence[int]) -> int:
+    """Return how many groups of at least 4 channels are normalised: alone, a channel would lose the timestep."""
+    return math.gcd(8, *(c // 4 for c in channels)) if all(c % 4 == 0 for c in channels) else 1
+
+
 def _padding(size: tuple[int, ...], multiple: int) -> tuple[int, int, int, int]:
     """Return (left, right, top, bottom) that make (height, width) multiples."""
     (top, bottom), (left, right) = ((-s % multiple // 2, -s % multiple - -s % multiple // 2) for s in size)
@@ -91,7 +96,10 @@ def own_network(make: Callable[[tuple[int, ...]], Any], shape: tuple[int, ...]) 
     Raises:
         ModelError: it does not return a network.
     """
-    network = make(shape)
+    try:
+        network = make(shape)
+    except Exception as error:  # whatever the user's callable raises
+        raise _unusable(f"{type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):
         raise _unusable(type(network).__name__)
     return network
