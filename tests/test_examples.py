@@ -24,7 +24,7 @@ def test_they_are_refused(take):
         take(X + 1e9)
     with pytest.raises(DataError, match="3.4e38"):
         take(X * 1e39)
-    take((X + 1e3).astype(np.float32))
+    take(X + 1)
 
 
 def test_a_table_names_the_column(tmp_path):

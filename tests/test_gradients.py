@@ -1,5 +1,7 @@
 """Per-example gradients and their products, against autograd one example at a time."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from genmem.errors import ModelError
-from genmem.influence import products
+from genmem.influence import layers, products
 from genmem.influence.gradients import PerExampleGradients
 from genmem.influence.products import along, gram, inner, squared_norms, unbiased_self_influence
 from genmem.models import VAE, Flow
@@ -69,6 +71,21 @@ def test_products_equal_the_loop(name, dtype):
         assert {"first.weight", "first.bias", "twice.weight", "twice.bias", "tied.bias", "sly.bias"} <= set(ways.hooks)
     else:
         assert not ways.vmap and not ways.loop and not ways.unused
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
+@pytest.mark.parametrize("kept", ["terms", "chunks"])
+@pytest.mark.parametrize("name", ["conv", "conv 1-d", "conv 3-d"])
+def test_patches_of_convolutions_equal_the_loop(name, kept, monkeypatch):
+    torch.manual_seed(2)
+    make, event = NETWORKS[name]
+    for kind, known in layers.KINDS.items():
+        monkeypatch.setitem(layers.KINDS, kind, replace(known, rows=None))
+    if kept == "terms":  # as on a layer with many channels and few positions
+        monkeypatch.setattr(layers.Outer, "kept", 0)
+    module = make().double()
+    gradients = check(module, data(7, event, torch.float64), data(5, event, torch.float64, 1))
+    assert set(gradients.coverage.hooks) == set(gradients.trained)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

@@ -128,7 +128,8 @@ def test_every_dependency_is_pinned_and_imported():
 
 
 def test_help_loads_nothing_heavy():
-    code = "import genmem_cli.main, sys; print([m for m in ('torch', 'numpy', 'sklearn', 'faiss', 'pyro', 'zuko') if m in sys.modules])"
+    heavy = ("torch", "numpy", "sklearn", "faiss", "pyro", "zuko", "diffusers")
+    code = f"import genmem_cli.main, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -269,8 +269,15 @@ def test_mixture_starts_from_its_fit_and_leaves_the_model_as_it_was():
     first = influence_scores(fitted, X, Z)
     np.testing.assert_array_equal(fitted.means_, means)
     agree(influence_scores(clone(fitted), X, Z), first)
-    unseeded = GaussianMixture(3)
-    np.testing.assert_array_equal(influence_scores(unseeded, X, Z, seed=5), influence_scores(unseeded, X, Z, seed=5))
+
+
+def test_mixture_without_a_random_state_takes_the_seed():
+    X, _, Z, _ = clusters(0, 2, far=40.0)
+    unseeded = GaussianMixture(2)  # of three clusters: which two are one depends on the seed
+    found = [influence_scores(unseeded, X, Z, seed=seed) for seed in range(6)]
+    assert any(np.abs(found[0] - other).max() > 0.1 for other in found)
+    for seed in range(6):
+        np.testing.assert_array_equal(influence_scores(unseeded, X, Z, seed=seed), found[seed])
     assert not hasattr(unseeded, "means_")
 
 
@@ -387,6 +394,7 @@ def test_too_few_examples_to_leave_one_out():
         (BayesianGaussianMixture(n_components=2), "got BayesianGaussianMixture"),
         (KernelDensity, "a class, KernelDensity"),
         (type("Wider", (KernelDensity,), {})(), "got Wider"),
+        (type("Nearer", (KNNDensity,), {})(), "got Nearer"),
         (None, "NoneType"),
     ],
     ids=str,

@@ -66,6 +66,28 @@ def _conv_transpose(layer: nn.ConvTranspose2d, a: Tensor, d: Tensor) -> Pieces:
     return {"weight": Outer(_grouped(a.flatten(3), layer.groups), right), "bias": Rows(d.flatten(3).sum((1, 3)))}
 
 
+def _conv_rows(layer: nn.Module, a: Tensor, d: Tensor) -> Pieces:
+    """Return the gradients of a convolution written out, by the library's own routine for one example at a time.
+
+    On a CPU it beats products of patches, which take many times the room of the input.
+    """
+    assert isinstance(
+        layer, nn.Conv2d | nn.ConvTranspose2d | nn.Conv1d | nn.ConvTranspose1d | nn.Conv3d | nn.ConvTranspose3d
+    )
+    around = [0] * len(layer.kernel_size)
+    if layer.transposed:
+        padding, rim = list(_padding(layer)), list(layer.output_padding)  # type: ignore[arg-type]
+    else:
+        a, padding, rim = _padded(layer, a), around, around  # type: ignore[arg-type]
+    settings = (list(layer.stride), padding, list(layer.dilation), layer.transposed, rim, layer.groups)
+    wanted = (False, True, False)
+    rows = [
+        torch.ops.aten.convolution_backward(back, seen, layer.weight, None, *settings, wanted)[1].flatten()
+        for seen, back in zip(a, d, strict=True)
+    ]
+    return {"weight": Rows(torch.stack(rows)), "bias": Rows(d.flatten(3).sum((1, 3)))}
+
+
 def _grouped(values: Tensor, groups: int) -> Tensor:
     """Return (n, calls, channels, positions) as (groups, n, calls * positions, channels / groups)."""
     n, calls, channels, positions = values.shape
@@ -112,6 +134,7 @@ class Kind:
 
     rule: Rule
     trailing: Callable[[nn.Module], int | None]
+    rows: Rule | None = None  # the same written out, where there is a faster way on a CPU
 
 
 def _last(_: nn.Module) -> int:
@@ -137,9 +160,9 @@ KINDS: dict[type[nn.Module], Kind] = {
     nn.RMSNorm: Kind(_rms_norm, _normalised),  # type: ignore[arg-type]
     nn.GroupNorm: Kind(_group_norm, _all_but_one),  # type: ignore[arg-type]
     nn.modules.batchnorm._BatchNorm: Kind(_batch_norm, _all_but_one),  # type: ignore[arg-type]
-    **{kind: Kind(_conv, _image) for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)},  # type: ignore[arg-type]
+    **{kind: Kind(_conv, _image, _conv_rows) for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)},  # type: ignore[arg-type]
     **{
-        kind: Kind(_conv_transpose, _image)  # type: ignore[arg-type]
+        kind: Kind(_conv_transpose, _image, _conv_rows)  # type: ignore[arg-type]
         for kind in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
     },
 }
@@ -163,7 +186,7 @@ def pieces_of(layer: nn.Module, calls: Sequence[tuple[Tensor, Tensor]], wanted: 
     """
     kind = kind_of(layer)
     assert kind is not None
-    found = [_one_call(kind.rule, layer, a, d, wanted) for a, d in calls]
+    found = [_one_call(kind, layer, a, d, wanted) for a, d in calls]
     return {name: joined([pieces[name] for pieces in found]) for name in wanted}
 
 
@@ -184,12 +207,15 @@ def joined(pieces: Sequence[Piece]) -> Piece:
     return Rows(total)
 
 
-def _one_call(rule: Rule, layer: nn.Module, a: Tensor, d: Tensor, wanted: Sequence[str]) -> Pieces:
+def _one_call(kind: Kind, layer: nn.Module, a: Tensor, d: Tensor, wanted: Sequence[str]) -> Pieces:
     """Return the pieces of one call; gradients that take less room written out are, a few examples at a time."""
+    rule = kind.rule
     sample = rule(layer, a[:1], d[:1])
     outer = [piece for name, piece in sample.items() if name in wanted and isinstance(piece, Outer)]
     if all(piece.kept < piece.size for piece in outer):
         return rule(layer, a, d)
+    if kind.rows is not None and d.device.type == "cpu":
+        return kind.rows(layer, a, d)
     out = {name: d.new_empty(len(d), sample[name].size) for name in wanted}
     for some in chunks(len(d), max(piece.kept for piece in outer), 4 * AT_ONCE):
         for name, piece in rule(layer, a[some], d[some]).items():
