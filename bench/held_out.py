@@ -21,7 +21,7 @@ from sklearn.neighbors import KernelDensity
 import genmem
 from genmem.models.torch_kde import choose_bandwidth
 
-SHOWN = "{:<34} {:>9.2f} {:>6.2f} {:>7.3f} {:>7.0f} s  {}"
+SHOWN = "{:<38} {:>9.2f} {:>6.2f} {:>7.3f} {:>7.0f} s  {}"
 
 
 def split(name, path, n_train, n_test):
@@ -91,7 +91,13 @@ def networks(name, count, epochs):
     logit = {"logit": 0.05 if small else 1e-3}
     return [
         ("VAE gaussian", genmem.VAE(**vae), "vector"),
+        ("VAE gaussian, a variance a pixel", genmem.VAE(**vae, variance="pixel"), "vector"),
         ("VAE logit_normal", genmem.VAE(**vae, likelihood="logit_normal"), "vector"),
+        (
+            "VAE logit_normal, a variance a pixel",
+            genmem.VAE(**vae, likelihood="logit_normal", variance="pixel"),
+            "vector",
+        ),
         ("VAE discretized_logistic", genmem.VAE(**vae, **steps), "levels"),
         ("ConvVAE logit_normal", genmem.ConvVAE(**conv, likelihood="logit_normal"), "image"),
         ("ConvVAE discretized_logistic", genmem.ConvVAE(**conv, **steps), "level images"),
@@ -127,7 +133,7 @@ def main():
     dimensions = levels[0].size
     to_levels = -dimensions * np.log(count)
     print(f"{name}: {len(levels)} train, {len(test_levels)} test, D = {dimensions}, {count} levels")
-    print(f"{'model':<34} {'nats':>9} {'+-':>6} {'bits/D':>7} {'took':>9}")
+    print(f"{'model':<38} {'nats':>9} {'+-':>6} {'bits/D':>7} {'took':>9}")
     train, test = data["vector"]
     if asked.only in "scikit-learn GaussianMixture":
         model = best_mixture(train)

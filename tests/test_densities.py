@@ -62,6 +62,7 @@ def test_images_are_flattened_for_models_of_vectors_and_digits_reshaped_for_mode
     assert shape_for(make_model("conv-vae"), genmem.load("digits", subset=9)).X.shape == (9, 8, 8)
     colour = genmem.load(np.zeros((4, 3, 8, 8), np.uint8))
     assert shape_for(make_model("conv-vae"), colour).X.shape == (4, 8, 8, 3)
+    assert shape_for(make_model("conv-vae"), genmem.load(np.zeros((4, 9, 7, 3)))).X.shape == (4, 9, 7, 3)
     with pytest.raises(DataError, match="images for ConvVAE"):
         genmem.audit(np.random.default_rng(0).normal(size=(30, 5)), model="conv-vae", out=tmp_path / "no")
     assert not (tmp_path / "no").exists()

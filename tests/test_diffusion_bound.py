@@ -78,9 +78,9 @@ def test_bound_equals_its_definition(prediction_type, variance):
             shift=module.shift.double(),
             scale=module.scale.double(),
             varies=varies,
-            draws=1000,
+            draws=2000,
         )
-        rows = many(module, X, 16 * 800).double().numpy()
+        rows = many(module, X, 16 * 1600).double().numpy()
         spread = np.sqrt(noise**2 + rows.var(0) / len(rows))
         assert (spread < 0.05 * (1 + np.abs(expected))).all()  # close enough for a mistake to show
         np.testing.assert_array_less(np.abs(rows.mean(0) - expected), 4.5 * spread)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from genmem.errors import ModelError
-from genmem.influence import layers, products
+from genmem.influence import layers, pieces
 from genmem.influence.gradients import PerExampleGradients
 from genmem.influence.products import along, gram, inner, squared_norms, unbiased_self_influence
 from genmem.models import VAE, Flow
@@ -108,7 +108,7 @@ def test_a_wide_embedding_is_not_written_out(sparse):
     gradients = PerExampleGradients(module, x, loss=loss)
     rows = gradients_by_loop(module, loss(module, x)).double()
     found = gradients.features(x)
-    assert isinstance(found.pieces["0.weight"], products.Lookup)
+    assert isinstance(found.pieces["0.weight"], pieces.Lookup)
     torch.testing.assert_close(inner(found, found), rows @ rows.T, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(squared_norms(found), rows.square().sum(1), rtol=1e-5, atol=1e-5)
 
@@ -132,6 +132,20 @@ def test_conv_vae_with_flattened_draws_equals_the_loop(per):
     noise = torch.randn(4, 6, 4, dtype=torch.float64), torch.randn(2, 5, 4, dtype=torch.float64)
     gradients = check(module, data(6, (1, 8, 8), torch.float64), data(5, (1, 8, 8), torch.float64, 1), noise=noise)
     assert set(gradients.coverage.hooks) == set(gradients.trained)
+
+
+@pytest.mark.parametrize("per", ["call", "example"])
+def test_tried_with_one_draw_and_used_with_more(per):
+    torch.manual_seed(4)
+    module = ConvVAE(per).double()
+    x, noise = data(6, (1, 8, 8), torch.float64), torch.randn(4, 6, 4, dtype=torch.float64)
+    gradients = PerExampleGradients(module, x, noise=noise[:1])
+    for count in (1, 6):  # examples
+        for draws in (1, 3, 4):
+            some = x[:count], noise[:draws, :count]
+            rows = gradients_by_loop(module, module(some[0], draws, some[1]))
+            found = gradients.features(*some)
+            torch.testing.assert_close(inner(found, found), rows @ rows.T)
 
 
 def test_flow_equals_the_loop():
@@ -206,7 +220,7 @@ def test_numbers_do_not_depend_on_batches_or_chunks(monkeypatch):
     draws = gram(gradients.features_by_draw(x, noise))
     size = squared_norms(gradients.features(x, noise))
     assert torch.equal(whole, inner(gradients.features(x, noise), gradients.features(x[:5], noise[:, :5])))
-    monkeypatch.setattr(products, "AT_ONCE", 50)
+    monkeypatch.setattr(pieces, "AT_ONCE", 50)
     one = torch.cat(
         [
             inner(gradients.features(x[i : i + 3], noise[:, i : i + 3]), gradients.features(x[:5], noise[:, :5]))

@@ -1,5 +1,6 @@
 """Gradients of parameters that no layer rule reaches: one for each example, written out."""
 
+import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 
@@ -34,6 +35,11 @@ class PerExampleLoss(nn.Module):
             return result
         result = self.module(x) if draws == 1 else self.module(x, draws=draws)
         return result
+
+    def takes_draws(self) -> bool:
+        """Return whether draws can be asked for without giving noise."""
+        (loss,) = self._loss
+        return loss is None and "draws" in inspect.signature(self.module.forward).parameters
 
     def under(self, parameters: Mapping[str, Tensor], x: Tensor, noise: Tensor | None, draws: int = 1) -> Tensor:
         """Return the losses with some parameters, by their names in `module`, replaced."""

@@ -18,8 +18,9 @@ from genmem.errors import ModelError
 from genmem.influence import fallback, probing
 from genmem.influence.capture import backward, forward
 from genmem.influence.fallback import Loss, PerExampleLoss, dense, loop_rows, vmap_rows
+from genmem.influence.pieces import Rows
 from genmem.influence.probing import Coverage, Reading
-from genmem.influence.products import Direction, Features, Rows
+from genmem.influence.products import Direction, Features
 from genmem.influence.refusals import refuse_constant, refuse_shape, refuse_unfit, refuse_used, refuse_wrong
 from genmem.training.ensemble import isolated_streams
 
@@ -60,10 +61,11 @@ class PerExampleGradients:
         self.trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
         refuse_unfit(module, self.trained)
         x, noise = self._tried(x, noise)
+        self._tried_draws = 2 if noise is None and self.loss.takes_draws() else 1
         self._draws_own = False
         if noise is None:
             with torch.no_grad():
-                self._draws_own = not torch.equal(self._run(x, None, seed=0), self._run(x, None, seed=1))
+                self._draws_own = not torch.equal(self._try(x, None, 0), self._try(x, None, 1))
         self._refuse_mixed(x, noise)
         self._examples, self._verified = (x, noise), False
         self._forward_mode: bool | None = None
@@ -161,7 +163,7 @@ class PerExampleGradients:
         except (RuntimeError, NotImplementedError):
             return False
         with torch.enable_grad():
-            losses = self._run(x, noise)
+            losses = self._run(x, noise, seed=0)
         rows = fallback.loop_rows(losses, {name: self.trained[name] for name in direction})
         truth = sum(
             (rows[name] @ direction[name].flatten().to(rows[name]) for name in direction), torch.zeros_like(found)
@@ -221,14 +223,19 @@ class PerExampleGradients:
     # --- finding out
 
     def _tried(self, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return a few examples, far from one another; their number is none that draws could be mistaken for."""
-        count = TRIED if noise is None or len(noise) != TRIED else TRIED - 1
-        rows = torch.linspace(0, len(x) - 1, count).round().long().to(x.device)
-        return self._cast(x[rows], None if noise is None else noise[:, rows.to(noise.device)])
+        """Return three examples, far from one another, with two draws: no layout is mistaken for another then."""
+        rows = torch.linspace(0, len(x) - 1, TRIED).round().long()
+        x = x[rows.to(x.device)]
+        if noise is not None:
+            noise = torch.cat([noise[:, rows.to(noise.device)], -noise[:, rows.to(noise.device)]])[:: len(noise)]
+        return self._cast(x, noise)
+
+    def _try(self, x: Tensor, noise: Tensor | None, seed: int = 0) -> Tensor:
+        return self._run(x, noise, draws=self._tried_draws, seed=seed)
 
     def _find_ways(self, x: Tensor, noise: Tensor | None, hooks: bool) -> None:
         def run(parameters: Mapping[str, Tensor] | None) -> Tensor:
-            return self._under(parameters, x, noise)
+            return self._under(parameters, x, noise, self._tried_draws)
 
         here = probing.probe(self.module, run, self.trained, moved=False)
         assert here is not None
@@ -257,7 +264,7 @@ class PerExampleGradients:
         """Refuse a loss that is not one for each example, or that changes with the other examples of a batch."""
         with torch.enable_grad():
             x = x.requires_grad_() if x.is_floating_point() and self._draws_own else x
-            losses = self._run(x, noise)
+            losses = self._try(x, noise)
         refuse_shape(losses, len(x))
         refuse_constant(losses, self.trained)
         if self._draws_own:  # a batch of one would draw other noise
@@ -267,7 +274,7 @@ class PerExampleGradients:
             mixed = slope is not None and bool(slope[1:].count_nonzero())
         else:
             with torch.enable_grad():
-                alone = self._run(x[:1], None if noise is None else noise[:, :1])
+                alone = self._try(x[:1], None if noise is None else noise[:, :1])
             mixed = self._differ(losses[:1], alone)
         if mixed:
             raise ModelError(

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genmem.influence.products import AT_ONCE, Lookup, Outer, Piece, Rows, chunks
+from genmem.influence.pieces import Lookup, Outer, Piece, Rows, chunks
 
 Pieces = dict[str, Piece]
 Rule = Callable[[nn.Module, Tensor, Tensor], Pieces]
@@ -217,7 +217,7 @@ def _one_call(kind: Kind, layer: nn.Module, a: Tensor, d: Tensor, wanted: Sequen
     if kind.rows is not None and d.device.type == "cpu":
         return kind.rows(layer, a, d)
     out = {name: d.new_empty(len(d), sample[name].size) for name in wanted}
-    for some in chunks(len(d), max(piece.kept for piece in outer), 4 * AT_ONCE):
+    for some in chunks(len(d), max(piece.kept for piece in outer), 4):
         for name, piece in rule(layer, a[some], d[some]).items():
             if name in out:
                 out[name][some] = piece.dense(0, len(piece))

@@ -19,7 +19,7 @@ from genmem.errors import ModelError
 from genmem.influence.capture import Call, Layout, Place, backward, forward, possible_layouts
 from genmem.influence.fallback import PerExampleLoss, dense, vmap_rows
 from genmem.influence.layers import joined, kind_of, pieces_of
-from genmem.influence.products import Piece, Rows
+from genmem.influence.pieces import Piece, Rows
 
 MOVED_BY = 0.05
 Run = Callable[[Mapping[str, Tensor] | None], Tensor]

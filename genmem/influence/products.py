@@ -15,169 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-AT_ONCE = 2**22  # values of an intermediate result
+from genmem.influence.pieces import Outer, Piece, Rows, chunks, some_values
 
 Direction = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The gradients of one parameter, written out: `values` is (n, size)."""
-
-    values: Tensor
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def dense(self, start: int, stop: int) -> Tensor:
-        """Return some of the gradients, flat: (stop - start, size)."""
-        return self.values[start:stop]
-
-    @property
-    def size(self) -> int:
-        """The numbers in one gradient."""
-        return self.values.shape[1]
-
-    @property
-    def kept(self) -> int:
-        """The numbers held of one gradient."""
-        return self.size
-
-    def sum(self) -> Tensor:
-        """Return the sum of all the gradients, flat: (size,)."""
-        return self.values.sum(0)
-
-    def along(self, direction: Tensor) -> Tensor:
-        """Return the product of each gradient with a flat direction: (n,)."""
-        return self.values @ direction
-
-    def squares(self) -> Tensor:
-        """Return the squared norm of each gradient: (n,)."""
-        return self.values.square().sum(1)
-
-
-@dataclass(frozen=True)
-class Outer:
-    """The gradients of one parameter as sums of outer products.
-
-    `left` is (groups, n, terms, l), `right` is (groups, n, terms, r); a parameter is (groups, l, r) when flat.
-    """
-
-    left: Tensor
-    right: Tensor
-
-    def __len__(self) -> int:
-        return self.right.shape[1]
-
-    @property
-    def terms(self) -> int:
-        """The outer products of one gradient, in each group."""
-        return self.right.shape[2]
-
-    @property
-    def size(self) -> int:
-        """The numbers in one gradient."""
-        return self.right.shape[0] * self.width * self.right.shape[3]
-
-    @property
-    def kept(self) -> int:
-        """The numbers held of one gradient."""
-        return (self.left.numel() + self.right.numel()) // max(1, len(self))
-
-    @property
-    def width(self) -> int:
-        """The numbers of a left factor, written out."""
-        return self.left.shape[3]
-
-    def left_products(self, other: "Outer", group: int, some: slice, others: slice) -> Tensor:
-        """Return the products of every left factor with every other: (some terms, other terms)."""
-        return self.left[group, some].flatten(0, 1) @ other.left[group, others].flatten(0, 1).T
-
-    def left_gram(self, some: slice, draws: int) -> Tensor:
-        """Return the products of left factors of one example: (groups * examples, draws terms, draws terms)."""
-        left = self._by_example(self.left[:, some], draws)
-        return left @ left.mT
-
-    def right_gram(self, some: slice, draws: int) -> Tensor:
-        """Return the products of right factors of one example: (groups * examples, draws terms, draws terms)."""
-        right = self._by_example(self.right[:, some], draws)
-        return right @ right.mT
-
-    def _by_example(self, factor: Tensor, draws: int) -> Tensor:
-        return factor.reshape(-1, draws * self.terms, *factor.shape[3:])
-
-    def dense(self, start: int, stop: int) -> Tensor:
-        """Return some of the gradients, flat: (stop - start, size)."""
-        return (self.left[:, start:stop].mT @ self.right[:, start:stop]).transpose(0, 1).flatten(1)
-
-    def sum(self) -> Tensor:
-        """Return the sum of all the gradients, flat: (size,)."""
-        return (self.left.flatten(1, 2).mT @ self.right.flatten(1, 2)).flatten()
-
-    def along(self, direction: Tensor) -> Tensor:
-        """Return the product of each gradient with a flat direction: (n,)."""
-        ways = direction.view(self.left.shape[0], 1, self.width, -1)
-        parts = [
-            ((self.left[:, some] @ ways) * self.right[:, some]).sum((0, 2, 3))
-            for some in chunks(len(self), self.right[:, :1].numel())
-        ]
-        return torch.cat(parts)
-
-    def squares(self) -> Tensor:
-        """Return the squared norm of each gradient: (n,)."""
-        if self.terms == 1 and type(self) is Outer:
-            return (self.left.square().sum((2, 3)) * self.right.square().sum((2, 3))).sum(0)
-        return _gram(self, 1)[:, 0, 0]
-
-
-@dataclass(frozen=True)
-class Lookup(Outer):
-    """The gradients of an embedding: `left` is (1, n, terms), the row each right factor goes to; -1 is nowhere.
-
-    `rows` is the number of rows of the parameter.
-    """
-
-    rows: int = 0
-
-    @property
-    def width(self) -> int:
-        """The numbers of a left factor, written out: one of them is 1."""
-        return self.rows
-
-    def left_products(self, other: Outer, group: int, some: slice, others: slice) -> Tensor:
-        """Return 1 where two terms go to the same row."""
-        return _same(self.left[0, some].flatten(), other.left[0, others].flatten(), self.right)
-
-    def left_gram(self, some: slice, draws: int) -> Tensor:
-        """Return 1 where two terms of an example go to the same row."""
-        rows = self._by_example(self.left[:, some], draws)
-        return _same(rows, rows, self.right)
-
-    def dense(self, start: int, stop: int) -> Tensor:
-        """Return some of the gradients, flat: (stop - start, size)."""
-        return self._spread(self.left[0, start:stop], self.right[0, start:stop]).flatten(1)
-
-    def sum(self) -> Tensor:
-        """Return the sum of all the gradients, flat: (size,)."""
-        return self._spread(self.left[0].view(1, -1), self.right[0].flatten(0, 1)[None]).flatten()
-
-    def along(self, direction: Tensor) -> Tensor:
-        """Return the product of each gradient with a flat direction: (n,)."""
-        ways = direction.view(self.rows, -1)[self.left[0].clamp(min=0)]
-        return ((ways * self.right[0]).sum(2) * (self.left[0] >= 0)).sum(1)
-
-    def _spread(self, rows: Tensor, right: Tensor) -> Tensor:
-        out = right.new_zeros(len(rows), self.rows + 1, right.shape[-1])  # the last row takes what goes nowhere
-        at = torch.where(rows >= 0, rows, self.rows).unsqueeze(-1).expand_as(right)
-        return out.scatter_add_(1, at, right)[:, :-1]
-
-
-def _same(rows: Tensor, others: Tensor, like: Tensor) -> Tensor:
-    here, there = rows.unsqueeze(-1), others.unsqueeze(-2)
-    return ((here == there) & (here >= 0)).to(like.dtype)
-
-
-Piece = Rows | Outer
 
 
 @dataclass(frozen=True)
@@ -197,7 +37,7 @@ class Features:
     @property
     def bytes(self) -> int:
         """The memory held, in bytes."""
-        return sum(piece.kept * len(piece) * _any(piece).element_size() for piece in self.pieces.values())
+        return sum(piece.kept * len(piece) * some_values(piece).element_size() for piece in self.pieces.values())
 
 
 # --- products
@@ -238,7 +78,7 @@ def along(x: Features, direction: Direction) -> Tensor:
     """Return <g_x, v> of each gradient with one direction: (len(x),), float64."""
     total = _zeros(x, len(x))
     for name, piece in x.pieces.items():
-        total += piece.along(direction[name].flatten().to(_any(piece).dtype))
+        total += piece.along(direction[name].flatten().to(some_values(piece).dtype))
     return total
 
 
@@ -298,7 +138,7 @@ def _gram(piece: Piece, draws: int) -> Tensor:
     """Return the products of an example's draws: (n, draws, draws), float64."""
     n = len(piece) // draws
     if not isinstance(piece, Outer) or _written_out_is_cheaper(piece, draws):
-        parts = [_dense_gram(piece, some, draws) for some in chunks(n, draws * piece.size, _limit(piece))]
+        parts = [_dense_gram(piece, some, draws) for some in chunks(n, draws * piece.size, 4)]
     else:
         parts = [_factored_gram(piece, some, draws) for some in chunks(n, (draws * piece.terms) ** 2)]
     return torch.cat(parts)
@@ -323,29 +163,15 @@ def _factored_gram(piece: Outer, some: slice, draws: int) -> Tensor:
 
 
 def _scaled_squares(piece: Piece, scale: Tensor) -> Tensor:
-    scale = scale.to(_any(piece).dtype)
+    scale = scale.to(some_values(piece).dtype)
     return torch.cat([piece.dense(some.start, some.stop).square() @ scale for some in _dense_chunks(piece)])
 
 
-def chunks(n: int, each: int, limit: int = AT_ONCE) -> Iterator[slice]:
-    """Yield slices of n things that have `each` values: as many at once as fit the limit, one at least."""
-    step = max(1, limit // max(1, each))
-    return (slice(start, min(n, start + step)) for start in range(0, n, step))
-
-
 def _dense_chunks(piece: Piece) -> Iterator[slice]:
-    return chunks(len(piece), piece.size, _limit(piece))
-
-
-def _limit(piece: Piece) -> int:
-    """Gradients that are written out already are not cut; of others a few megabytes are, for a good product."""
-    return 2**62 if isinstance(piece, Rows) else 4 * AT_ONCE
-
-
-def _any(piece: Piece) -> Tensor:
-    return piece.values if isinstance(piece, Rows) else piece.right
+    """Yield all of what is written out already, else as much as makes a good matrix product."""
+    return iter([slice(0, len(piece))]) if isinstance(piece, Rows) else chunks(len(piece), piece.size, 4)
 
 
 def _zeros(x: Features, *shape: int) -> Tensor:
-    device = next((_any(piece).device for piece in x.pieces.values()), None)
+    device = next((some_values(piece).device for piece in x.pieces.values()), None)
     return torch.zeros(shape, dtype=torch.float64, device=device)

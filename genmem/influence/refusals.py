@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from genmem.errors import ModelError
-from genmem.influence.products import Piece
+from genmem.influence.pieces import Piece
 
 
 def refuse_unfit(module: nn.Module, trained: Mapping[str, Tensor]) -> None:

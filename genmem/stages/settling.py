@@ -77,7 +77,8 @@ def shape_for(model: Any, data: Data) -> Data:
     kind = getattr(model, "example_kind", "vector" if type(model).__module__.startswith("sklearn.") else "any")
     if kind == "vector" and data.X.ndim > 2:
         return replace(data, X=data.X.reshape(len(data.X), -1))
-    if kind != "image" or data.X.shape[1:] == data.image_shape:
+    small = data.image_shape is None and data.X.ndim > 2  # or no image at all: the model says
+    if kind != "image" or small or data.X.shape[1:] == data.image_shape:
         return data
     if data.image_shape is None:
         raise DataError(
