@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import click
-from genmem_cli.options import POSTERIOR, a_run, computing, planning, refitting, scoring
+from genmem_cli.options import POSTERIOR, a_run, attributing, computing, planning, refitting, scoring
 from genmem_cli.progress import bars
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 @refitting
 @POSTERIOR
 @scoring
-def audit(workers: Any, dask: Any, lanes: Any, recompute: bool, **asked: Any) -> None:
+@click.option("--influence/--no-influence", help="Also ask which examples shaped the model.")
+def audit(workers: Any, dask: Any, lanes: Any, recompute: bool, influence: bool, **asked: Any) -> None:
     """Audit DATA from plan to report; run it again to resume.
 
     DATA is "digits", a .npy, .npz, .csv or .parquet file, an MNIST IDX file, or a folder of images whose class
@@ -26,10 +27,11 @@ def audit(workers: Any, dask: Any, lanes: Any, recompute: bool, **asked: Any) ->
     from genmem.pipeline import carry_out
 
     how = {name: asked[name] for name in ("estimator", "posterior", "target_reliability")}
-    run = _plan(asked)
+    run = _plan({**asked, "influence": influence})
     _announce(run, err=True)
+    where = {"workers": workers, "dask": dask, "lanes": lanes}
     with bars() as progress:
-        done = carry_out(run, **how, workers=workers, dask=dask, lanes=lanes, recompute=recompute, progress=progress)
+        done = carry_out(run, **how, **where, recompute=recompute, influence=influence, progress=progress)
     for finding in done.findings:
         click.echo(finding["sentence"])
     click.echo(done.path)
@@ -98,7 +100,15 @@ def report(run_directory: str) -> None:
     _stage("report", run_directory)
 
 
-ALL = (audit, plan, refit, fit, posterior, score, neighbors, regions, report)
+@click.command(epilog='Python: genmem.stages.influence(genmem.Run.open("runs/digits"))')
+@a_run
+@attributing
+def influence(run_directory: str, **how: Any) -> None:
+    """Find which training examples shaped the model of RUN, and its samples; write its report again."""
+    _stage("influence", run_directory, **how)
+
+
+ALL = (audit, plan, refit, fit, posterior, score, neighbors, regions, report, influence)
 
 
 def _plan(asked: dict[str, Any]) -> "Run":
@@ -108,7 +118,7 @@ def _plan(asked: dict[str, Any]) -> "Run":
     settings = parse_settings(dict(asked.pop("settings")))
     request = _request(asked, settings)
     device, target = asked.pop("device"), asked.pop("target_reliability", None)
-    for name in ("estimator", "posterior"):
+    for name in ("estimator", "posterior", "influence"):
         asked.pop(name, None)
     if target is not None and asked["max_repeats"] is None:
         asked["max_repeats"] = 3 * asked["repeats"]

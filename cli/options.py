@@ -123,6 +123,35 @@ POSTERIOR = _option(
 )
 
 
+def attributing(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what to attribute, and how."""
+    return _adding(command, _ATTRIBUTING)
+
+
+_ATTRIBUTING: list[Decorator] = [
+    _option("--queries", click.IntRange(min=0), "How many of the most memorized examples to explain.", 12),
+    _option("--samples", click.IntRange(min=0), "How many fresh samples of the model to explain.", 8),
+    _option("--k", click.IntRange(min=1), "How many proponents and opponents of each.", 5),
+    _option("--draws", click.IntRange(min=2), "Draws of latent variables, for each example and checkpoint.", 16),
+    _option(
+        "--weights",
+        click.Choice(["complete", "lr", "paper", "adam"]),
+        "Of checkpoints: so that influences add up to the drop in loss; the learning rate; as published; for Adam.",
+        "complete",
+    ),
+    _option(
+        "--scale",
+        click.Choice(["dot", "cosine", "query"]),
+        "Scores as they are, over the lengths of both gradients, or over that of the training example's.",
+        "dot",
+    ),
+    _option(
+        "--examples", AutoOr(), "Training examples to consider, drawn at random; auto is what minutes allow.", "auto"
+    ),
+    _option("--seed", click.IntRange(min=0), "Of draws, samples and that choice [default: the run's]."),
+]
+
+
 def a_run(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the argument that names a run directory."""
     return click.argument("run_directory", metavar="RUN", type=click.Path())(command)

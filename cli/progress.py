@@ -18,6 +18,7 @@ TITLES = {
     "neighbors": "Searching neighbours",
     "regions": "Averaging regions",
     "report": "Writing the report",
+    "influence": "Attributing to examples",
 }
 
 

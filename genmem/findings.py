@@ -11,7 +11,7 @@ from genmem import stats
 from genmem.leaveout import memorization_score
 from genmem.report.verdicts import MIN_EXAMPLES, candidates, corrected, neediest
 from genmem.run import Run
-from genmem.scored import correction_of, scored_log_probs
+from genmem.scored import correction_of, estimate_of, scored_log_probs
 
 LEVEL = 0.05
 TAIL = 0.95
@@ -25,7 +25,7 @@ FALSE_DISCOVERY = "Benjamini & Hochberg 1995"
 def find(run: Run, groups: Sequence[Any]) -> list[dict[str, Any]]:
     """Return the findings of a scored run, in the order of the questions."""
     scores, space = run.result("scores"), str(run.result("cells")["space"])
-    found = [_mean(scores), _tail(scores)]
+    found = [_mean(scores, estimate_of(run) == "bound"), _tail(scores)]
     if np.isfinite(scores["q_value"]).any():
         found.insert(1, _flagged(run, scores))
     if (correction := correction_of(run)) is not None and str(scores["estimator"]) == "mean_log":
@@ -37,7 +37,7 @@ def find(run: Run, groups: Sequence[Any]) -> list[dict[str, Any]]:
     return found + [f for f in _baselines(run, scores) if f["value"] is not None]
 
 
-def _finding(
+def finding(
     name: str,
     question: str,
     title: str,
@@ -54,6 +54,7 @@ def _finding(
     source: str | None = PAPER,
     examples: Iterable[int] = (),
 ) -> dict[str, Any]:
+    """Return a finding as audit.json holds it: what is not finite is null."""
     low, high = (_number(bound) for bound in interval)
     return {
         "id": name,
@@ -77,7 +78,7 @@ def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _mean(scores: dict[str, NDArray[Any]]) -> dict[str, Any]:
+def _mean(scores: dict[str, NDArray[Any]], bound: bool) -> dict[str, Any]:
     per_repeat = stats.repeat_means(scores["per_repeat"])
     per_repeat = per_repeat[np.isfinite(per_repeat)]
     value, repeats = float(scores["score"].mean()), len(per_repeat)
@@ -86,7 +87,7 @@ def _mean(scores: dict[str, NDArray[Any]]) -> dict[str, Any]:
     tested = error > 0 and str(scores["estimator"]) == "mean_log"
     p = float(stats.student_sf(value / error, repeats - 1)) if tested else math.nan
     null = float(np.nanmean(scores["placebo"])) if scores["placebo"].size else math.nan
-    return _finding(
+    return finding(
         "mean_score",
         "memorized",
         "Mean memorization score",
@@ -97,7 +98,7 @@ def _mean(scores: dict[str, NDArray[Any]]) -> dict[str, Any]:
         p_value=p,
         n=scores["score"].size,
         sentence=f"An example is on average {abs(value):.2f} nats {'more' if value >= 0 else 'less'} likely under "
-        "models that trained on it.",
+        f"models that trained on it{', by a lower bound of log p' if bound else ''}.",
         meaning="0 means the model treats examples it trained on as it treats new ones; higher is more memorization.",
     )
 
@@ -106,7 +107,7 @@ def _flagged(run: Run, scores: dict[str, NDArray[Any]]) -> dict[str, Any]:
     q, score = scores["q_value"], scores["score"]
     chosen = np.flatnonzero(q < LEVEL)
     order = chosen[np.argsort(-score[chosen], kind="stable")]
-    return _finding(
+    return finding(
         "flagged_share",
         "memorized",
         "Examples memorized beyond chance",
@@ -140,7 +141,7 @@ def _tail(scores: dict[str, NDArray[Any]]) -> dict[str, Any]:
     value = float(np.quantile(score, TAIL))
     error = _jackknife_quantile(per_repeat)
     null = float(np.nanquantile(placebo, TAIL, axis=1).mean()) if placebo.size else math.nan
-    return _finding(
+    return finding(
         "tail_score",
         "memorized",
         "95% quantile of the scores",
@@ -176,7 +177,7 @@ def _encoder_part(found: dict[str, NDArray[Any]]) -> dict[str, Any]:
     """How much of the mean score through the encoder is not memorization in the density."""
     bias, error, low, high = (float(v) for v in found["bias"])
     score, n = float(found["score"]), len(found["sample"])
-    return _finding(
+    return finding(
         "encoder_part",
         "memorized",
         "The encoder's part of the mean score",
@@ -201,7 +202,7 @@ def _over_training(curve: dict[str, NDArray[Any]], n: int) -> list[dict[str, Any
         return []
     first, low, high = (int(curve[f"quantiles_first_epoch{part}"][tail]) for part in ("", "_low", "_high"))
     gap = int(curve["gap_first_epoch"])
-    onset = _finding(
+    onset = finding(
         "onset",
         "memorized",
         "First epoch with memorization in the tail",
@@ -216,7 +217,7 @@ def _over_training(curve: dict[str, NDArray[Any]], n: int) -> list[dict[str, Any
     )
     best = int(np.flatnonzero(epochs == curve["best_epoch"])[0])
     value, null = float(curve["score_quantiles"][best, tail]), float(curve["null_quantiles"][best, tail])
-    stopped = _finding(
+    stopped = finding(
         "early_stopping",
         "memorized",
         "95% quantile of the scores at the best held-out epoch",
@@ -244,7 +245,7 @@ def _neediest(kind: str, groups: Sequence[Any], space: str) -> dict[str, Any]:
     group = neediest(groups, kind)
     assert group is not None
     name = f"label {group['name']}" if kind == "label" else f"cell {group['name']} of the {space}"
-    return _finding(
+    return finding(
         f"neediest_{kind}",
         "regions",
         "Label that most needs data" if kind == "label" else "Region that most needs data",
@@ -282,7 +283,7 @@ def _exact(exact: dict[str, NDArray[Any]], scores: dict[str, NDArray[Any]]) -> d
         rank = stats.spearman(exact["score"][finite], scores["score"][finite]).rho
         alike = "much the same" if rank >= ALIKE else "differently"
         sentence += f"; refits that leave out a whole part rank examples {alike} (Spearman {rank:.2f})"
-    return _finding(
+    return finding(
         "exact_leave_one_out",
         "memorized",
         "Exact leave-one-out score",
@@ -337,7 +338,7 @@ def _surprise(scores: dict[str, NDArray[Any]]) -> dict[str, Any]:
 def _rank_finding(
     name: str, title: str, found: stats.Correlation, n: int, what: str, meaning: str, examples: Iterable[int]
 ) -> dict[str, Any]:
-    return _finding(
+    return finding(
         name,
         "neighbors",
         title,

@@ -1,4 +1,4 @@
-"""The whole audit on one page: plan, refit, fit, posterior, score, neighbours, regions, report."""
+"""The whole audit on one page: plan, refit, fit, posterior, score, neighbours, regions, report, influence if asked."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -70,6 +70,7 @@ def audit(
     dask: str | None = None,
     lanes: int | Literal["auto"] = "auto",
     recompute: bool = False,
+    influence: bool = False,
     progress: Listener = ignore,
     request: Mapping[str, Any] | None = None,
 ) -> Audit:
@@ -106,6 +107,7 @@ def audit(
         dask: the address of a dask scheduler whose workers compute.
         lanes: networks trained in one batch (see `refit`).
         recompute: compute damaged shards and failed refits again rather than refuse or leave them out.
+        influence: also ask which training examples shaped the model (see `stages.influence`).
         progress: told what is going on.
         request: what was asked, for the report: {"command": ..., "python": ...}.
 
@@ -134,10 +136,18 @@ def audit(
         "importance_samples": importance_samples,
     }
     how: dict[str, Any] = {"estimator": estimator, "posterior": posterior, "target_reliability": target_reliability}
-    request = request or _request(data, model, out, {**asked, **how})
+    request = request or _request(data, model, out, {**asked, **how, "influence": influence})
     run = stages.plan(data, model, out, request=request, **asked)
     return carry_out(
-        run, **how, executor=executor, workers=workers, dask=dask, lanes=lanes, recompute=recompute, progress=progress
+        run,
+        **how,
+        executor=executor,
+        workers=workers,
+        dask=dask,
+        lanes=lanes,
+        recompute=recompute,
+        influence=influence,
+        progress=progress,
     )
 
 
@@ -179,6 +189,7 @@ def carry_out(
     dask: str | None = None,
     lanes: int | Literal["auto"] = "auto",
     recompute: bool = False,
+    influence: bool = False,
     progress: Listener = ignore,
 ) -> Audit:
     """Run every stage of a planned audit; what is stored already is kept. Arguments as in `audit`."""
@@ -200,4 +211,6 @@ def carry_out(
         stages.neighbors(run, progress=progress)
         stages.regions(run, progress=progress)
         stages.report(run, progress=progress)
+        if influence:
+            stages.influence(run, progress=progress)  # last, so that there is a report without it too
     return Audit(path=run.path, scores=scores, summary=run.read_json("audit.json"))

@@ -29,6 +29,7 @@ STAGES = {
     "adjusted": "score",
     "latents": "fit",
     "cells": "regions",
+    "influence": "influence",
 }
 
 

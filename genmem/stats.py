@@ -227,6 +227,25 @@ def student_quantile(level: float, df: ArrayLike) -> FloatArray:
     return np.asarray(np.where(np.isinf(df), stats.norm.ppf(level), stats.t.ppf(level, finite)))
 
 
+def share_interval(count: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's interval of a share, `count` of `n`; NaN without any.
+
+    It never leaves [0, 1] and has a width even where all or none are counted.
+
+    References:
+        Probable Inference, the Law of Succession, and Statistical Inference (Wilson, 1927), JASA 22.
+
+    >>> [round(bound, 3) for bound in share_interval(128, 128)]
+    [0.971, 1.0]
+    """
+    if n < 1:
+        return np.nan, np.nan
+    z2, share = float(stats.norm.ppf((1 + level) / 2)) ** 2, count / n
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def repeat_means(per_repeat: ArrayLike) -> FloatArray:
     """Return the mean (L,) of all examples in each repeat; with failed splits, of the examples that have one there.
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from genmem.findings import find
+from genmem.findings_influence import find_influence, influence_of
 from genmem.run import Run
 from genmem.scored import correction_of, estimate_of, has_encoder, sampled
 from genmem.validity import checks
@@ -31,7 +32,7 @@ LEFT_OUT = {
 def summarise(run: Run) -> dict[str, Any]:
     """Return the contents of audit.json for a run whose stages are done."""
     times = run.read_json("times.json") or {}
-    groups = run.read_json("results/groups.json") or []
+    groups, shaped = run.read_json("results/groups.json") or [], influence_of(run)
     return {
         "schema_version": SCHEMA_VERSION,
         "genmem_version": __version__,
@@ -41,8 +42,9 @@ def summarise(run: Run) -> dict[str, Any]:
         "environment": _environment(run),
         "wall_time": {**times, "total": round(sum(times.values()), 3)},
         "checks": checks(run),
-        "findings": find(run, groups),
+        "findings": find(run, groups) + find_influence(run),
         "groups": groups,
+        **({} if shaped is None else {"influence": shaped.asked()}),
         "limitations": _limitations(run),
         "files": {"scores": "scores.parquet", "report": "report.html"},
     }
@@ -153,6 +155,12 @@ def _limitations(run: Run) -> list[str]:
         found.append(
             f"log p is estimated through {through}, which fits examples it was not trained on less well. That part "
             "of a score is not in the density itself; more importance samples do not remove it."
+        )
+    if (shaped := influence_of(run)) is not None and shaped.about["method"] == "trajectory":
+        found.append(
+            "Influence is a first-order account of one training run. On networks such accounts have been found to "
+            "agree hardly at all with retraining once without one example; how far this one agrees with the "
+            "memorization score is among the findings."
         )
     if splits.get("folds") == 2 and splits.get("repeats", 0) < 3:
         found.append("Two folds leave no placebo: p-values need three folds, or three repeats.")

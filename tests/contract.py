@@ -45,7 +45,7 @@ def check_density(model, X, *, tolerance=1e-5, samples_vary=True):
 
 def _check_saved(fitted, X, log_p, tolerance):
     with tempfile.TemporaryDirectory() as folder:
-        again = load_model(save_model(fitted, Path(folder) / "model.safetensors"))
+        again = load_model(save_model(fitted, Path(folder) / "model.safetensors"), trust=True)
     assert type(again) is type(fitted)
     np.testing.assert_allclose(again.score_samples(X), log_p, atol=tolerance, err_msg="saved and loaded")
     np.testing.assert_array_equal(draw(again, 3, seed=5), draw(fitted, 3, seed=5), err_msg="samples after loading")

@@ -51,6 +51,7 @@ def test_audit_from_end_to_end(name, tmp_path):
     assert summary["asked"]["log_prob"] == ("exact" if exact else "bound" if name == "diffusion" else "importance")
     assert (summary["asked"]["importance_samples"] is None) == exact
     assert "report.html" in {path.name for path in done.path.iterdir()}
+    assert ("by a lower bound" in done.findings[0]["sentence"]) == (name == "diffusion")
 
 
 def test_images_are_flattened_for_models_of_vectors_and_digits_reshaped_for_models_of_images(tmp_path):
@@ -63,6 +64,12 @@ def test_images_are_flattened_for_models_of_vectors_and_digits_reshaped_for_mode
     colour = genmem.load(np.zeros((4, 3, 8, 8), np.uint8))
     assert shape_for(make_model("conv-vae"), colour).X.shape == (4, 8, 8, 3)
     assert shape_for(make_model("conv-vae"), genmem.load(np.zeros((4, 9, 7, 3)))).X.shape == (4, 9, 7, 3)
+    assert shape_for(make_model("diffusion"), genmem.load("digits", subset=9)).X.shape == (9, 64)
+    channels_first = genmem.load(np.arange(4 * 3 * 8 * 9, dtype=np.float32).reshape(4, 3, 8, 9))
+    reordered = shape_for(make_model("diffusion"), channels_first).X
+    np.testing.assert_array_equal(reordered, np.moveaxis(channels_first.X, 1, -1))
+    assert shape_for(make_model("diffusion"), genmem.load(np.zeros((4, 1, 8, 8), np.uint8))).X.shape == (4, 8, 8)
+    assert shape_for(make_model("diffusion"), genmem.load(np.zeros((4, 3, 5, 5)))).X.shape == (4, 3, 5, 5)
     with pytest.raises(DataError, match="images for ConvVAE"):
         genmem.audit(np.random.default_rng(0).normal(size=(30, 5)), model="conv-vae", out=tmp_path / "no")
     assert not (tmp_path / "no").exists()
@@ -116,3 +123,16 @@ def test_colour_images_get_a_likelihood_of_their_levels_unless_another_is_asked_
     other = settle_model("conv-vae", {"likelihood": "bernoulli"}, colour, None)
     assert (other.likelihood, other.levels) == ("bernoulli", None)
     assert settle_model("vae", {}, genmem.load(colour.X // 128), None).levels == 2
+
+
+def test_audits_of_scikit_learns_kernels_do_not_have_the_errors_of_its_trees(tmp_path):
+    runs = [
+        genmem.audit("digits", model=name, out=tmp_path / name, subset=300, folds=3, repeats=1)
+        for name in ("kde", "kde-torch")
+    ]
+    np.testing.assert_allclose(runs[0].scores.score, runs[1].scores.score, atol=1e-4)  # log p is kept as float32
+    X = np.asarray(genmem.Run.open(runs[0].path).data().X)
+    bandwidth = genmem.Run.open(runs[0].path).plan["model"]["params"]["bandwidth"]
+    trees = genmem.KernelDensity(bandwidth=bandwidth).fit(X[:150]).score_samples(X[150:])
+    exact = genmem.TorchKernelDensity(bandwidth=bandwidth).fit(X[:150]).score_samples(X[150:])
+    assert abs(trees - exact).max() > 1, "scikit-learn's trees got better: leaf_size need not be set any more"

@@ -12,7 +12,7 @@ from torch import nn
 
 from genmem.errors import ModelError
 from genmem.models.diffusion import DiffusionModel
-from genmem.models.diffusion_bound import positions
+from genmem.models.diffusion_bound import _linear_terms, positions
 from genmem.models.diffusion_schedule import OWN, make_betas, make_schedule
 from genmem.models.evaluation import DRAWS, log_prob, stream_noise, summarise
 
@@ -93,6 +93,13 @@ def test_an_untrained_network_has_the_log_density_of_a_gaussian():
     found = log_prob(model.make_module((3,)), torch.from_numpy(X), draws=16, seed=0)
     np.testing.assert_allclose(found.log_prob, norm.logpdf(X, model.shift, model.scale).sum(1), atol=1e-4)
     assert found.variance.max() < 1e-8
+
+
+def test_noise_that_leaves_much_of_the_example_is_accounted_for():
+    # Three steps leave half of the signal, so that KL(q(x_T | x_0) || N(0, I)) counts; the bound is still tight.
+    schedule = make_schedule(np.full(3, 0.2), "large")
+    assert schedule.alpha_bar[-1] > 0.5
+    assert _linear_terms(schedule) == pytest.approx((0.5 * math.log(2 * math.pi), 0.5))
 
 
 @pytest.mark.parametrize("timesteps", [2, 25, 400])

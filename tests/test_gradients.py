@@ -65,12 +65,11 @@ def test_products_equal_the_loop(name, dtype):
     assert str(ways).startswith(f"100% of {sum(p.numel() for p in module.parameters()):,} parameters")
     if name == "bare":
         assert set(ways.unused) == {"unused.weight", "unused.bias"}
-        assert {"scale", "sly.weight", "norm.parametrizations.weight.original0", "attention.in_proj_weight"} <= set(
-            ways.vmap
-        )
+        assert {"sly.weight", "norm.parametrizations.weight.original0", "attention.in_proj_weight"} <= set(ways.vmap)
+        assert {"scale"} <= set(ways.copies)
         assert {"first.weight", "first.bias", "twice.weight", "twice.bias", "tied.bias", "sly.bias"} <= set(ways.hooks)
     else:
-        assert not ways.vmap and not ways.loop and not ways.unused
+        assert not ways.copies and not ways.vmap and not ways.loop and not ways.unused
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
@@ -122,7 +121,8 @@ def test_vae_with_draws_equals_the_loop(likelihood, hooks):
     noise = torch.randn(3, 7, 3), torch.randn(5, 4, 3)  # as many draws as examples are tried, and more
     gradients = check(module, x.round(), z.round(), noise=noise, hooks=hooks)
     bare = {"log_variance"} if likelihood == "gaussian" else set()
-    assert set(gradients.coverage.vmap) == (bare if hooks else set(gradients.trained))
+    assert set(gradients.coverage.copies) == (bare if hooks else set())
+    assert set(gradients.coverage.vmap) == (set() if hooks else set(gradients.trained))
 
 
 @pytest.mark.parametrize("per", ["call", "example"])
@@ -300,7 +300,8 @@ def test_a_network_with_noise_of_its_own_is_differentiated_under_one_noise():
     module = OwnNoise().double()
     x = data(5, (4,), torch.float64)
     gradients = PerExampleGradients(module, x)
-    assert set(gradients.coverage.loop) == {"bare"}
+    assert set(gradients.coverage.copies) == {"bare"}
+    assert set(PerExampleGradients(module, x, hooks=False).coverage.loop) == set(gradients.trained)
     before = torch.random.get_rng_state()
     found = gradients.features(x, draws=3, seed=8)
     assert torch.equal(before, torch.random.get_rng_state())
@@ -309,6 +310,39 @@ def test_a_network_with_noise_of_its_own_is_differentiated_under_one_noise():
     direction = gradients.gradient(x, draws=3, seed=8)
     torch.testing.assert_close(gradients.along(x, direction, draws=3, seed=8), rows @ rows.sum(0))
     assert gram(gradients.features_by_draw(x, None, draws=4)).shape == (5, 4, 4)
+
+
+class Bent(nn.Module):
+    """Bare parameters of several shapes, used position by position or across examples."""
+
+    def __init__(self, across=""):
+        super().__init__()
+        self.across = across
+        self.layer = nn.Linear(3, 3)
+        self.scalar, self.row = nn.Parameter(torch.tensor(0.3)), nn.Parameter(torch.randn(3))
+        self.table, self.taken = nn.Parameter(torch.randn(5, 3)), nn.Parameter(torch.randn(4))
+
+    def forward(self, x, draws=1):  # x: (batch, 5 positions, 3), of which 3 examples are tried
+        h = torch.tanh(self.layer(x) * self.row + self.table) * self.scalar.exp()
+        if self.across == "large" and len(x) > 4:
+            h = h * self.row[0]
+        return (h * self.taken[:3]).square().sum((1, 2)) + self.taken[3] ** 2
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_parameters_used_element_by_element_go_by_copies(dtype):
+    torch.manual_seed(16)
+    ways = check(Bent().to(dtype), data(7, (5, 3), dtype), data(4, (5, 3), dtype, 1)).coverage
+    assert set(ways.copies) == {"scalar", "row", "table"}
+    assert set(ways.vmap) == {"taken"}  # taken[:3] of copies would be those of three examples
+    assert "100% of 35 parameters (12 by hooks, 19 by copies, 4 by vmap)" == str(ways)
+
+
+def test_copies_are_checked_against_a_plain_backward_pass():
+    torch.manual_seed(17)
+    x = data(6, (5, 3), torch.float32)
+    with pytest.raises(ModelError, match="add up"):
+        PerExampleGradients(Bent("large"), x).features(x)
 
 
 def test_plain_losses_frozen_parameters_and_uint8():

@@ -15,7 +15,7 @@ LAYERS = (
     ("cli",),
     ("pipeline",),
     ("stages",),
-    ("summary", "validity", "scored", "findings", "estimate", "report", "plots"),
+    ("summary", "validity", "scored", "findings", "findings_influence", "estimate", "report", "plots"),
     ("leaveout", "influence", "regions"),
     ("models",),
     ("training",),

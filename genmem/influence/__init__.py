@@ -1,6 +1,20 @@
 """Which training examples shaped this one?"""
 
 from genmem.influence.dispatch import influence_scores, self_influence
+from genmem.influence.ledger import Ledger
 from genmem.influence.mixtures import spherical_mixture_first_order, spherical_mixture_influence
+from genmem.influence.tracin import TopInfluences, top_influences
+from genmem.influence.visits import Trained
+from genmem.influence.weights import checkpoint_weights
 
-__all__ = ["influence_scores", "self_influence", "spherical_mixture_first_order", "spherical_mixture_influence"]
+__all__ = [
+    "Ledger",
+    "TopInfluences",
+    "Trained",
+    "checkpoint_weights",
+    "influence_scores",
+    "self_influence",
+    "spherical_mixture_first_order",
+    "spherical_mixture_influence",
+    "top_influences",
+]

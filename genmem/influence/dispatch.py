@@ -1,6 +1,6 @@
-"""Influence by the way that fits the model: a formula where there is one, refits where there is none."""
+"""Influence by the way that fits the model: gradients, a formula where there is one, refits where there is none."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,13 +12,17 @@ from sklearn.neighbors import KernelDensity
 
 from genmem.errors import ModelError
 from genmem.influence.closed_form import kernel_influence, kernel_self_influence, knn_influence, knn_self_influence
-from genmem.influence.examples import flat_examples, same_width
+from genmem.influence.examples import flat_examples, groups_of, same_width
+from genmem.influence.ledger import Ledger
 from genmem.influence.mixtures import mixture_influence, mixture_self_influence
-from genmem.models.base import is_count, require
+from genmem.influence.tracin import network_scores, network_self_influence
+from genmem.influence.visits import Settings, Trained
+from genmem.models.base import DeepDensity, is_count, require
 from genmem.models.kernel_shapes import check_kernel
 from genmem.models.knn import KNNDensity
 from genmem.models.torch_gmm import TorchGaussianMixture
 from genmem.models.torch_kde import TorchKernelDensity, bandwidth_for
+from genmem.progress import Listener, ignore
 
 FloatArray = NDArray[np.float64]
 MODELS = (KernelDensity, TorchKernelDensity, KNNDensity, GaussianMixture, TorchGaussianMixture)
@@ -41,13 +45,23 @@ def influence_scores(
     weights: str = "complete",
     draws: int = 16,
     seed: int = 0,
+    scale: str = "dot",
+    loss: str = "trained",
+    groups: ArrayLike | None = None,
+    checkpoints: Sequence[int] | None = None,
+    ledger: Ledger | None = None,
+    progress: Listener = ignore,
     executor: Executor | None = None,
 ) -> FloatArray:
     """Return how much each training example shaped the model at each query: (n_train, n_query), nats.
 
     `IF(x_i, z) = l(z; without x_i) - l(z; all)` with l = -log p. Positive: x_i is a proponent of z, training on it
-    makes z likelier. Negative: an opponent. Images are flattened.
+    makes z likelier. Negative: an opponent.
 
+    - Networks (any fitted `DeepDensity` with a trajectory, or `Trained`): TracIn, the sum over checkpoints of
+      w_c <g_c(x_i), g_c(z)>, with g_c the gradient of the loss that was trained (with its beta, not -log p), averaged
+      over `draws` draws that are independent between x_i and z. It is what training on x_i took off the loss of z, to
+      first order, not a refit without it. `top_influences` has the strongest only, without the matrix.
     - scikit-learn's `KernelDensity` (any kernel of Euclidean distances; bandwidths "scott" and "silverman" depend on
       the number of examples, so leaving one out changes them) and `TorchKernelDensity`: exact, whether fitted or
       not. With the Gaussian kernel always finite: an example on its own, the next one r bandwidths away, has a
@@ -59,18 +73,32 @@ def influence_scores(
       without one example, from where the fit with all had settled, each until the mean log p changes by less than
       1e-12. That fit with all starts from the given mixture where it is fitted, else from a fit of its own.
 
+    Images are flattened for all but networks.
+
     Args:
         model: one of the above.
-        X_train: (n_train, *event) what the model is, or is to be, fitted to.
+        X_train: (n_train, *event) what the model is, or is to be, fitted to; of a network also some of it.
         X_query: (m, *event); may be the training examples.
-        weights: of checkpoints; plays no part for these models.
-        draws: of latent variables; plays no part for these models.
-        seed: of the fit of a mixture without a fit and a random_state of its own; else plays no part.
+        weights: of checkpoints, see `checkpoint_weights`; networks only, as are all of the following but the seed.
+        draws: of latent variables, for each example and checkpoint; networks that draw nothing have one.
+        seed: of the draws, or of the fit of a mixture without a fit and a random_state of its own.
+        scale: "dot"; "cosine", divided by the norms of x_i and z; or "query", by that of x_i alone, for large
+            gradients win every dot product. Norms are those of all checkpoints together, sqrt(sum_c w_c |g_c|^2) with
+            gradients averaged over draws, so a cosine lies within [-1, 1]. Neither is in nats.
+        loss: "trained", or "paper" for the variational auto-encoders of published code: squared error, a third of it
+            for colour images, and the same draws for all examples. For comparison with it only.
+        groups: (m,) the group of each query, integers from 0 without gaps: the losses of a group are summed, and it
+            counts as one query.
+        checkpoints: positions in the trajectory of those to use; None: all.
+        ledger: where sums are kept, so that a killed computation resumes.
+        progress: is told of every finished block.
         executor: runs the refits of a mixture; without it, this process does.
 
     Raises:
         DataError: the arrays are empty, not finite or do not fit each other, or leave too few examples for a fit.
-        ModelError: another model, or settings with which it cannot be fitted.
+        ModelError: another model, settings with which it cannot be fitted, a network without a trajectory, or one
+            whose loss has no gradient for each example.
+        RunMismatchError: the ledger is that of another computation.
 
     References:
         Understanding Instance-based Interpretability of Variational Auto-Encoders (Kong & Chaudhuri, 2021),
@@ -82,10 +110,23 @@ def influence_scores(
            [ 0.069],
            [-0.405]])
     """
+    if isinstance(model, DeepDensity | Trained):
+        return network_scores(
+            model,
+            X_train,
+            X_query,
+            scale=scale,
+            groups=groups,
+            ledger=ledger,
+            progress=progress,
+            settings=Settings(weights, draws, seed, loss, checkpoints),
+        )
     way = _way(model, seed, executor)
+    _refuse_gradients(scale, loss)
     X, Z = flat_examples(X_train, "X_train", way.least), flat_examples(X_query, "X_query")
     same_width(np.asarray(X_train), np.asarray(X_query))
-    return way.of_each(X, Z)
+    scores = way.of_each(X, Z)
+    return scores if groups is None else _summed(scores, groups_of(groups, len(Z)))
 
 
 def self_influence(
@@ -96,28 +137,59 @@ def self_influence(
     draws: int = 16,
     seed: int = 0,
     return_std: bool = False,
+    loss: str = "trained",
+    checkpoints: Sequence[int] | None = None,
+    ledger: Ledger | None = None,
+    progress: Listener = ignore,
     executor: Executor | None = None,
 ) -> FloatArray | tuple[FloatArray, FloatArray]:
     """Return how much each training example shaped the model at itself: (n,), nats.
 
     The diagonal of `influence_scores(model, X, X)`, without the matrix; see there for models, arguments and errors.
-    It is never below log((n-1)/n) for k-NN and kernel densities.
+    It is never below log((n-1)/n) for k-NN and kernel densities. For networks it is sum_c w_c |E g_c(x)|^2, estimated
+    without bias from pairs of different draws (the square of an average over draws is too large by their variance
+    over their number): it may come out negative. loss="paper" has that square.
 
     Args:
         model: as there.
         X: (n, *event).
         weights: as there.
-        draws: as there.
+        draws: as there; 2 or more.
         seed: as there.
-        return_std: return a pair, with the standard error over draws: 0 for these models.
+        return_std: return a pair, with the standard error over draws (the jackknife): 0 for models that draw nothing,
+            NaN with 2 draws or loss="paper".
+        loss: as there.
+        checkpoints: as there.
+        ledger: as there.
+        progress: as there.
         executor: as there.
 
     >>> self_influence(KernelDensity(bandwidth=1.0), [[0.0], [1.0], [8.0]]).round(2)
     array([ 0.57,  0.57, 24.09])
     """
+    if isinstance(model, DeepDensity | Trained):
+        settings = Settings(weights, draws, seed, loss, checkpoints)
+        found = network_self_influence(model, X, ledger=ledger, progress=progress, settings=settings)
+        return found if return_std else found[0]
     way = _way(model, seed, executor)
+    _refuse_gradients("dot", loss)
     scores = way.on_itself(flat_examples(X, "X", way.least))
     return (scores, np.zeros(len(scores))) if return_std else scores
+
+
+def _refuse_gradients(scale: str, loss: str) -> None:
+    if (scale, loss) != ("dot", "trained"):
+        raise ModelError(
+            expected='scale="dot" and loss="trained" for a model without gradients',
+            got=f"scale={scale!r}, loss={loss!r}",
+            do="Leave them out.",
+        )
+
+
+def _summed(scores: FloatArray, groups: NDArray[np.intp]) -> FloatArray:
+    total = np.zeros((len(scores), groups.max() + 1))
+    np.add.at(total.T, groups, scores.T)
+    return total
 
 
 def _way(model: Any, seed: int, executor: Executor | None) -> _Way:
@@ -137,7 +209,7 @@ def _way(model: Any, seed: int, executor: Executor | None) -> _Way:
             least=max(3, model.n_components + 1),
         )
     raise ModelError(
-        expected=f"a model whose influence is known: {', '.join(known.__name__ for known in MODELS)}",
+        expected=f"a DeepDensity, or one of {', '.join(known.__name__ for known in MODELS)}",
         got=f"a class, {model.__name__}" if isinstance(model, type) else kind.__name__,
         do="Pass one of these. For other models the memorization score says what leaving examples out does to them.",
     )

@@ -39,3 +39,22 @@ def same_width(X_train: NDArray[Any], X_query: NDArray[Any]) -> None:
             got=f"{X_query.shape[1:]}",
             do="Pass both in the same form.",
         )
+
+
+def groups_of(groups: ArrayLike | None, n: int) -> NDArray[np.intp]:
+    """Return the group of each of n queries, integers from 0 without gaps; without groups, each is its own.
+
+    Raises:
+        DataError: they are something else.
+    """
+    if groups is None:
+        return np.arange(n)
+    found = np.asarray(groups)
+    whole = found.shape == (n,) and found.dtype.kind in "iu"
+    if not whole or not np.array_equal(np.unique(found), np.arange(found.max() + 1)):
+        raise DataError(
+            expected=f"a group for each of {n} queries, integers from 0 without gaps",
+            got=f"shape {found.shape}, dtype {found.dtype}" + (f", {np.unique(found)[:5]}..." if whole else ""),
+            do="Number them with np.unique(groups, return_inverse=True)[1].",
+        )
+    return found.astype(np.intp)

@@ -68,6 +68,17 @@ def vmap_rows(loss: PerExampleLoss, names: Sequence[str], x: Tensor, noise: Tens
     return {name: values.reshape(len(x), -1) for name, values in rows.items()}
 
 
+def copies_of(parameters: Mapping[str, Tensor], dimensions: Mapping[str, int], n: int) -> dict[str, Tensor]:
+    """Return each parameter once for each example: (n, 1, ..., 1, *shape), with so many ones as `dimensions` says.
+
+    A network that uses a parameter in element-wise operations only does not notice, and the gradient of a copy is
+    that of its example, from the one backward pass that the layers need anyway.
+    """
+    return {
+        name: parameters[name].expand(n, *(1,) * ones, *parameters[name].shape) for name, ones in dimensions.items()
+    }
+
+
 def loop_rows(losses: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the gradient of each loss by a backward pass of its own: (batch, size) for each parameter."""
     found = [_gradient(value, parameters) for value in losses]

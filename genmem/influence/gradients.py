@@ -8,7 +8,7 @@ Numbers do not depend on how examples are cut into batches, up to the rounding o
 1e-6 of |g_x| |g_z| in float32); sums over layers and terms are kept in float64.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -178,23 +178,29 @@ class PerExampleGradients:
         x, noise = self._cast(x, noise)
         n = len(x)
         layers = {layer: self._layers[layer] for layer, _ in self._reading.names}
-        losses, calls = forward(layers, lambda: self._run(x, noise, draws=draws, seed=seed))
+        copies = fallback.copies_of(self.trained, self._copied, n)
+        losses, calls = forward(layers, lambda: self._under(copies or None, x, noise, draws, seed))
         refuse_shape(losses, n)
         looped = {name: self.trained[name] for name in self.coverage.loop}
         checked = {} if self._verified else dict(self.trained)
         unused = [self.trained[name] for name in self.coverage.unused]
-        others = [*unused, *checked.values()]
+        others = [*copies.values(), *unused, *checked.values()]
         backs, found = backward(losses.sum(), calls, others, keep=bool(looped))
+        rows = {name: dense(g, copies[name]).reshape(n, -1) for name, g in zip(copies, found, strict=False)}
+        found = found[len(copies) :]
         refuse_used(dict(zip(self.coverage.unused, found, strict=False)))
         with torch.no_grad():
             pieces = probing.read(self.module, self._reading, calls, backs, n)
             for name in self.coverage.hooks.keys() - pieces.keys():
                 pieces[name] = Rows(losses.new_zeros(n, self.trained[name].numel()))
-        rows = loop_rows(losses, looped) if looped else {}
+        rows |= loop_rows(losses, looped) if looped else {}
         if self.coverage.vmap:
             rows |= vmap_rows(self.loss, list(self.coverage.vmap), x, noise)
         pieces |= {name: Rows(values) for name, values in rows.items()}
-        refuse_wrong(pieces, dict(zip(checked, found[len(unused) :], strict=True)))
+        truth = dict(zip(checked, found[len(unused) :], strict=True))
+        if checked and copies:  # what flows through copies always adds up
+            truth |= self.gradient(x, noise, draws=draws, seed=seed)
+        refuse_wrong(pieces, truth)
         self._verified = True
         return Features({name: pieces[name] for name in self.trained if name in pieces}, n, by_draw)
 
@@ -245,16 +251,19 @@ class PerExampleGradients:
         with torch.no_grad():
             self._reading = probing.reading_of(self.module, probes, self.trained) if hooks else nothing
         self._layers = probing.layers_of(self.module)
-        self.coverage = self._coverage(x, noise, here, hooks)
-
-    def _coverage(self, x: Tensor, noise: Tensor | None, here: probing.Probe, hooks: bool) -> Coverage:
-        sizes = {name: p.numel() for name, p in self.trained.items()}
         read = set(self._reading.names.values())
-        unused = [name for name in sizes if hooks and name not in here.used and name not in read]
-        rest = [name for name in sizes if name not in read and name not in unused]
+        unused = [name for name in self.trained if hooks and name not in here.used and name not in read]
+        rest = [name for name in self.trained if name not in read and name not in unused]
+        self._copied = probing.by_copies(run, rest, self.trained, probes) if hooks else {}
+        rest = [name for name in rest if name not in self._copied]
         mapped = [] if self._draws_own else probing.by_vmap(self.loss, rest, x, noise, here.truth)
         looped = [name for name in rest if name not in mapped]
-        ways = {"hooks": read, "vmap": mapped, "loop": looped, "unused": unused}
+        self.coverage = self._coverage(
+            {"hooks": read, "copies": self._copied, "vmap": mapped, "loop": looped, "unused": unused}
+        )
+
+    def _coverage(self, ways: Mapping[str, Collection[str]]) -> Coverage:
+        sizes = {name: p.numel() for name, p in self.trained.items()}
         return Coverage(
             **{way: {name: size for name, size in sizes.items() if name in names} for way, names in ways.items()},
             frozen={name: p.numel() for name, p in self.module.named_parameters() if not p.requires_grad},

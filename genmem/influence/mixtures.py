@@ -18,12 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist
-from sklearn.base import clone
 
 from genmem.errors import DataError
 from genmem.influence.examples import flat_examples, same_width
 from genmem.models.mixture_refits import log_probs_without, settled_mixture
-from genmem.seeding import seed32
 
 FloatArray = NDArray[np.float64]
 _PARTS = 64  # jobs an executor is given
@@ -46,7 +44,7 @@ def mixture_self_influence(model: Any, X: FloatArray, seed: int = 0, executor: E
 
 
 def _by_refits(model: Any, X: FloatArray, Z: FloatArray | None, seed: int, executor: Executor | None) -> FloatArray:
-    start = settled_mixture(_seeded(model, seed), X)
+    start = settled_mixture(model, X, seed)
     before = start.score_samples(X if Z is None else Z)
     parts = np.array_split(np.arange(len(X)), min(_PARTS, len(X)))
     arguments = [(start, X, part, Z) for part in parts]
@@ -57,12 +55,6 @@ def _by_refits(model: Any, X: FloatArray, Z: FloatArray | None, seed: int, execu
     if unsettled := sum(count for _, count in found):
         warnings.warn(f"EM did not settle in {unsettled} of {len(X)} refits without an example.", stacklevel=5)
     return np.asarray(before - np.concatenate([after for after, _ in found]))
-
-
-def _seeded(model: Any, seed: int) -> Any:
-    if hasattr(model, "means_") or model.random_state is not None:
-        return model
-    return clone(model).set_params(random_state=seed32(seed, "mixture"))
 
 
 # --- closed form

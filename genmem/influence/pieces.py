@@ -42,7 +42,8 @@ class Rows:
 
     def squares(self) -> Tensor:
         """Return the squared norm of each gradient: (n,)."""
-        return self.values.square().sum(1)
+        norms: Tensor = torch.linalg.vector_norm(self.values, dim=1)
+        return norms.square()
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ Hooks see the layers that are called, not what the network does with their weigh
 dimension counts the examples. So nothing is assumed: each loss is differentiated by itself, with the parameters as
 they are and with all of them moved at random (a layer that ends in zeros would hide those before it). A layer's
 layout is the one under which one example's loss sends nothing to another's calls. A parameter is read off its layers
-if that gives its gradient for every example in both networks, else it goes by `vmap`, else by one backward pass for
-each example.
+if that gives its gradient for every example in both networks; else each example gets its own copy of it, if that does;
+else it goes by `vmap`, else by one backward pass for each example.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -17,11 +18,12 @@ from torch import Tensor, nn
 
 from genmem.errors import ModelError
 from genmem.influence.capture import Call, Layout, Place, backward, forward, possible_layouts
-from genmem.influence.fallback import PerExampleLoss, dense, vmap_rows
+from genmem.influence.fallback import PerExampleLoss, copies_of, dense, vmap_rows
 from genmem.influence.layers import joined, kind_of, pieces_of
 from genmem.influence.pieces import Piece, Rows
 
 MOVED_BY = 0.05
+MOST_ONES = 3  # dimensions of 1 between the examples and the shape of a parameter: draws, positions
 Run = Callable[[Mapping[str, Tensor] | None], Tensor]
 
 
@@ -29,11 +31,13 @@ Run = Callable[[Mapping[str, Tensor] | None], Tensor]
 class Coverage:
     """By which way the gradient of each parameter is computed; each maps names to numbers of values.
 
-    `hooks`: read off the layers; `vmap`: by `torch.func.vmap`; `loop`: by a backward pass for each example; `unused`:
-    the loss does not depend on them, their gradient is 0; `frozen`: `requires_grad` is false, they are left out.
+    `hooks`: read off the layers; `copies`: each example has a copy of its own; `vmap`: by `torch.func.vmap`; `loop`:
+    by a backward pass for each example; `unused`: the loss does not depend on them, their gradient is 0; `frozen`:
+    `requires_grad` is false, they are left out.
     """
 
     hooks: Mapping[str, int] = field(default_factory=dict)
+    copies: Mapping[str, int] = field(default_factory=dict)
     vmap: Mapping[str, int] = field(default_factory=dict)
     loop: Mapping[str, int] = field(default_factory=dict)
     unused: Mapping[str, int] = field(default_factory=dict)
@@ -42,10 +46,11 @@ class Coverage:
     @property
     def covered(self) -> int:
         """The number of parameters whose gradients count, zeros included."""
-        return sum(sum(part.values()) for part in (self.hooks, self.vmap, self.loop, self.unused))
+        return sum(sum(part.values()) for part in (self.hooks, self.copies, self.vmap, self.loop, self.unused))
 
     def __str__(self) -> str:
-        ways = {"by hooks": self.hooks, "by vmap": self.vmap, "by a loop": self.loop, "unused": self.unused}
+        ways = {"by hooks": self.hooks, "by copies": self.copies, "by vmap": self.vmap, "by a loop": self.loop}
+        ways["unused"] = self.unused
         found = ", ".join(f"{sum(part.values()):,} {way}" for way, part in ways.items() if part)
         left, total = sum(self.frozen.values()), self.covered + sum(self.frozen.values())
         if not left:
@@ -68,6 +73,7 @@ class Probe(NamedTuple):
     backs: Sequence[Sequence[Tensor | None]]  # of each example, of each call
     truth: Mapping[str, Tensor]  # (examples, size)
     used: set[str]  # what some loss depends on
+    parameters: Mapping[str, Tensor]  # those that were moved
 
 
 def read(
@@ -132,7 +138,8 @@ def probe(module: nn.Module, run: Run, trained: Mapping[str, Tensor], moved: boo
     if moved and not all(bool(torch.isfinite(g).all()) for g in gradients):
         return None
     used = {name for i, name in enumerate(parameters) if any(grads[i] is not None for _, grads in found)}
-    return Probe(calls, [backs for backs, _ in found], dict(zip(parameters, gradients, strict=True)), used)
+    truth = dict(zip(parameters, gradients, strict=True))
+    return Probe(calls, [backs for backs, _ in found], truth, used, parameters if moved else {})
 
 
 def _moved(trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -222,6 +229,37 @@ def _examples(layout: Layout, lead: tuple[int, ...], n: int) -> tuple[tuple[int,
     numbered = torch.arange(int(torch.Size(lead).numel())).view(*lead, 1)
     rows = layout.arrange(numbered, len(lead), n).flatten(1)
     return tuple(tuple(sorted(row)) for row in rows.tolist())
+
+
+def by_copies(run: Run, names: Sequence[str], trained: Mapping[str, Tensor], probes: Sequence[Probe]) -> dict[str, int]:
+    """Return which of these parameters each example may have a copy of, and the ones in the shape of the copies."""
+    found: dict[str, int] = {}
+    for name in names:
+        for ones in range(MOST_ONES):
+            if all(_copies_are_right(run, name, ones, trained, one) for one in probes):
+                found[name] = ones
+                break
+    return found
+
+
+def _copies_are_right(run: Run, name: str, ones: int, trained: Mapping[str, Tensor], one: Probe) -> bool:
+    """Return whether each loss depends on the copy of its example only, by the gradient that autograd gives."""
+    n = len(one.backs)
+    parameters = {**trained, **one.parameters}
+    copy = copies_of(parameters, {name: ones}, n)[name].detach().requires_grad_()
+    try:
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they are about a shape that nobody but this function asks for
+            losses = run({**one.parameters, name: copy})
+        if losses.shape != (n,):
+            return False
+        rows = [torch.autograd.grad(loss, copy, retain_graph=True, allow_unused=True)[0] for loss in losses]
+    except Exception:  # whatever a network does with a shape that it was not made for
+        return False
+    seen = torch.stack([dense(row, copy).reshape(n, -1) for row in rows])  # (losses, copies, size)
+    truth = torch.zeros_like(seen)
+    truth[range(n), range(n)] = one.truth[name].to(seen)
+    return agree(seen.flatten(1), truth.flatten(1))
 
 
 def by_vmap(

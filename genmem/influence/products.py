@@ -66,11 +66,16 @@ def squared_norms(x: Features, *, scale: Direction | None = None) -> Tensor:
     return total
 
 
-def gram(x: Features) -> Tensor:
-    """Return the products of the gradients of an example's draws: (n, draws, draws), float64."""
+def gram(x: Features, *, scale: Direction | None = None) -> Tensor:
+    """Return the products of the gradients of an example's draws: (n, draws, draws), float64.
+
+    Args:
+        x: from `features_by_draw`.
+        scale: the diagonal of a preconditioner P, by parameter: then <g_j, P g_k>; see `inner`.
+    """
     total = _zeros(x, len(x) // x.draws, x.draws, x.draws)
-    for piece in x.pieces.values():
-        total += _gram(piece, x.draws)
+    for name, piece in x.pieces.items():
+        total += _gram(piece, x.draws, None if scale is None else scale[name].flatten())
     return total
 
 
@@ -91,12 +96,19 @@ def unbiased_self_influence(products: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         products: (n, m, m), from `gram`; weighted sums over checkpoints are good too.
     """
-    m = products.shape[1]
+    return unbiased_from_pairs(pairs_of_draws(products))
+
+
+def pairs_of_draws(products: Tensor) -> Tensor:
+    """Return the sum of each draw's products with all others, (n, m): all that `unbiased_self_influence` needs."""
+    return products.sum(2) - products.diagonal(dim1=1, dim2=2)
+
+
+def unbiased_from_pairs(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what `unbiased_self_influence` does, from `pairs_of_draws`: sums of them over checkpoints are good too."""
+    m, pairs = rows.shape[1], rows.sum(1)
     if m == 1:
-        return torch.full_like(products[:, 0, 0], torch.nan), torch.full_like(products[:, 0, 0], torch.nan)
-    own = products.diagonal(dim1=1, dim2=2)
-    rows = products.sum(2) - own  # of a draw with all others
-    pairs = rows.sum(1)
+        return torch.full_like(pairs, torch.nan), torch.full_like(pairs, torch.nan)
     if m == 2:
         return pairs / 2, torch.full_like(pairs, torch.nan)
     without = (pairs[:, None] - 2 * rows) / ((m - 1) * (m - 2))
@@ -134,11 +146,11 @@ def _sum_terms(products: Tensor, here: int, there: int) -> Tensor:
     return products.view(products.shape[0] // here, here, -1, there).sum((1, 3), dtype=torch.float64)
 
 
-def _gram(piece: Piece, draws: int) -> Tensor:
+def _gram(piece: Piece, draws: int, scale: Tensor | None) -> Tensor:
     """Return the products of an example's draws: (n, draws, draws), float64."""
     n = len(piece) // draws
-    if not isinstance(piece, Outer) or _written_out_is_cheaper(piece, draws):
-        parts = [_dense_gram(piece, some, draws) for some in chunks(n, draws * piece.size, 4)]
+    if scale is not None or not isinstance(piece, Outer) or _written_out_is_cheaper(piece, draws):
+        parts = [_dense_gram(piece, some, draws, scale) for some in chunks(n, draws * piece.size, 4)]
     else:
         parts = [_factored_gram(piece, some, draws) for some in chunks(n, (draws * piece.terms) ** 2)]
     return torch.cat(parts)
@@ -149,9 +161,10 @@ def _written_out_is_cheaper(piece: Outer, draws: int) -> bool:
     return draws * piece.terms * piece.kept > piece.size * (piece.terms + draws)
 
 
-def _dense_gram(piece: Piece, some: slice, draws: int) -> Tensor:
+def _dense_gram(piece: Piece, some: slice, draws: int, scale: Tensor | None) -> Tensor:
     rows = piece.dense(some.start * draws, some.stop * draws).view(-1, draws, piece.size)
-    return (rows @ rows.mT).to(torch.float64)
+    others = rows if scale is None else rows * scale.to(rows.dtype)
+    return (rows @ others.mT).to(torch.float64)
 
 
 def _factored_gram(piece: Outer, some: slice, draws: int) -> Tensor:

@@ -23,6 +23,7 @@ from genmem.training.probe import can_batch, fitting_lanes
 
 MAX_LANES = {"cpu": 40, "cuda": 400}
 WORTH_TRIALS = 2.0  # seconds of refits from which another way than a plain loop pays
+SLOW_STEP = 0.1  # seconds from which a step on a CPU is all arithmetic, and lanes have nothing to save
 WORTH_WORKERS = 30.0  # seconds of refits from which starting processes pays
 
 
@@ -106,8 +107,10 @@ def _probe(run: Run, model: DeepDensity) -> dict[str, Any]:
     ways = try_here(recipe, X, [0], run.importance_samples)
     counts = []
     if ways[0].seconds(refits, steps, scores) > WORTH_TRIALS:
-        counts = _lane_counts(recipe, X, splits)
-        ways += try_here(recipe, X, counts, run.importance_samples)
+        slow = recipe.device.type == "cpu" and ways[0].quick_step > SLOW_STEP
+        counts = [] if slow else _lane_counts(recipe, X, splits)
+        ways += try_here(recipe, X, counts, run.importance_samples, ways)
+        counts = [way.lanes for way in ways[1:]]  # those tried
     best, module = _quickest(ways, steps, scores), fresh_module(recipe, 0)
     workers = min(cpu_count(), refits)
     if recipe.device.type == "cpu" and workers > 1 and best.seconds(refits, steps, scores) > WORTH_WORKERS:

@@ -13,6 +13,7 @@ from genmem.leaveout.networks import Report, refit_networks
 from genmem.leaveout.tasks import Found, Group, Task
 from genmem.models.base import DeepDensity
 from genmem.models.naming import fresh
+from genmem.models.torch_kde import exact_leaves
 from genmem.plan import versions
 from genmem.seeding import seed32
 from genmem.storage import Arrays
@@ -88,7 +89,8 @@ def _refitted(task: Task, group: Group, lanes: int, X: NDArray[Any], report: Rep
 def _refit_other(task: Task, X: NDArray[Any], group: Group, row: int, found: Found) -> None:
     try:
         X = X.astype(np.float32) if X.dtype == np.uint8 else X  # some would square bytes as bytes
-        fitted = _seeded(fresh(task.model), task.seed, int(group.split[row])).fit(X[~group.held_out[row]])
+        model = exact_leaves(_seeded(fresh(task.model), task.seed, int(group.split[row])), len(X))
+        fitted = model.fit(X[~group.held_out[row]])
         found.arrays["log_probs"][row, 0] = _one_each(fitted.score_samples(X), len(X))
     except (Exception, SystemExit) as error:  # the model is not ours: say which refit failed, and how
         refuse_blame(error)

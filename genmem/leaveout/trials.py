@@ -17,10 +17,13 @@ from genmem.models.base import DeepDensity, as_tensor
 from genmem.models.evaluation import BLOCK, log_prob
 from genmem.models.naming import fresh
 from genmem.models.posterior import has_posterior, refit_posterior
-from genmem.training.ensemble import Recipe, fresh_module
-from genmem.training.probe import measure_pace
+from genmem.training.ensemble import Recipe, fresh_module, noise_shape
+from genmem.training.probe import TRIAL_SECONDS, measure_pace
 
-SCORED = 4 * BLOCK  # examples whose log p is timed
+SCORED = 4 * BLOCK  # examples whose log p is timed, at most
+FEWEST = 16  # and at least, where it is slow
+SLOW = 0.3  # seconds of a step of a whole batch of lanes from which more lanes only pay if so many gained much
+GAIN = 0.9  # of the seconds of a step of one network: that much
 FIRST, SECOND = 250, 500  # examples that other models are fitted to, in trials
 
 
@@ -52,15 +55,21 @@ class Way:
         return (steps * self.quick_step + scores * self.score) / self.workers
 
 
-def try_here(recipe: Recipe, X: Tensor, lane_counts: Sequence[int], draws: int) -> list[Way]:
-    """Time each number of lanes in this process, in order; 0 is the plain loop."""
-    if not lane_counts:
-        return []
-    score, refit = _score_seconds(recipe, X, draws), _refit_seconds(recipe, X)
-    found = []
+def try_here(recipe: Recipe, X: Tensor, lane_counts: Sequence[int], draws: int, known: Sequence[Way] = ()) -> list[Way]:
+    """Time each number of lanes in this process, in ascending order; 0 is the plain loop.
+
+    Where a step is slow and so many lanes gain little, larger numbers are not tried. `known` are ways tried here
+    before: log p takes what it took then.
+    """
+    found: list[Way] = []
     for lanes in lane_counts:
         pace = measure_pace(recipe, X, max(1, lanes), batched=lanes > 0)
+        before = [*known, *found]
+        score, refit = (before[0].score, before[0].refit) if before else _other_seconds(recipe, X, draws)
         found.append(Way(1, torch.get_num_threads(), lanes, pace.quick, pace.average, score, refit, _peak_bytes()))
+        little = any(pace.quick > GAIN * way.quick_step for way in before)
+        if lanes and lanes * pace.quick > SLOW and little:
+            break
     return found
 
 
@@ -72,7 +81,7 @@ def try_workers(
     with local_workers(workers, 1) as executor:
         tried = [executor.submit(_try_worker, model, rows, n_keep, lane_counts, draws) for _ in range(workers)]
         ways = [future.result() for future in tried]
-    return [_slowest(workers, same) for same in zip(*ways, strict=True)]
+    return [_slowest(workers, same) for same in zip(*ways, strict=False)]  # each may have stopped early
 
 
 def _try_worker(model: DeepDensity, X: NDArray[Any], n_keep: int, lane_counts: Sequence[int], draws: int) -> list[Way]:
@@ -93,26 +102,33 @@ def _slowest(workers: int, ways: Sequence[Way]) -> Way:
     )
 
 
-def _score_seconds(recipe: Recipe, X: Tensor, draws: int) -> float:
-    module, some = fresh_module(recipe, 0), X[:SCORED]
-    return _usual_seconds(lambda: log_prob(module, some, draws=draws, seed=0)) / len(some)
-
-
-def _refit_seconds(recipe: Recipe, X: Tensor) -> float:
-    module, some = fresh_module(recipe, 0), X[:SCORED]
+def _other_seconds(recipe: Recipe, X: Tensor, draws: int) -> tuple[float, float]:
+    """Return the seconds of log p of an example, and of refitting its posterior; 0 where there is none."""
+    module = fresh_module(recipe, 0)
+    fewest = BLOCK if noise_shape(module) is None else FEWEST  # what draws its own noise sees whole blocks
+    score = _seconds_each(lambda some: log_prob(module, some, draws=draws, seed=0), X, fewest)
     if not has_posterior(module):
-        return 0.0
-    return _usual_seconds(lambda: refit_posterior(module, some, seed=0)) / len(some)
+        return score, 0.0
+    return score, _seconds_each(lambda some: refit_posterior(module, some, seed=0), X, FEWEST)
 
 
-def _usual_seconds(call: Callable[[], object]) -> float:
-    call()
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return sorted(seconds)[1]
+def _seconds_each(call: Callable[[Tensor], object], X: Tensor, fewest: int) -> float:
+    """Return the seconds of an example, from as many examples, and calls, as a short trial allows."""
+    most = min(SCORED, len(X))
+    count = min(fewest, most)
+    call(X[:count])
+    while (seconds := _seconds(call, X[:count])) < TRIAL_SECONDS / 4 and count < most:
+        count = min(4 * count, most)
+    times = [seconds]
+    while len(times) < 3 and sum(times) < TRIAL_SECONDS:
+        times.append(_seconds(call, X[:count]))
+    return sorted(times)[(len(times) - 1) // 2] / count
+
+
+def _seconds(call: Callable[[Tensor], object], some: Tensor) -> float:
+    start = time.perf_counter()
+    call(some)
+    return time.perf_counter() - start
 
 
 def _peak_bytes() -> int:

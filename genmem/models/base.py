@@ -33,7 +33,8 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
     - optionally `noise_shape`: then both calls take standard normal `noise` of shape (draws, batch,
       *noise_shape), and lanes of several repeats may share a batch.
 
-    `example_kind` says what an example has to be: "any", "vector" or "image" ((h, w) or (h, w, 3)).
+    `example_kind` says what an example has to be: "any", "vector", "image" ((h, w) or (h, w, 3)) or
+    "image or vector".
 
     Args:
         epochs: passes over the data.

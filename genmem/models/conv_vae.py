@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from genmem.errors import DataError
 from genmem.models.base import is_count, require
 from genmem.models.likelihoods import Likelihood
+from genmem.models.scaling import Numbers, find_standards
 from genmem.models.vae_density import VAEDensity
 from genmem.models.vae_module import VAEModule, varying_columns
 
@@ -32,6 +34,7 @@ class ConvVAE(VAEDensity):
         width: channels of the first stage.
         latent_dim: the size of z.
         norm: "group" (GroupNorm) or "batch" (BatchNorm, and no biases: the network of the paper below).
+        shift, scale: of "gaussian", see `genmem.VAE`; one number each, for all pixels alike.
         likelihood, variance, levels, components, top, beta, constants: see `genmem.VAE`. Constant pixels are no part
             of log p, but the encoder sees them and the decoder returns them.
         epochs, batch_size, learning_rate, checkpoint_every, device, random_state: see `genmem.DeepDensity`.
@@ -58,6 +61,8 @@ class ConvVAE(VAEDensity):
         components: int = 5,
         top: float | None = None,
         beta: float = 1.0,
+        shift: Numbers | None = None,
+        scale: Numbers | None = None,
         constants: Sequence[Sequence[float]] | None = None,
         epochs: int = 100,
         batch_size: int = 64,
@@ -74,6 +79,8 @@ class ConvVAE(VAEDensity):
             components=components,
             top=top,
             beta=beta,
+            shift=shift,
+            scale=scale,
             constants=constants,
             epochs=epochs,
             batch_size=batch_size,
@@ -86,7 +93,7 @@ class ConvVAE(VAEDensity):
         self.norm = norm
 
     def resolve(self, X: NDArray[Any]) -> Self:
-        """Return an unfitted copy with `constants`, `levels` and `top` found in X.
+        """Return an unfitted copy with `constants`, `shift`, `scale`, `levels` and `top` found in X.
 
         Raises:
             DataError: X are no images, do not suit the likelihood, or every pixel is constant.
@@ -115,12 +122,19 @@ class ConvVAE(VAEDensity):
             latent_dim=self.latent_dim,
             beta=self.beta,
             constants=constants,
+            standards=self.make_standards(event_shape),
             look=likelihood.centred,
             width=decoder.widest,
         )
 
+    def _find_standards(self, X: NDArray[Any], left_out: list[int]) -> tuple[Numbers, Numbers]:
+        return find_standards(X, left_out, per_column=False)
+
     def _check_settings(self) -> None:
         super()._check_settings()
+        for name in ("shift", "scale"):
+            value = getattr(self, name)
+            require(name, value, lambda v: np.ndim(v) == 0 or len(v) == 0, "None, one number, or []")
         require("width", self.width, is_count, "an integer >= 1")
         require("norm", self.norm, NORMS.__contains__, f"one of {', '.join(NORMS)}")
 

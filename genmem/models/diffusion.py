@@ -1,7 +1,7 @@
 """Diffusion models of vectors and of images, with the variational bound as their log p."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -14,11 +14,12 @@ from genmem.models.base import DeepDensity, as_tensor, is_count, require
 from genmem.models.diffusion_bound import DiffusionModule, seen_by_network
 from genmem.models.diffusion_networks import MLPDenoiser, PaddedUNet, check_answer, own_network
 from genmem.models.diffusion_schedule import VARIANCES, make_betas, make_schedule
-from genmem.models.naming import _import as import_named
+from genmem.models.naming import import_callable
 from genmem.training.ensemble import isolated_streams
 
 PREDICTIONS = ("v_prediction", "epsilon", "sample")
 OBJECTIVES = ("simple", "bound")
+CHANNELS = (1, 3)
 TIMESTEPS = {"vectors": 100, "images": 1000}
 Numbers = float | Sequence[float]
 
@@ -26,8 +27,8 @@ Numbers = float | Sequence[float]
 class DiffusionModel(DeepDensity):
     """A denoising diffusion model in discrete time; `score_samples` is a lower bound of log p, in nats.
 
-    Vectors (n, d) are denoised by a small residual network of ours, images (n, h, w) or (n, h, w, channels) by
-    diffusers' UNet2DModel (`pip install 'genmem[diffusion]'`), both by the network of `network` where it is given.
+    Vectors (n, d) are denoised by a small residual network of ours, images (n, h, w) or (n, h, w, 3) by diffusers'
+    UNet2DModel (`pip install 'genmem[diffusion]'`), both by the network of `network` where it is given.
 
     Args:
         network: a callable, or its name "package.module:name", that is called with the shape of an example ((d,), or
@@ -62,6 +63,8 @@ class DiffusionModel(DeepDensity):
     >>> DiffusionModel(timesteps=50).get_params()["timesteps"]
     50
     """
+
+    example_kind: ClassVar[str] = "image or vector"
 
     def __init__(
         self,
@@ -132,7 +135,7 @@ class DiffusionModel(DeepDensity):
 
     def _make_network(self, shape: tuple[int, ...]) -> nn.Module:
         if self.network is not None:
-            make = import_named(self.network) if isinstance(self.network, str) else self.network
+            make = import_callable(self.network) if isinstance(self.network, str) else self.network
             return own_network(make, shape)
         if len(shape) == 1:
             return MLPDenoiser(shape[0], width=self.width, depth=self.depth)
@@ -152,11 +155,11 @@ class DiffusionModel(DeepDensity):
         """
         self._check_settings()
         as_tensor(X, torch.device("cpu"))
-        if X.ndim > 4:
+        if X.ndim > 4 or (X.ndim == 4 and X.shape[-1] not in CHANNELS):
             raise DataError(
-                expected="vectors (n, d), or images (n, height, width) or (n, height, width, channels)",
+                expected="vectors (n, d), or images: an array of shape (n, height, width) or (n, height, width, 3)",
                 got=f"shape {X.shape}",
-                do="Reshape the examples.",
+                do="Reshape them, with channels last (numpy.moveaxis(X, 1, -1)), or make vectors of them.",
             )
         resolved = self._copy()
         image = X.ndim > 2

@@ -9,6 +9,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 from genmem.errors import DataError, ModelError
+from genmem.seeding import seed32
 
 FloatArray = NDArray[np.float64]
 # Change of the mean log p at which EM stops, nats. It goes with the square of what is left of the way, so a parameter
@@ -17,8 +18,10 @@ TOLERANCE, ROUNDING = 1e-12, 1e-14
 STEPS, STAGES = 500, 10  # of EM, at most, in stages
 
 
-def settled_mixture(model: Any, X: FloatArray) -> Any:
+def settled_mixture(model: Any, X: FloatArray, seed: int = 0) -> Any:
     """Return the mixture on all examples, settled: `model` continued where it is fitted, else fitted and continued.
+
+    `seed` is for an unfitted one that has none of its own (`random_state=None`).
 
     Raises:
         ModelError: EM does not settle, or scikit-learn refuses the data.
@@ -26,7 +29,10 @@ def settled_mixture(model: Any, X: FloatArray) -> Any:
     """
     start = model
     if not hasattr(model, "means_") or model.means_.shape[1] != X.shape[1]:
-        start = _fitted(clone(model), X)
+        start = clone(model)
+        if start.random_state is None:
+            start.set_params(random_state=seed32(seed, "mixture"))
+        start = _fitted(start, X)
     fit, settled = _continued(start, X)
     if not settled:
         raise ModelError(

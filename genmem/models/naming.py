@@ -34,7 +34,8 @@ def make_model(name: str, settings: Mapping[str, Any] | None = None) -> Any:
             returns is not a `Density`.
     """
     given = dict(settings or {})
-    factory = _import(BUILT_IN.get(name, name))
+    _check_name(name)
+    factory = import_callable(BUILT_IN.get(name, name))
     _check_keywords(name, factory, given)
     given = _typed(factory, given)
     try:
@@ -94,6 +95,34 @@ def check_density(model: Any, name: str) -> None:
         )
 
 
+def import_callable(name: str) -> Callable[..., Any]:
+    """Return the class or function called "package.module:name".
+
+    Raises:
+        ModelError: it cannot be imported, or is not callable.
+    """
+    module_name, _, attribute = name.partition(":")
+    if not attribute:
+        raise ModelError(
+            expected="a name such as package.module:name",
+            got=repr(name),
+            do="Put a colon between the module and what is in it.",
+        )
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # importing runs the user's code
+        raise ModelError(
+            expected=f"{name} to be importable",
+            got=f"{type(error).__name__}: {error}",
+            do="Check the spelling, and that the module is installed or in the current folder.",
+        ) from error
+    if not callable(found):
+        raise ModelError(expected=f"{name} to be callable", got=type(found).__name__, do="Name a class or function.")
+    return found  # type: ignore[no-any-return]
+
+
 def parse_settings(texts: Mapping[str, str]) -> dict[str, Any]:
     """Return `--set key=value` texts as values: JSON where they parse as such, else text.
 
@@ -122,6 +151,17 @@ def _typed(factory: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, A
     return {k: [v] if k in several and isinstance(v, int | float) else v for k, v in given.items()}
 
 
+def _check_name(name: str) -> None:
+    if name not in BUILT_IN and not name.partition(":")[2]:
+        near = difflib.get_close_matches(name, BUILT_IN, n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise ModelError(
+            expected=f"a built-in model ({', '.join(BUILT_IN)}) or package.module:factory",
+            got=repr(name),
+            do=f"{hint}Correct --model.",
+        )
+
+
 def _check_keywords(name: str, factory: Callable[..., Any], given: Mapping[str, Any]) -> None:
     parameters = inspect.signature(factory).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
@@ -133,32 +173,7 @@ def _check_keywords(name: str, factory: Callable[..., Any], given: Mapping[str, 
             raise ModelError(expected=f"a setting of {name}", got=repr(key), do=hint)
 
 
-def _import(name: str) -> Callable[..., Any]:
-    module_name, _, attribute = name.partition(":")
-    if not attribute:
-        near = difflib.get_close_matches(name, BUILT_IN, n=1)
-        hint = f"Did you mean {near[0]}? " if near else ""
-        raise ModelError(
-            expected=f"a built-in model ({', '.join(BUILT_IN)}) or package.module:factory",
-            got=repr(name),
-            do=f"{hint}Correct --model.",
-        )
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except Exception as error:  # importing runs the user's code
-        raise ModelError(
-            expected=f"{name} to be importable",
-            got=f"{type(error).__name__}: {error}",
-            do="Check the spelling, and that the module is installed or in the current folder.",
-        ) from error
-    if not callable(found):
-        raise ModelError(expected=f"{name} to be callable", got=type(found).__name__, do="Name a class or function.")
-    return found  # type: ignore[no-any-return]
-
-
 def _callable(value: Any) -> Any:
     if isinstance(value, dict) and set(value) == {"callable"}:
-        return _import(str(value["callable"]))
+        return import_callable(str(value["callable"]))
     return value

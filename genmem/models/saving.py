@@ -1,8 +1,10 @@
 """A fitted model in one safetensors file: its arrays, and in the header its class and its settings."""
 
 import copy
+import hashlib
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,22 @@ from safetensors.torch import save
 
 from genmem.errors import ModelError
 from genmem.models.base import DeepDensity
-from genmem.models.naming import model_of_plan
+from genmem.models.naming import BUILT_IN, model_of_plan
 from genmem.plan import describe_model
+from genmem.rows import fingerprint
 from genmem.storage import write_atomically
 
 FORMAT = "genmem-model-1"
+# What a file may name without being trusted.
+OWN = {
+    "genmem.models.custom:ModuleDensity",
+    "genmem.models.pyro_density:PyroDensity",
+    "sklearn.mixture._gaussian_mixture:GaussianMixture",
+    "sklearn.neighbors._kde:KernelDensity",
+    *BUILT_IN.values(),
+}
 NETWORK = "network/"
+NAMES_CODE = re.compile(r"\s*[\w.]+:[\w.]+\s*$")  # package.module:name
 
 
 def save_model(model: Any, path: str | Path) -> Path:
@@ -27,6 +39,8 @@ def save_model(model: Any, path: str | Path) -> Path:
 
     Works for every `DeepDensity`, and for models of scikit-learn's kind whose learned state is arrays and numbers,
     such as `GaussianMixture`; one that keeps the data it was fitted to (`KernelDensity`, `KNNDensity`) writes them.
+
+    The header also holds a checksum of the arrays.
 
     Returns:
         The path.
@@ -36,25 +50,45 @@ def save_model(model: Any, path: str | Path) -> Path:
     """
     arrays, plain = _state(model)
     about = {"format": FORMAT, "model": describe_model(_with_settings(model)), "plain": plain}
+    about["sha256"] = _checksum(arrays)
     tensors = {name: torch.from_numpy(np.array(value, order="C")) for name, value in arrays.items()}
     payload = save(tensors, metadata={"genmem": json.dumps(about)})
     write_atomically(Path(path), lambda handle: handle.write(payload))
     return Path(path)
 
 
-def load_model(path: str | Path) -> Any:
+def load_model(path: str | Path, *, trust: bool = False) -> Any:
     """Return the fitted model in a file of `save_model`.
 
+    Args:
+        path: the file.
+        trust: a file names the class of its model, and functions among its settings. Those that are not genmem's own
+            or scikit-learn's densities are imported and called only if you trust the file: that can run any code.
+
     Raises:
-        ModelError: no such file, a damaged or foreign one, or the model's class or a callable of its settings cannot
-            be imported here.
+        ModelError: no such file, a damaged or foreign one, one that needs `trust`, or the model's class or a callable
+            of its settings cannot be imported here.
     """
     about, arrays = _read(Path(path))
+    if not trust and (named := _foreign_names(about["model"])):
+        raise ModelError(
+            expected="a model of genmem's or scikit-learn's own classes, without functions of others",
+            got=f"{', '.join(named)} in {path}",
+            do="Pass trust=True if you know where the file comes from: loading it imports and calls these.",
+        )
     model = model_of_plan(about["model"])
     try:
-        return _restore(model, arrays, about["plain"])
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        restored = _restore(model, arrays, about["plain"])
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise _foreign(Path(path), f"a state that does not fit the model ({error})") from error
+    return restored
+
+
+def _foreign_names(described: dict[str, Any]) -> list[str]:
+    """Return what a file would import that is not ours."""
+    values = [v["callable"] if isinstance(v, dict) and "callable" in v else v for v in described["params"].values()]
+    names = [described["name"], *(value for value in values if isinstance(value, str) and NAMES_CODE.match(value))]
+    return [name for name in names if name not in OWN]
 
 
 def _state(model: Any) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -117,11 +151,23 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     try:
         with read(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["genmem"])
-            if about["format"] != FORMAT:
-                raise _foreign(path, f"the format {about['format']!r}")
-            return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        described = about["model"]
+        if not (isinstance(described["name"], str) and isinstance(described["params"], dict)):
+            raise ValueError("a header without a model")
+        if about["format"] != FORMAT or not isinstance(about["plain"], dict) or not (arrays or about["plain"]):
+            raise ValueError(f"the format {about['format']!r}, or no state")
+        if about["sha256"] != _checksum({name: value.numpy() for name, value in arrays.items()}):
+            raise ValueError("arrays that do not match their checksum")
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise _foreign(path, f"{type(error).__name__}: {error}") from error
+    return about, arrays
+
+
+def _checksum(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return one checksum of all arrays, names included."""
+    parts = [f"{name} {fingerprint(np.atleast_1d(value))}" for name, value in sorted(arrays.items())]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _foreign(path: Path, got: str) -> ModelError:

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
 from sklearn.base import BaseEstimator
+from sklearn.neighbors import KernelDensity
 from torch import Tensor
 
 from genmem.errors import DataError, ModelError
@@ -21,6 +22,17 @@ from genmem.seeding import stream
 RULES = ("scott", "silverman")
 _COARSE = 24  # bandwidths tried first
 _PAIRS = 2**26  # float32 distances kept while a bandwidth is chosen
+
+
+def exact_leaves(model: Any, n: int) -> Any:
+    """Return a density with scikit-learn's trees cut to one leaf of n examples, where it is its `KernelDensity`.
+
+    Trees of several leaves add and subtract bounds: in 64 dimensions log p of a point away from the data came out wrong
+    by up to 68 nats. One leaf is every kernel summed, and no slower in many dimensions.
+    """
+    if type(model) is KernelDensity and model.leaf_size < n:
+        model.set_params(leaf_size=n)
+    return model
 
 
 class TorchKernelDensity(BaseEstimator):  # type: ignore[misc]

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from genmem.models.base import is_count, require
+from genmem.models.scaling import Numbers
 from genmem.models.vae_density import VAEDensity
 from genmem.models.vae_module import VAEModule, latent_mean
 
@@ -33,6 +34,13 @@ class VAE(VAEDensity):
         components: of "discretized_logistic": logistics of a pixel; the channels of a colour pixel share the choice.
         top: of "discretized_logistic": the value of the highest level; None finds it (levels - 1 for uint8, else 1).
         beta: the weight of KL in the training loss; log p does not depend on it.
+        shift, scale: of "gaussian": encoder and decoder work on (x - shift) / scale, and log p is that of x; a number,
+            or one for each column that varies. None finds them when data are at hand, [] takes data as they are. Data
+            are taken as they are ([] is found) if all values lie in [-10, 10], the widest column spans (largest less
+            smallest value) at least 0.1, and none that varies spans less than a thousandth of that. Else a column is
+            shifted by its mean and scaled by its standard deviation, or by a tenth of the largest distance from the
+            mean if that is more; with more than 1024 columns all are taken as one. Variances, and their floor, are
+            those of the standardised values, and the encoder sees constant columns as 0.
         constants: (column, value) pairs of flattened columns that take one value in all the data and are left out: by
             a continuous likelihood because it would diverge on them, by the others to save time (most of an MNIST
             image's margin). None finds them when data are at hand, () keeps all columns.
@@ -58,6 +66,8 @@ class VAE(VAEDensity):
         components: int = 5,
         top: float | None = None,
         beta: float = 1.0,
+        shift: Numbers | None = None,
+        scale: Numbers | None = None,
         constants: Sequence[Sequence[float]] | None = None,
         epochs: int = 100,
         batch_size: int = 64,
@@ -74,6 +84,8 @@ class VAE(VAEDensity):
             components=components,
             top=top,
             beta=beta,
+            shift=shift,
+            scale=scale,
             constants=constants,
             epochs=epochs,
             batch_size=batch_size,
@@ -99,6 +111,7 @@ class VAE(VAEDensity):
             beta=self.beta,
             constants=constants,
             look=likelihood.centred if self.likelihood == "discretized_logistic" else None,
+            standards=self.make_standards(event_shape),
             narrow=narrow,
             width=max(*self.hidden, outputs) if self.hidden else outputs,
         )

@@ -12,6 +12,7 @@ from genmem.errors import DataError, ModelError
 from genmem.models.base import DeepDensity, is_count, require
 from genmem.models.levels import MOST_LEVELS, check_values, find_levels
 from genmem.models.likelihoods import LIKELIHOODS, VARIANCES, Likelihood, make_likelihood
+from genmem.models.scaling import Numbers, Standards, are_numbers, find_standards, standards_of
 from genmem.models.vae_module import latent_mean
 
 CONTINUOUS = ("gaussian", "logit_normal")
@@ -24,7 +25,7 @@ class VAEDensity(DeepDensity):
         latent_dim: the size of z.
         likelihood, variance, levels, components, top: see `genmem.VAE`.
         beta: the weight of KL in the training loss; log p does not depend on it.
-        constants: see `genmem.VAE`.
+        shift, scale, constants: see `genmem.VAE`.
         settings: of `DeepDensity`.
     """
 
@@ -38,6 +39,8 @@ class VAEDensity(DeepDensity):
         components: int,
         top: float | None,
         beta: float,
+        shift: Numbers | None,
+        scale: Numbers | None,
         constants: Sequence[Sequence[float]] | None,
         **settings: Any,
     ) -> None:
@@ -49,10 +52,12 @@ class VAEDensity(DeepDensity):
         self.components = components
         self.top = top
         self.beta = beta
+        self.shift = shift
+        self.scale = scale
         self.constants = constants
 
     def resolve(self, X: NDArray[Any]) -> Self:
-        """Return an unfitted copy with `constants`, `levels` and `top` found in X.
+        """Return an unfitted copy with `constants`, `shift`, `scale`, `levels` and `top` found in X.
 
         Raises:
             DataError: X does not suit the likelihood, or every column is constant.
@@ -66,6 +71,11 @@ class VAEDensity(DeepDensity):
             resolved.set_params(levels=levels, top=top)
         if self.constants is None:
             resolved.set_params(constants=self._constants(X))
+        if self.likelihood == "gaussian" and (self.shift is None or self.scale is None):
+            shift, scale = self._find_standards(X, [int(column) for column, _ in resolved.constants or ()])
+            resolved.set_params(
+                shift=shift if self.shift is None else self.shift, scale=scale if self.scale is None else self.scale
+            )
         return resolved
 
     def latent_mean(self, X: NDArray[Any]) -> NDArray[np.float32]:
@@ -83,6 +93,14 @@ class VAEDensity(DeepDensity):
             top=self.top,
             channels=self._channels(event_shape),
         )
+
+    def make_standards(self, event_shape: tuple[int, ...]) -> Standards | None:
+        """Return shift and scale of examples of this shape; None where they are taken as they are."""
+        left_out = {int(column) for column, _ in self.constants or ()}
+        return standards_of(self.shift, self.scale, math.prod(event_shape), left_out)
+
+    def _find_standards(self, X: NDArray[Any], left_out: list[int]) -> tuple[Numbers, Numbers]:
+        return find_standards(X, left_out)
 
     def _constants(self, X: NDArray[Any]) -> list[list[float]]:
         channels = self._channels(X.shape[1:])
@@ -103,6 +121,12 @@ class VAEDensity(DeepDensity):
         require("beta", self.beta, lambda v: isinstance(v, int | float) and v >= 0, "a number >= 0")
         require("levels", self.levels, _are_levels, f"None or an integer from 2 to {MOST_LEVELS}")
         require("top", self.top, _is_top, "None or a number > 0")
+        require("shift", self.shift, are_numbers, "None, a number or a list of numbers")
+        positive = "None, a number > 0 or a list of them"
+        require("scale", self.scale, lambda value: are_numbers(value, above=0.0), positive)
+        if self.likelihood != "gaussian":
+            _refuse("shift", self.shift, None, self.likelihood)
+            _refuse("scale", self.scale, None, self.likelihood)
         if self.likelihood == "bernoulli":
             _refuse("levels", self.levels, None, self.likelihood)
         if self.likelihood not in CONTINUOUS:

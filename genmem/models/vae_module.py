@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genmem.models.likelihoods import Likelihood
+from genmem.models.scaling import Standards
 
 VALUES_AT_ONCE = {"cpu": 2**22, "cuda": 2**27}  # of the widest layer, while log p is computed
 SAMPLED_AT_ONCE = 2**25
@@ -29,6 +30,8 @@ class VAEModule(nn.Module):
         beta: the weight of KL in the training loss.
         constants: (column, value) pairs of flattened columns that are no part of log p.
         look: how the encoder sees an example.
+        standards: shift and scale; encoder and likelihood see standardised values, and log p is that of x. None takes
+            x as it is.
         narrow: the encoder sees the columns that vary only.
         width: values of one example in the widest layer; how many draws are decoded at once follows from it.
     """
@@ -44,6 +47,7 @@ class VAEModule(nn.Module):
         beta: float = 1.0,
         constants: Sequence[Sequence[float]] = (),
         look: Callable[[Tensor], Tensor] | None = None,
+        standards: Standards | None = None,
         narrow: bool = False,
         width: int = 1,
     ) -> None:
@@ -53,13 +57,14 @@ class VAEModule(nn.Module):
         self.constants = {int(column): float(value) for column, value in constants}
         self.varying = varying_columns(math.prod(event_shape), self.constants)
         self.encoder, self.decoder = encoder, decoder
+        self.standards = standards
         self.look, self.narrow, self.width = look, narrow, width
         if likelihood.learns_variance:
             self.log_variance = nn.Parameter(torch.tensor(-2.0))
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the encoder's mean and log variance of z: (batch, latent) each."""
-        flat = x.flatten(1)
+        flat = self._standardised(x)
         flat = self._without_constants(flat) if self.narrow else flat
         mean, log_variance = self.encoder(flat if self.look is None else self.look(flat)).chunk(2, dim=-1)
         return mean, log_variance
@@ -94,7 +99,16 @@ class VAEModule(nn.Module):
         z = torch.randn(n, *self.noise_shape, device=weight.device, dtype=weight.dtype)
         parts = torch.split(z, max(1, SAMPLED_AT_ONCE // self.width))
         x = torch.cat([self.likelihood.sample(self.decoder(part), self._log_variance()) for part in parts])
+        x = x if self.standards is None else self.standards.undo(x)
         return self._with_constants(x).view(n, *self.event_shape)
+
+    def described(self, x: Tensor) -> Tensor:
+        """Return what the likelihood describes: x without constant columns, on the scale it works on, (batch, kept)."""
+        return self._without_constants(self._standardised(x))
+
+    def _standardised(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        return flat if self.standards is None else self.standards.apply(flat)
 
     def _noise(self, mean: Tensor, draws: int, noise: Tensor | None) -> Tensor:
         return torch.randn(draws, *mean.shape, device=mean.device, dtype=mean.dtype) if noise is None else noise
@@ -104,11 +118,12 @@ class VAEModule(nn.Module):
 
     def _log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """Return log p(x | z) for x (batch, *event) and z (draws, batch, latent): (draws, batch)."""
-        flat = self._without_constants(x.flatten(1))
+        flat = self.described(x)
         at_once = max(1, VALUES_AT_ONCE.get(x.device.type, 2**22) // (len(x) * self.width))
         shared = self._log_variance()
         parts = [self.likelihood.log_prob(flat, self.decoder(part), shared) for part in torch.split(z, at_once)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        log_likelihood = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return log_likelihood if self.standards is None else log_likelihood + self.standards.log_jacobian
 
     def _without_constants(self, flat: Tensor) -> Tensor:
         return flat if self.varying is None else flat.index_select(-1, self.varying.to(flat.device))

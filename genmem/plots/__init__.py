@@ -20,6 +20,7 @@ from genmem.plots.scores import (
     score_against_distance,
     score_against_log_prob,
     score_distribution,
+    self_influence_against_score,
 )
 from genmem.plots.training import trajectory
 
@@ -37,5 +38,6 @@ __all__ = [
     "score_against_distance",
     "score_against_log_prob",
     "score_distribution",
+    "self_influence_against_score",
     "trajectory",
 ]

@@ -87,6 +87,26 @@ def score_against_distance(
     return dress(figure, "distance to other examples", "memorization score (nats)", 440)
 
 
+def self_influence_against_score(
+    self_influence: Floats,
+    score: Floats,
+    index: NDArray[np.integer] | None = None,
+    labels: NDArray[np.generic] | Sequence[object] | None = None,
+) -> go.Figure:
+    """Scatter of self-influence against the memorization score, the highest 5% of scores in vermillion.
+
+    Args:
+        self_influence: (n,) influence of each example on itself, nats.
+        score: (n,) memorization scores, nats.
+        index: (n,) row in the source, shown on hover; by default 0 .. n - 1.
+        labels: (n,) labels, shown on hover.
+    """
+    index = np.arange(len(score)) if index is None else index
+    top, name = highest(score), "highest 5% of scores"
+    figure = go.Figure(_points("score", score, self_influence, top, name, index, labels, "self-influence"))
+    return dress(figure, "memorization score (nats)", "self-influence (nats)", 440)
+
+
 def memorized_by_log_prob(score: Floats, log_prob_in: Floats) -> go.Figure:
     """How many of the highest 5% of scores fall in each tenth of log_prob_in, least likely tenth first.
 
@@ -148,6 +168,7 @@ def _points(
     name: str,
     index: NDArray[np.integer],
     labels: NDArray[np.generic] | Sequence[object] | None,
+    y_name: str = "score",
 ) -> list[go.Scatter | go.Scattergl]:
     """Two traces, the others below the highlighted, named with how many of how many are drawn."""
     mark = drawn(highlighted)
@@ -162,7 +183,7 @@ def _points(
         text = None if labels is None else [label_text(labels[int(row)], width) for row in rows]
         label = "" if labels is None else "<br>label %{text}"
         count = f"{whole.sum():,}" if part.sum() == whole.sum() else f"{part.sum():,} of {whole.sum():,} drawn"
-        hover = f"row %{{customdata}}{label}<br>{x_name} %{{x:.2f}}<br>score %{{y:.2f}} nats<extra></extra>"
+        hover = f"row %{{customdata}}{label}<br>{x_name} %{{x:.2f}}<br>{y_name} %{{y:.2f}} nats<extra></extra>"
         traces.append(
             kind(x=small(x[rows]), y=small(y[rows]), customdata=np.asarray(index)[rows], text=text,
                  mode="markers", name=f"{title} ({count})", hovertemplate=hover,

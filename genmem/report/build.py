@@ -14,7 +14,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from genmem.plots import Group
-from genmem.report import words
+from genmem.report import attribution, words
 from genmem.report.figures import GROUPS, drawn, figures
 from genmem.report.pictures import album, differ
 from genmem.report.results import Finding, Results, read_results
@@ -66,6 +66,7 @@ def render(results: Results) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     for name in ("number", "fixed", "probability", "interval", "duration", "plain", "design"):
         environment.filters[name] = getattr(words, name)
+    environment.filters["influence"] = attribution.influence_score
     template = environment.from_string(files(__package__).joinpath("template.html").read_text(encoding="utf-8"))
     return template.render(**_context(results))
 
@@ -74,10 +75,12 @@ def _context(results: Results) -> dict[str, Any]:
     audit, near = results.audit, results.neighbors or {}
     groups = {kind: _highest_first(audit["groups"], kind) for kind in ("label", "cell")}
     answers, findings = verdicts(results), ranked(audit["findings"])
-    top = most_memorized(results, ROWS)
+    top, shaped = most_memorized(results, ROWS), attribution.attribution(results)
+    answers += attribution.verdict(results, shaped)
     plates = {"most": _plates(near, "most"), "least": _plates(near, "least")}
     shown = [p for answer in answers for p in answer.examples] + top
     shown += [p for part in plates.values() for plate in part for p in (plate.position, *dict(plate.neighbors))]
+    shown += shaped.positions if shaped else []
     shown += [p for part in groups.values() for group in part[:GROUPS] for p in group["examples"][:EXEMPLARS]]
     shape = audit["data"].get("image_shape")
     drawings, library = figures(results, groups), get_plotlyjs()
@@ -90,7 +93,7 @@ def _context(results: Results) -> dict[str, Any]:
         "near": near,
         "title": Path(audit["data"]["source"]).name or audit["data"]["source"],
         "model": str(audit["asked"]["model"]["name"]).rpartition(":")[2],
-        "questions": QUESTIONS,
+        "questions": {**QUESTIONS, **attribution.QUESTIONS},
         "verdicts": answers,
         "findings": findings,
         "failed": [check for check in audit["checks"] if not check["ok"]],
@@ -101,6 +104,8 @@ def _context(results: Results) -> dict[str, Any]:
         "uris": uris,
         "reduced": reduced,
         "plates": plates,
+        "shaped": shaped,
+        "drawings": attribution.pictures_of(shaped.samples, results.X, shape, reduced) if shaped and shape else {},
         "rank": words.nearest(np.shape(near.get("most_distances", [[0]]))[1]),
         "differences": None if shape else differ(results.X, audit["data"].get("columns") or ()),
         "groups": groups,

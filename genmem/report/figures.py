@@ -51,6 +51,10 @@ def figures(results: Results, groups: dict[str, list[Group]]) -> dict[str, Figur
         found["trajectory"] = plots.trajectory(**curve)
     if "distance" in near:
         found["distance"] = plots.score_against_distance(s["score"], near["distance"], results.index, results.labels)
+    if shaped := results.influence:
+        at, own = shaped["examples"], shaped["self_influence"]
+        labels = [results.labels[p] for p in at] if results.labels else None
+        found["influence"] = plots.self_influence_against_score(own, s["score"][at], results.index[at], labels)
     for kind, part in groups.items():
         if part:
             found[kind] = plots.group_intervals(part[:GROUPS])

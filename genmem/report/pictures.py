@@ -94,7 +94,7 @@ def album(
 
 
 def differ(X: NDArray[np.generic], columns: Sequence[str], count: int = 5) -> Callable[..., list[Difference]]:
-    """Return a function of (position, neighbour or None): the columns that set a row most apart.
+    """Return a function of (position or row, neighbour or None): the columns that set a row most apart.
 
     Apart from its nearest neighbour, or from the median row where there is none, in standard deviations of
     the column; columns that never vary are left out.
@@ -102,8 +102,8 @@ def differ(X: NDArray[np.generic], columns: Sequence[str], count: int = 5) -> Ca
     rows = X.reshape(len(X), -1)
     median, spread = _centre_and_spread(rows)
 
-    def differences(position: int, neighbor: int | None = None) -> list[Difference]:
-        here = rows[position].astype(np.float64)
+    def differences(one: int | NDArray[np.generic], neighbor: int | None = None) -> list[Difference]:
+        here = (rows[one] if isinstance(one, int | np.integer) else one.ravel()).astype(np.float64)
         there = median if neighbor is None else rows[neighbor].astype(np.float64)
         apart = np.divide(np.abs(here - there), spread, out=np.zeros(len(here)), where=spread > 0)
         chosen = [c for c in np.argsort(-apart, kind="stable")[:count] if spread[c] > 0]

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -48,6 +48,38 @@ class Check(TypedDict):
     sentence: str
 
 
+class Correlation(TypedDict):
+    """The rank correlation of self-influence with something else, and of that with the memorization score."""
+
+    of: str
+    rho: float | None
+    standard_error: float | None
+    interval: list[float] | None
+    n: int
+    score_rho: float | None
+    score_interval: list[float] | None
+
+
+class Influence(TypedDict):
+    """How influence was computed; docs/audit-json.md says what each key holds."""
+
+    method: str | None
+    skipped: str | None
+    weights: str | None
+    scale: str | None
+    unit: str
+    draws: int | None
+    checkpoints: int | None
+    coverage: str | None
+    note: str | None
+    n: int
+    subset: str | None
+    k: int
+    seed: int
+    reliability: float | None
+    correlations: list[Correlation]
+
+
 class Audit(TypedDict):
     """audit.json."""
 
@@ -61,6 +93,7 @@ class Audit(TypedDict):
     checks: list[Check]
     findings: list[Finding]
     groups: list[Group]
+    influence: NotRequired[Influence]
     limitations: list[str]
     files: dict[str, str]
 
@@ -71,7 +104,7 @@ class Results:
 
     X: (n, *event_shape), memory-mapped. index: (n,) row in the source. labels, names: (n,) or None.
     scores: by column of scores.parquet, (n,) float64 each, NaN where undefined. placebo: (m, n) or None.
-    trajectory, neighbors: by name of the array, or None where the run has none.
+    trajectory, neighbors, influence: by name of the array, or None where the run has none.
     """
 
     audit: Audit
@@ -83,6 +116,7 @@ class Results:
     placebo: Floats | None
     trajectory: Arrays | None
     neighbors: Arrays | None
+    influence: Arrays | None = None
 
     @property
     def one_repeat(self) -> bool:
@@ -113,6 +147,8 @@ def read_results(run_dir: Path) -> Results:
         placebo=placebo if placebo.size else None,
         trajectory=_arrays(run_dir, "trajectory"),
         neighbors=_arrays(run_dir, "neighbors"),
+        # What audit.json does not speak of belongs to other scores.
+        influence=_arrays(run_dir, "influence") if "influence" in audit else None,
     )
 
 

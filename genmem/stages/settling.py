@@ -55,7 +55,7 @@ def _defaults(name: str, data: Data) -> dict[str, Any]:
     if name == "flow" and data.X.dtype == np.uint8:
         return {"logit": 1e-3}  # pixels lie in [0, 1], most of them at its ends
     if name in ("gmm", "gmm-torch"):
-        return {"n_components": 10, "reg_covar": 1e-3}
+        return {"n_components": 10, "covariance_type": "diag", "reg_covar": 1e-3}
     return {}
 
 
@@ -77,8 +77,9 @@ def shape_for(model: Any, data: Data) -> Data:
     kind = getattr(model, "example_kind", "vector" if type(model).__module__.startswith("sklearn.") else "any")
     if kind == "vector" and data.X.ndim > 2:
         return replace(data, X=data.X.reshape(len(data.X), -1))
+    images = kind == "image" or (kind == "image or vector" and data.X.ndim > 2)
     small = data.image_shape is None and data.X.ndim > 2  # or no image at all: the model says
-    if kind != "image" or small or data.X.shape[1:] == data.image_shape:
+    if not images or small or data.X.shape[1:] == data.image_shape:
         return data
     if data.image_shape is None:
         raise DataError(

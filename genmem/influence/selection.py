@@ -1,0 +1,80 @@
+"""The strongest of a stream of scores, and what scores are divided by."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmem.errors import ModelError
+from genmem.models.base import require
+
+FloatArray = NDArray[np.float64]
+SCALES = ("dot", "cosine", "query")
+
+
+class Best(NamedTuple):
+    """The highest scores of each query so far, highest first: (queries, at most k) each."""
+
+    rows: NDArray[np.int64]
+    score: FloatArray
+
+
+def nothing(queries: int) -> Best:
+    """Return the best of no scores at all."""
+    return Best(np.empty((queries, 0), np.int64), np.empty((queries, 0)))
+
+
+def with_block(best: Best, scores: FloatArray, first: int, k: int) -> Best:
+    """Return the k highest of those so far and a block's.
+
+    Among equals the training example that comes first wins, whatever the blocks are, if these come in order.
+
+    Args:
+        best: so far.
+        scores: (examples of the block, queries).
+        first: the number of the block's first example.
+        k: how many to keep.
+    """
+    index = np.broadcast_to(np.arange(first, first + len(scores)), scores.T.shape)
+    all_scores = np.concatenate([best.score, scores.T], 1)
+    order = np.argsort(-all_scores, axis=1, kind="stable")[:, :k]
+    all_index = np.concatenate([best.rows, index], 1)
+    return Best(np.take_along_axis(all_index, order, 1), np.take_along_axis(all_scores, order, 1))
+
+
+def scaled(scores: FloatArray, train_squares: FloatArray, query_squares: FloatArray, scale: str) -> FloatArray:
+    """Return <x, z>, or that divided by |x| ("query") or |x| |z| ("cosine"); 0 where a norm is 0.
+
+    Args:
+        scores: (examples, queries) products <x, z>.
+        train_squares: (examples,) of squared norms |x|^2.
+        query_squares: (queries,) of squared norms |z|^2.
+        scale: "dot", "cosine" or "query".
+    """
+    if scale == "dot":
+        return scores
+    norms = np.sqrt(train_squares)[:, None]
+    if scale == "cosine":
+        norms = norms * np.sqrt(query_squares)
+    return np.divide(scores, norms, out=np.zeros_like(scores), where=norms > 0)
+
+
+def check_scale(scale: str) -> None:
+    """Check the name of a scale.
+
+    Raises:
+        ModelError: it is none.
+    """
+    require("scale", scale, SCALES.__contains__, f"one of {', '.join(SCALES)}")
+
+
+def check_k(k: int, n_train: int) -> None:
+    """Check how many examples are asked for.
+
+    Raises:
+        ModelError: not from 1 to n_train.
+    """
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= n_train:
+        raise ModelError(
+            expected=f"k from 1 to {n_train}, the number of training examples", got=f"{k!r}", do="Change k."
+        )

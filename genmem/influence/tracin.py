@@ -1,0 +1,267 @@
+"""TracIn on the checkpoints of a training run: which examples lowered the loss of a query, to first order.
+
+At checkpoint c, a step on training example x moves the loss of a query z by -w_c <g_c(x), g_c(z)>, with g_c the
+gradient of the loss that was trained, averaged over latent draws. Summed over checkpoints that is the influence of x
+on z: positive for proponents, negative for opponents, in nats.
+
+References:
+    Estimating Training Data Influence by Tracing Gradient Descent (Pruthi, Liu, Kale & Sundararajan, 2020),
+    https://arxiv.org/abs/2002.08484
+    Understanding Instance-based Interpretability of Variational Auto-Encoders (Kong & Chaudhuri, 2021),
+    https://arxiv.org/abs/2105.14203
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from genmem.errors import DataError, ModelError
+from genmem.influence.examples import groups_of
+from genmem.influence.jobs import Pairs, SelfProducts, parts_of
+from genmem.influence.ledger import Ledger, Memory, Store
+from genmem.influence.products import unbiased_from_pairs
+from genmem.influence.selection import check_k, check_scale, nothing, scaled, with_block
+from genmem.influence.visits import Count, Settings, Trained, Visits, accumulate, block_of, digest
+from genmem.influence.weights import note_on
+from genmem.models.base import DeepDensity, as_tensor
+from genmem.progress import Listener, ignore
+
+FloatArray = NDArray[np.float64]
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class TopInfluences:
+    """The training examples that shaped each query most, strongest first.
+
+    A query is a row of `X_query`, or a group of them.
+
+    Attributes:
+        proponents: (n_query, k) indices of training examples, highest score first.
+        proponent_scores: (n_query, k).
+        opponents: (n_query, k) indices, lowest score first.
+        opponent_scores: (n_query, k).
+        coverage: how many parameters took part, and how their gradients were computed.
+        weights: the kind of checkpoint weights.
+        scale: what the scores were divided by.
+        note: what the weights assume of the optimiser.
+    """
+
+    proponents: NDArray[np.int64]
+    proponent_scores: FloatArray
+    opponents: NDArray[np.int64]
+    opponent_scores: FloatArray
+    coverage: str
+    weights: str
+    scale: str
+    note: str
+
+
+def top_influences(
+    model: DeepDensity | Trained,
+    X_train: ArrayLike,
+    X_query: ArrayLike,
+    *,
+    k: int = 5,
+    weights: str = "complete",
+    draws: int = 16,
+    seed: int = 0,
+    scale: str = "dot",
+    loss: str = "trained",
+    groups: ArrayLike | None = None,
+    checkpoints: Sequence[int] | None = None,
+    ledger: Ledger | None = None,
+    progress: Listener = ignore,
+) -> TopInfluences:
+    """Return the k strongest proponents and opponents of each query, without holding n_train x n_query scores.
+
+    Of equal scores the training example that comes first counts as the stronger.
+
+    Args:
+        model: a fitted `DeepDensity` with a trajectory, or `Trained`.
+        X_train: (n_train, *event) the examples of the trajectory, or some of them.
+        X_query: (m, *event); may be the training examples, or samples of the model.
+        k: how many of each.
+        weights: see `checkpoint_weights`.
+        draws: of latent variables, for each example and checkpoint.
+        seed: of the draws.
+        scale: see `influence_scores`.
+        loss: see `influence_scores`.
+        groups: see `influence_scores`.
+        checkpoints: positions in the trajectory of those to use; None: all.
+        ledger: where sums are kept, so that a killed computation resumes, and another k or scale costs nothing.
+        progress: is told of every finished block.
+
+    Raises:
+        DataError, ModelError, RunMismatchError: see `influence_scores`; also for k beyond n_train.
+    """
+    settings = Settings(weights, draws, seed, loss, checkpoints)
+    work = _opened(model, X_train, X_query, groups, scale, ledger, settings)
+    check_k(k, len(work.x))
+    parts: list[tuple[NDArray[np.int64], FloatArray, NDArray[np.int64], FloatArray]] = []
+    for block in _blocks(work, scale, ledger, progress):
+        if block.first == 0:
+            high = low = nothing(block.scores.shape[1])
+        high, low = (with_block(best, s, block.first, k) for best, s in ((high, block.scores), (low, -block.scores)))
+        if block.last:
+            parts.append((high.rows, high.score, low.rows, -low.score))
+    found = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
+    note = note_on(weights, work.trained.trajectory)
+    return TopInfluences(found[0], found[1], found[2], found[3], work.visits.coverage, weights, scale, note)
+
+
+def network_scores(
+    model: DeepDensity | Trained,
+    X_train: ArrayLike,
+    X_query: ArrayLike,
+    *,
+    scale: str,
+    groups: ArrayLike | None,
+    ledger: Ledger | None,
+    progress: Listener,
+    settings: Settings,
+) -> FloatArray:
+    """Return all scores, (n_train, n_query): see `influence_scores`."""
+    work = _opened(model, X_train, X_query, groups, scale, ledger, settings)
+    scores = np.empty((len(work.x), work.queries))
+    for block in _blocks(work, scale, ledger, progress):
+        scores[block.first : block.first + len(block.scores), block.columns] = block.scores
+    return scores
+
+
+def network_self_influence(
+    model: DeepDensity | Trained, X: ArrayLike, *, ledger: Ledger | None, progress: Listener, settings: Settings
+) -> tuple[FloatArray, FloatArray]:
+    """Return self-influence and its standard error, (n,) each: see `self_influence`."""
+    trained, x = _trained_of(model), as_tensor(np.asarray(X), CPU)
+    _same_event(model, x, "X")
+    visits = Visits(trained, x, settings)
+    job = SelfProducts(visits)
+    if job.by_draw and visits.draws < 2:
+        raise ModelError(
+            expected="2 or more draws, for an estimate from pairs of them",
+            got="1",
+            do="Use 16; a single draw's square is too large by its variance.",
+        )
+    blocks = -(-len(x) // block_of(job))
+    about = {"what": "self-influence", "X": digest(x.numpy()), "block": block_of(job), "batch": job.batch}
+    with _kept(ledger, about, visits) as store:
+        count = Count(progress, blocks * len(visits), visits)
+        sums = np.concatenate([sums for _, sums in accumulate(visits, job, x, store, count)])
+    if job.by_draw:
+        estimate, error = unbiased_from_pairs(torch.from_numpy(sums))
+        return estimate.numpy(), error.numpy()
+    return sums[:, 0], np.full(len(sums), np.nan if visits.random else 0.0)
+
+
+# --- pairs, block by block
+
+
+class _Work(NamedTuple):
+    """What pairs are computed from; `groups` of the queries, `single` where each is its own."""
+
+    trained: Trained
+    visits: Visits
+    x: Tensor
+    z: Tensor
+    groups: NDArray[np.intp]
+    single: bool
+
+    @property
+    def queries(self) -> int:
+        """How many there are, groups counted as one."""
+        return int(self.groups.max()) + 1
+
+
+class _Block(NamedTuple):
+    """Scores of the training examples from `first`, (rows, columns), at some queries; `last` of these queries."""
+
+    first: int
+    columns: slice
+    scores: FloatArray
+    last: bool
+
+
+def _opened(
+    model: DeepDensity | Trained,
+    X_train: ArrayLike,
+    X_query: ArrayLike,
+    groups: ArrayLike | None,
+    scale: str,
+    ledger: Ledger | None,
+    settings: Settings,
+) -> _Work:
+    check_scale(scale)
+    trained = _trained_of(model)
+    x, z = (as_tensor(np.asarray(X), CPU) for X in (X_train, X_query))
+    for some, name in ((x, "X_train"), (z, "X_query")):
+        _same_event(model, some, name)
+    if x.shape[1:] != z.shape[1:]:
+        raise DataError(
+            expected=f"queries of shape {tuple(x.shape[1:])}, as the training examples have",
+            got=f"{tuple(z.shape[1:])}",
+            do="Pass both in the same form.",
+        )
+    return _Work(trained, Visits(trained, x, settings), x, z, groups_of(groups, len(z)), groups is None)
+
+
+def _blocks(work: _Work, scale: str, ledger: Ledger | None, progress: Listener) -> Iterator[_Block]:
+    """Yield the scores of all training examples in order at some queries, then at the next."""
+    visits, norms = work.visits, scale != "dot" or ledger is not None
+    parts = parts_of(visits, work.queries, work.single)
+    about = {
+        "what": "influence",
+        "X_train": digest(work.x.numpy()),
+        "X_query": digest(work.z.numpy()),
+        "groups": None if work.single else digest(work.groups),
+        "queries at once": len(parts[0]),
+    }
+    with _kept(ledger, about, visits) as store:
+        jobs = [
+            Pairs(visits, work.z, work.groups, some, norms=norms, store=store, number=i, single=work.single)
+            for i, some in enumerate(parts)
+        ]
+        size = block_of(jobs[0])
+        count = Count(progress, len(jobs) * -(-len(work.x) // size) * len(visits), visits)
+        for job, some in zip(jobs, parts, strict=True):
+            for first, sums in accumulate(visits, job, work.x, store, count):
+                scores = sums[:, : len(some)]
+                if norms:
+                    scores = scaled(scores, sums[:, -1], job.query_part().sums, scale)
+                last = first + size >= len(work.x)
+                yield _Block(first, slice(some.start, some.stop), scores, last)
+
+
+def _kept(ledger: Ledger | None, about: Mapping[str, object], visits: Visits) -> AbstractContextManager[Store]:
+    if ledger is None:
+        return nullcontext(Memory())
+    return ledger.opened({**about, **visits.identity()})
+
+
+def _trained_of(model: DeepDensity | Trained) -> Trained:
+    if isinstance(model, Trained):
+        return model
+    model._check_fitted()
+    if model.trajectory_ is None:
+        raise ModelError(
+            expected=f"a {type(model).__name__} with the checkpoints of its training",
+            got="one without (models that were loaded or restored have none)",
+            do=f"Fit it with checkpoint_every={max(1, model.epochs // 10)}, or pass Trained(module, trajectory).",
+        )
+    return Trained(model.module_, model.trajectory_)
+
+
+def _same_event(model: DeepDensity | Trained, x: Tensor, name: str) -> None:
+    known = getattr(model.module, "event_shape", None) if isinstance(model, Trained) else model.event_shape_
+    if known is not None and tuple(x.shape[1:]) != tuple(known):
+        raise DataError(
+            expected=f"{name} of examples of shape {tuple(known)}, as the network was trained on",
+            got=f"{tuple(x.shape[1:])}",
+            do="Pass data of the same columns.",
+        )

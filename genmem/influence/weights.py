@@ -1,0 +1,134 @@
+"""What a checkpoint counts for: the steps until the next one, and how far each of them went."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genmem.errors import ModelError
+from genmem.models.base import require
+from genmem.training.trajectory import Trajectory
+
+FloatArray = NDArray[np.float64]
+KINDS = ("complete", "lr", "paper", "adam")
+EPSILON = 1e-8  # of torch's Adam
+
+
+def checkpoint_weights(
+    trajectory: Trajectory, kind: str = "complete", checkpoints: Sequence[int] | None = None
+) -> FloatArray:
+    """Return the weight of each checkpoint in a sum over them: (checkpoints,).
+
+    With N examples trained on in batches of B, a learning rate eta_c, and D_c optimiser steps from checkpoint c until
+    the next one used (the last one: until the end of training, usually 0):
+
+    - "complete": eta_c D_c / N. Where each step is plain gradient descent on the mean loss of a batch, the influences
+      of all examples on z add up to the fall of z's loss, to first order in the steps.
+    - "adam": the same weight; gradients are multiplied by 1 / (sqrt(v) + 1e-8) besides, see `preconditioner`.
+    - "paper": eta_c B D_c / N, B times "complete", as published: right where the loss of a batch is a sum.
+    - "lr": eta_c, for checkpoints at even distances, up to a factor.
+
+    Momentum mu without Adam makes each step 1 / (1 - mu) times as long.
+
+    Args:
+        trajectory: checkpoints in the order of training.
+        kind: one of the above.
+        checkpoints: positions of those used, in order; None: all.
+
+    Raises:
+        ModelError: a checkpoint has no learning rate, steps do not grow, there are no such checkpoints, or no such
+            kind.
+
+    References:
+        Estimating Training Data Influence by Tracing Gradient Descent (Pruthi, Liu, Kale & Sundararajan, 2020),
+        https://arxiv.org/abs/2002.08484
+    """
+    require("weights", kind, KINDS.__contains__, f"one of {', '.join(KINDS)}")
+    used = positions_of(trajectory, checkpoints)
+    rates = np.array([_learning_rate(trajectory, position) for position in used])
+    if kind == "lr":
+        return rates
+    steps = np.array([trajectory[following].step - trajectory[i].step for i, following in _intervals(trajectory, used)])
+    if (steps < 0).any() or trajectory.n_train < 1 or trajectory.batch_size < 1:
+        raise ModelError(
+            expected="a trajectory in the order of training, with the numbers of examples trained on and of a batch",
+            got=f"steps {[c.step for c in trajectory]}, {trajectory.n_train} and {trajectory.batch_size}",
+            do="Mend the trajectory, or fit the model again.",
+        )
+    return np.asarray(rates * steps * (trajectory.batch_size if kind == "paper" else 1) / trajectory.n_train)
+
+
+def positions_of(trajectory: Trajectory, checkpoints: Sequence[int] | None) -> list[int]:
+    """Return the positions of the checkpoints to use.
+
+    Raises:
+        ModelError: there are none, they are not all there, or not in order.
+    """
+    n = len(trajectory)
+    used = list(range(n)) if checkpoints is None else [int(i) for i in checkpoints]
+    if not used or used != sorted(set(used)) or used[0] < 0 or used[-1] >= n:
+        raise ModelError(
+            expected=f"positions of checkpoints from 0 to {n - 1}, each once and in order" if n else "a checkpoint",
+            got=f"{used}",
+            do="Change checkpoints." if n else "Fit the model with checkpoint_every=.",
+        )
+    return used
+
+
+def preconditioner(
+    trajectory: Trajectory, position: int, checkpoints: Sequence[int] | None, parameters: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the diagonal 1 / (sqrt(v) + 1e-8) by which Adam multiplied the steps after a checkpoint, by parameter.
+
+    v is the running mean of squared gradients, corrected for its start, at the *next* checkpoint used: at the first
+    one it is not there yet, and later it is known of the past alone. Adam's momentum averages gradients over some 10
+    steps, which hardly matters here. 0 for parameters that Adam never stepped.
+
+    Raises:
+        ModelError: the trajectory has no second moments there.
+    """
+    following = dict(_intervals(trajectory, positions_of(trajectory, checkpoints)))[position]
+    moments = trajectory[following].second_moments()
+    if not moments:
+        raise ModelError(
+            expected='checkpoints with the second moments of Adam for weights="adam"',
+            got=f"none at step {trajectory[following].step}",
+            do='Fit the model again, or use weights="complete".',
+        )
+    return {
+        name: 1 / (moments[name].to(p).sqrt() + EPSILON)
+        if name in moments
+        else torch.zeros_like(p, requires_grad=False)
+        for name, p in parameters.items()
+    }
+
+
+def note_on(kind: str, trajectory: Trajectory) -> str:
+    """Return what weights of this kind assume of the optimiser, in a sentence."""
+    adam = any(checkpoint.second_moments() for checkpoint in list(trajectory)[1:2])
+    if kind == "adam":
+        return "Steps are scaled as Adam scaled them, by its second moments at the next checkpoint."
+    if kind == "lr":
+        return "Checkpoints count by their learning rates alone: scores have no scale of their own."
+    note = "Steps are taken to be those of plain gradient descent"
+    note += " on the sum of a batch's losses" if kind == "paper" else ""
+    return note + ("; training was with Adam, whose steps differ: ranks mean more than sizes." if adam else ".")
+
+
+def _intervals(trajectory: Trajectory, used: Sequence[int]) -> list[tuple[int, int]]:
+    """Return (checkpoint, the next one used, or the last of all)."""
+    return list(zip(used, [*used[1:], len(trajectory) - 1], strict=True))
+
+
+def _learning_rate(trajectory: Trajectory, position: int) -> float:
+    rate = trajectory[position].learning_rate
+    if not isinstance(rate, float | int) or not math.isfinite(rate) or rate <= 0:
+        raise ModelError(
+            expected="the learning rate of each checkpoint, a number > 0",
+            got=f"{rate!r} at step {trajectory[position].step}",
+            do="Write it into the trajectory; without it the weight of a checkpoint is unknown.",
+        )
+    return float(rate)
