@@ -92,9 +92,9 @@ def _against_score(found: Found) -> dict[str, Any]:
         n=first["n"],
         unit="rank correlation",
         sentence=f"Self-influence has a rank correlation of {rho:.2f} with the memorization score{rest}.",
-        meaning="Near 1, the influence of an example on itself finds what refits find. The report sets beside it how well "
-        "the loss and distances rank the same: where they come as close, influence tells no more. The interval is over "
-        "examples, of one model.",
+        meaning="Near 1, the influence of an example on itself finds what refits find. The report sets beside it how "
+        "well the loss and distances rank the same: where they come as close, influence tells no more. The interval is "
+        "over examples, of one model.",
         source=PAPER,
         examples=at[np.argsort(-own, kind="stable")[:SHOWN]],
     )

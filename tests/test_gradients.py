@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from gradient_checks import TOLERANCE, check, data
 from gradient_networks import NETWORKS, ConvVAE, OwnNoise, Squares, Words, mlp
 from oracles_gradients import gradients_by_loop, self_influence_by_definition
 from torch import nn
@@ -13,44 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from genmem.errors import ModelError
 from genmem.influence import layers, pieces
 from genmem.influence.gradients import PerExampleGradients
-from genmem.influence.products import along, gram, inner, squared_norms, unbiased_self_influence
+from genmem.influence.products import gram, inner, squared_norms, unbiased_self_influence
 from genmem.models import VAE, Flow
-
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
-
-
-def data(n, event, dtype, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, *event, generator=generator, dtype=dtype)
-
-
-def check(module, x, z, *, noise=(None, None), loss=None, hooks=True, tolerance=None):
-    """All products of x and z against the loop; returns the gradients."""
-    gradients = PerExampleGradients(module, x, noise=noise[0], loss=loss, hooks=hooks)
-    tolerance = TOLERANCE[next(module.parameters()).dtype] if tolerance is None else tolerance
-    rows = [
-        gradients_by_loop(module, gradients._run(*gradients._cast(a, e))).double()
-        for a, e in zip((x, z), noise, strict=True)
-    ]
-    found = [gradients.features(a, e) for a, e in zip((x, z), noise, strict=True)]
-    norms = [row.norm(dim=1) for row in rows]
-    error = (inner(*found) - rows[0] @ rows[1].T) / norms[0][:, None] / norms[1]
-    assert error.abs().max() < tolerance
-    assert (squared_norms(found[0]) / norms[0].square() - 1).abs().max() < tolerance
-
-    group = gradients.gradient(z, noise[1], weights=torch.arange(len(z)) - 1.5)
-    flat = torch.cat([g.flatten() for g in group.values()]).double()
-    truth = rows[0] @ ((torch.arange(len(z)) - 1.5).double() @ rows[1])
-    scale = norms[0] * flat.norm()
-    assert ((along(found[0], group) - truth) / scale).abs().max() < tolerance
-    assert ((gradients.along(x, group, noise[0]) - truth) / scale).abs().max() < tolerance
-
-    diagonal = {name: torch.rand_like(p) for name, p in gradients.trained.items()}
-    weights = torch.cat([v.flatten() for v in diagonal.values()]).double()
-    scaled = inner(*found, scale=diagonal) - (rows[0] * weights) @ rows[1].T
-    assert (scaled / norms[0][:, None] / norms[1]).abs().max() < tolerance
-    assert (squared_norms(found[0], scale=diagonal) / (rows[0].square() @ weights) - 1).abs().max() < tolerance
-    return gradients
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
@@ -310,39 +275,6 @@ def test_a_network_with_noise_of_its_own_is_differentiated_under_one_noise():
     direction = gradients.gradient(x, draws=3, seed=8)
     torch.testing.assert_close(gradients.along(x, direction, draws=3, seed=8), rows @ rows.sum(0))
     assert gram(gradients.features_by_draw(x, None, draws=4)).shape == (5, 4, 4)
-
-
-class Bent(nn.Module):
-    """Bare parameters of several shapes, used position by position or across examples."""
-
-    def __init__(self, across=""):
-        super().__init__()
-        self.across = across
-        self.layer = nn.Linear(3, 3)
-        self.scalar, self.row = nn.Parameter(torch.tensor(0.3)), nn.Parameter(torch.randn(3))
-        self.table, self.taken = nn.Parameter(torch.randn(5, 3)), nn.Parameter(torch.randn(4))
-
-    def forward(self, x, draws=1):  # x: (batch, 5 positions, 3), of which 3 examples are tried
-        h = torch.tanh(self.layer(x) * self.row + self.table) * self.scalar.exp()
-        if self.across == "large" and len(x) > 4:
-            h = h * self.row[0]
-        return (h * self.taken[:3]).square().sum((1, 2)) + self.taken[3] ** 2
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-def test_parameters_used_element_by_element_go_by_copies(dtype):
-    torch.manual_seed(16)
-    ways = check(Bent().to(dtype), data(7, (5, 3), dtype), data(4, (5, 3), dtype, 1)).coverage
-    assert set(ways.copies) == {"scalar", "row", "table"}
-    assert set(ways.vmap) == {"taken"}  # taken[:3] of copies would be those of three examples
-    assert "100% of 35 parameters (12 by hooks, 19 by copies, 4 by vmap)" == str(ways)
-
-
-def test_copies_are_checked_against_a_plain_backward_pass():
-    torch.manual_seed(17)
-    x = data(6, (5, 3), torch.float32)
-    with pytest.raises(ModelError, match="add up"):
-        PerExampleGradients(Bent("large"), x).features(x)
 
 
 def test_plain_losses_frozen_parameters_and_uint8():

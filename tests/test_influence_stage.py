@@ -28,6 +28,7 @@ from genmem.plots import self_influence_against_score
 from genmem.report import write_report
 from genmem.report.attribution import influence_score
 from genmem.run import Run
+from genmem.seeding import seed32
 from genmem.stages import ways
 from genmem.training.trajectory import load_trajectory
 
@@ -79,6 +80,8 @@ def test_lists_are_those_of_the_whole_matrix(done):
         np.testing.assert_array_equal(found[f"{name}_proponents"], order)
         np.testing.assert_allclose(found[f"{name}_proponent_scores"], np.take_along_axis(part.T, order, 1), rtol=1e-9)
         np.testing.assert_array_equal(found[f"{name}_opponents"], np.argsort(part, axis=0)[:6].T)
+    drawn = fitted(run).sample(3, random_state=seed32(run.seed, "influence samples"))  # as training left it
+    np.testing.assert_array_equal(found["samples"], drawn)
     own, error = self_influence(fitted(run), X, draws=4, seed=run.seed, return_std=True)
     np.testing.assert_allclose(found["self_influence"], own, rtol=1e-9)
     np.testing.assert_allclose(found["self_error"], error, rtol=1e-9)
@@ -189,6 +192,7 @@ def test_a_subset_is_said(copied, monkeypatch):
     jsonschema.validate(json.loads((copied.path / "audit.json").read_text()), SCHEMA)
     monkeypatch.setitem(ways.BUDGET, "cpu", 1e30)
     assert stages.influence(copied, **ASKED, examples=40)["n"] == 40
+    assert len(list((copied.path / "influence").iterdir())) == 1  # the sums of other questions are forgotten
     assert stages.influence(copied, **{**ASKED, "queries": [7, 3]})["subset"] is None
     assert copied.result("influence")["memorized"].tolist() == [7, 3]
     assert "What shaped the chosen examples" in visible(copied.path / "report.html")
@@ -326,7 +330,8 @@ def test_page_of_a_table_shows_rows_and_columns(tmp_path):
     assert f"Sample 1 Proponents {first} ({influence_score(found['samples_proponent_scores'][0, 0])})" in page
     assert "Column Here Proponent Median Apart, sd feature" in page
     own = found["memorized_proponent_scores"][0, 0]
-    assert f"itself {influence_score(own)}, rank 1" in page
+    other = next(p for p in found["memorized_proponents"][0] if p != found["memorized"][0])
+    assert f"itself {influence_score(own)}, rank 1 Proponents {3 * other} (" in page
     assert figure_of(run / "report.html", "influence")["layout"]["yaxis"]["title"]["text"] == "self-influence (nats)"
     jsonschema.validate(json.loads((run / "audit.json").read_text()), SCHEMA)
 

@@ -253,3 +253,62 @@ class Shift(nn.Module):
 
     def forward(self, x, noise=None):
         return (x - self.by).square().sum(-1)
+
+
+class Differing(nn.Module):
+    """A network that computes something else in lanes than alone, by a small share."""
+
+    share = 1e-3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.net(x)
+        in_lanes = torch._C._functorch.is_gradtrackingtensor(y)
+        return (y * (1 + self.share * in_lanes) - x).square().sum(-1)
+
+
+class Single(nn.Module):
+    """A network that computes in float32 whatever its parameters are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.net(x) @ torch.ones(6, 6)).square().sum(-1)
+
+
+@pytest.mark.parametrize("share", [1e-3, 1e-6])
+def test_what_float32_cannot_tell_float64_does(monkeypatch, share):
+    X = some_data()
+    monkeypatch.setattr(Differing, "share", share)
+    if share < 1e-4:  # as rounding may do, float32 says no
+        assert can_batch(a_recipe(Differing), X)
+        monkeypatch.setattr(probe, "BATCH_TOLERANCE", 0.0)
+    with pytest.warns(UserWarning, match="gradients differ"):
+        assert not can_batch(a_recipe(Differing), X)
+
+
+def test_rounding_is_no_difference(monkeypatch):
+    X = some_data()
+    monkeypatch.setattr(probe, "BATCH_TOLERANCE", -1.0)
+    for make in (None, OwnNoise, Normalised):
+        assert can_batch(a_recipe(make), X)  # a warning would be an error
+    with pytest.warns(UserWarning, match="gradients differ"):
+        assert not can_batch(a_recipe(Single), X)
+
+
+@pytest.mark.parametrize(("seconds", "calls"), [(0.01, (40, 50)), (0.1, (8, 12)), (0.3, (4, 6)), (5.0, (2, 2))])
+def test_slow_steps_are_timed_a_few_times_only(monkeypatch, seconds, calls):
+    made = []
+
+    def measured(call, device):
+        made.append(call)
+        return seconds
+
+    monkeypatch.setattr(probe, "_seconds", measured)
+    assert set(probe._times(lambda: None, torch.device("cpu"))) == {seconds}
+    assert calls[0] <= len(made) <= calls[1]

@@ -25,7 +25,7 @@ def images(n=30, seed=0):
 
 
 def small(**changes):
-    return VAE(**{"hidden": [16], "latent_dim": 2, "epochs": 60, "learning_rate": 3e-3, **changes})
+    return VAE(**{"hidden": [16], "latent_dim": 2, "epochs": 60, "learning_rate": 0.01, **changes})
 
 
 def gaussian_log_p(X):

@@ -256,7 +256,7 @@ class PerExampleGradients:
         rest = [name for name in self.trained if name not in read and name not in unused]
         self._copied = probing.by_copies(run, rest, self.trained, probes) if hooks else {}
         rest = [name for name in rest if name not in self._copied]
-        mapped = [] if self._draws_own else probing.by_vmap(self.loss, rest, x, noise, here.truth)
+        mapped = [] if self._draws_own else probing.by_vmap(self.loss, rest, x, noise, here)
         looped = [name for name in rest if name not in mapped]
         self.coverage = self._coverage(
             {"hooks": read, "copies": self._copied, "vmap": mapped, "loop": looped, "unused": unused}

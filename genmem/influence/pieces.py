@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 AT_ONCE = 2**22  # values of an intermediate result
+NOTHING = 64  # roundings: a parameter's share of a gradient that may be no more than that
 
 
 @dataclass(frozen=True)

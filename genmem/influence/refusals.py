@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from genmem.errors import ModelError
-from genmem.influence.pieces import Piece
+from genmem.influence.pieces import NOTHING, Piece
 
 
 def refuse_unfit(module: nn.Module, trained: Mapping[str, Tensor]) -> None:
@@ -72,10 +72,12 @@ def refuse_used(gradients: Mapping[str, Tensor | None]) -> None:
 
 def refuse_wrong(pieces: Mapping[str, Piece], sums: Mapping[str, Tensor | None]) -> None:
     """Refuse gradients that do not add up to that of the whole batch; done once, on the first one."""
+    squares = {name: pieces[name].squares().sum().clamp(min=0) for name in sums if name in pieces}
     for name, truth in sums.items():
         if name not in pieces or truth is None:
             continue
-        allowed = 1e-3 * pieces[name].squares().sum().clamp(min=0).sqrt() + 1e-30
+        rounding = NOTHING * torch.finfo(truth.dtype).eps * sum(squares.values(), squares[name] * 0).sqrt()
+        allowed = 1e-3 * squares[name].sqrt() + rounding + 1e-30
         truth = truth.to_dense() if truth.is_sparse else truth
         if bool(torch.linalg.vector_norm(pieces[name].sum() - truth.flatten()) > allowed):
             raise ModelError(

@@ -247,6 +247,12 @@ def _kept(ledger: Ledger | None, about: Mapping[str, object], visits: Visits) ->
 def _trained_of(model: DeepDensity | Trained) -> Trained:
     if isinstance(model, Trained):
         return model
+    if not isinstance(model, DeepDensity):
+        raise ModelError(
+            expected="a DeepDensity, or a network with its trajectory",
+            got=f"{type(model).__name__}",
+            do="For models with a closed form use influence_scores.",
+        )
     model._check_fitted()
     if model.trajectory_ is None:
         raise ModelError(

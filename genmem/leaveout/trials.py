@@ -116,10 +116,10 @@ def _seconds_each(call: Callable[[Tensor], object], X: Tensor, fewest: int) -> f
     """Return the seconds of an example, from as many examples, and calls, as a short trial allows."""
     most = min(SCORED, len(X))
     count = min(fewest, most)
-    call(X[:count])
-    while (seconds := _seconds(call, X[:count])) < TRIAL_SECONDS / 4 and count < most:
+    times = [_seconds(call, X[:count])]
+    while times[0] < TRIAL_SECONDS / 4 and count < most:  # the first call of all, which warms up, is not the last
         count = min(4 * count, most)
-    times = [seconds]
+        times = [_seconds(call, X[:count])]
     while len(times) < 3 and sum(times) < TRIAL_SECONDS:
         times.append(_seconds(call, X[:count]))
     return sorted(times)[(len(times) - 1) // 2] / count

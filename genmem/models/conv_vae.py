@@ -220,10 +220,11 @@ class ConvDecoder(nn.Module):
         """Return the outputs: of each pixel what its channels share, then of each value; channels last."""
         grown = self.shape.cropped(self.stages(z.reshape(-1, z.shape[-1], 1, 1)))
         own = grown[:, self.per_pixel :].reshape(-1, self.per_value, self.shape.colours, *grown.shape[-2:])
-        parts = [self._that_vary(own.movedim(2, -1).flatten(2), 1)]
+        outputs = self._that_vary(own.movedim(2, -1).flatten(2), 1).flatten(1)
         if self.per_pixel:
-            parts = [self._that_vary(grown[:, : self.per_pixel].flatten(2), self.shape.colours), *parts]
-        return torch.cat([part.flatten(1) for part in parts], -1).view(*z.shape[:-1], -1)
+            shared = self._that_vary(grown[:, : self.per_pixel].flatten(2), self.shape.colours)
+            outputs = torch.cat([shared.flatten(1), outputs], -1)
+        return outputs.view(*z.shape[:-1], -1)
 
     def _that_vary(self, x: Tensor, step: int) -> Tensor:
         """Return the columns (of every value, or of every `step`-th: the pixels) that vary."""

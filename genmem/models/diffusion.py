@@ -23,6 +23,8 @@ CHANNELS = (1, 3)
 TIMESTEPS = {"vectors": 100, "images": 1000}
 Numbers = float | Sequence[float]
 
+REACH = 10.0  # of the farthest value, in units of the scale
+
 
 class DiffusionModel(DeepDensity):
     """A denoising diffusion model in discrete time; `score_samples` is a lower bound of log p, in nats.
@@ -49,8 +51,8 @@ class DiffusionModel(DeepDensity):
         objective: the training loss: "simple", the mean square error of the prediction at uniform timesteps; or
             "bound", minus the bound. log p does not depend on it otherwise.
         shift, scale: the network works on (x - shift) / scale: a number, or one for each column; None finds them when
-            data are at hand: mean and standard deviation of each column of vectors, [-1, 1] for images. log p is
-            in units of x.
+            data are at hand: for vectors the mean of each column, and its standard deviation or a tenth of its
+            farthest value; for images what makes them [-1, 1]. log p is in units of x.
         constants: (column, value) pairs of flattened columns that take one value in all the data: they get no noise,
             and log p is that of the others. None finds them, () keeps all columns.
         epochs, batch_size, learning_rate, checkpoint_every, device, random_state: see `DeepDensity`.
@@ -236,9 +238,13 @@ def _range_of(X: NDArray[Any]) -> tuple[float, float]:
 
 
 def _columns_of(X: NDArray[Any]) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation of each column; 1 for those that never vary."""
+    """Return the mean of each column, and its standard deviation or a tenth of the farthest value; 1 if it is constant.
+
+    A pixel dark in all images but one lies hundreds of standard deviations out: the network would see little else.
+    """
     mean, deviation = X.mean(0, dtype=np.float64), X.std(0, dtype=np.float64)
-    return mean.tolist(), [float(value) or 1.0 for value in deviation]
+    farthest = np.maximum(X.max(0) - mean, mean - X.min(0))
+    return mean.tolist(), [float(value) or 1.0 for value in np.maximum(deviation, farthest / REACH)]
 
 
 def _are_counts(value: Any) -> bool:

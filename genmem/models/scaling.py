@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from genmem.errors import DataError, ModelError
 from genmem.rows import blocks
@@ -73,7 +73,7 @@ def _rounded(shift: NDArray[np.float64], scale: NDArray[np.float64]) -> tuple[li
     return [round(float(m), int(d)) for m, d in zip(shift, digits, strict=True)], [float(f"{s:.4g}") for s in scale]
 
 
-class Standards:
+class Standards(nn.Module):
     """Shift and scale of flattened examples. Constant columns, which are no part of log p, become 0.
 
     Args:
@@ -81,30 +81,34 @@ class Standards:
         size: values of an example.
         constants: the columns that are not kept.
 
-    Attributes:
-        log_jacobian: log |det| of the standardised values over the values, of the columns kept.
-
     Raises:
         ModelError: there are more or fewer numbers than columns that are kept.
     """
 
     def __init__(self, shift: Numbers, scale: Numbers, size: int, constants: Collection[int]) -> None:
-        kept = torch.tensor([column for column in range(size) if column not in constants])
-        # Plain tensors, not buffers: all lanes share them.
-        self.shift, self.per_scale = torch.zeros(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
-        self.shift[kept] = _for_columns("shift", shift, 0.0, len(kept))
-        self.scale = _for_columns("scale", scale, 1.0, len(kept))
-        self.per_scale[kept] = 1 / self.scale
-        self.own_shift = self.shift[kept]
-        self.log_jacobian = -float(self.scale.log().sum())
+        super().__init__()
+        self.kept = torch.tensor([column for column in range(size) if column not in constants])
+        self.shift: Tensor
+        self.per_scale: Tensor
+        for name in ("shift", "per_scale"):
+            self.register_buffer(name, torch.zeros(size))
+        self.shift[self.kept] = _for_columns("shift", shift, 0.0, len(self.kept)).float()
+        self.per_scale[self.kept] = (1 / _for_columns("scale", scale, 1.0, len(self.kept))).float()
 
-    def apply(self, flat: Tensor) -> Tensor:
-        """Return (batch, columns) standardised."""
-        return (flat - self.shift.to(flat)) * self.per_scale.to(flat)
+    def forward(self, flat: Tensor) -> Tensor:
+        """Return examples, (batch, columns), standardised."""
+        return (flat - self.shift) * self.per_scale
 
     def undo(self, standardised: Tensor) -> Tensor:
         """Return standardised values of the columns that are kept, (batch, kept), as data."""
-        return standardised * self.scale.to(standardised) + self.own_shift.to(standardised)
+        return standardised / self._of_kept(self.per_scale) + self._of_kept(self.shift)
+
+    def log_jacobian(self) -> Tensor:
+        """Return log |det| of the standardised values over the values, of the columns kept."""
+        return self._of_kept(self.per_scale).log().sum()
+
+    def _of_kept(self, values: Tensor) -> Tensor:
+        return values.index_select(-1, self.kept.to(values.device))
 
 
 def standards_of(

@@ -108,7 +108,7 @@ class VAEModule(nn.Module):
 
     def _standardised(self, x: Tensor) -> Tensor:
         flat = x.flatten(1)
-        return flat if self.standards is None else self.standards.apply(flat)
+        return flat if self.standards is None else self.standards(flat)
 
     def _noise(self, mean: Tensor, draws: int, noise: Tensor | None) -> Tensor:
         return torch.randn(draws, *mean.shape, device=mean.device, dtype=mean.dtype) if noise is None else noise
@@ -123,7 +123,7 @@ class VAEModule(nn.Module):
         shared = self._log_variance()
         parts = [self.likelihood.log_prob(flat, self.decoder(part), shared) for part in torch.split(z, at_once)]
         log_likelihood = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return log_likelihood if self.standards is None else log_likelihood + self.standards.log_jacobian
+        return log_likelihood if self.standards is None else log_likelihood + self.standards.log_jacobian()
 
     def _without_constants(self, flat: Tensor) -> Tensor:
         return flat if self.varying is None else flat.index_select(-1, self.varying.to(flat.device))

@@ -1,0 +1,322 @@
+"""Products of per-example gradients: genmem against a loop, vmap(grad), captum and kronfluence.
+
+Two networks on 28 x 28 images, 16 draws of the latent variables: a fully connected VAE (784-1024-512-256, 128 latent
+variables, 3.0 million parameters) and the convolutional VAE. Two tasks: |g|^2 of each example, and <g, g_z> with 64
+queries, g the gradient of the loss averaged over the draws. Noise is fixed, so all ways give the same numbers; this is
+checked first.
+
+- loop: forward and backward of one example after another. Its products with queries go one by one, or as one matrix
+  product for every 32 gradients.
+- vmap: torch.func.vmap(grad) over chunks; every chunk size is tried, the fastest counts.
+- captum: TracInCP, one example after another ("loop") or by hooks where these read every layer.
+- kronfluence: strategy "identity", damping 0, where it reads every layer.
+
+Every way has its best batch size of those tried on a few examples. Slow ways then run on fewer examples, and their
+time is scaled up; the table says on how many. All take turns, round by round. The peak memory of a way is that of a
+process of its own, above what the network, the data and the libraries need.
+
+captum and kronfluence are timed where they can be imported: see tests/external/README.md.
+"""
+
+import argparse
+import importlib.util
+import multiprocessing
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.func import functional_call, grad, vmap
+
+from genmem import VAE, ConvVAE
+from genmem.influence.gradients import PerExampleGradients
+from genmem.influence.products import gram, inner, squared_norms, unbiased_self_influence
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "external"))
+
+DRAWS, QUERIES = 16, 64
+TASKS = ("self-influence", f"{QUERIES} queries")
+NETWORKS = ("fully connected", "convolutional")
+
+
+class Setting:
+    """A network, its examples and its queries, each with noise (draws, n, latent)."""
+
+    def __init__(self, network, images, n):
+        torch.manual_seed(0)
+        if network == "fully connected":
+            model = VAE(hidden=(1024, 512, 256), latent_dim=128, likelihood="bernoulli", constants=())
+            shape = (784,)
+        else:
+            model, shape = ConvVAE(constants=()), (28, 28)
+        self.network, self.module = network, model.make_module(shape).eval()
+        rows = torch.from_numpy(images[: n + QUERIES]).float().reshape(-1, *shape) / 255
+        self.x, self.z = ((part > 0.5).float() for part in (rows[:n], rows[n:]))
+        noise = torch.randn(DRAWS, len(rows), *self.module.noise_shape, generator=torch.Generator().manual_seed(1))
+        self.x_noise, self.z_noise = noise[:, :n].contiguous(), noise[:, n:].contiguous()
+        self.parameters = {name: p.detach() for name, p in self.module.named_parameters()}
+
+
+# --- the ways: (setting, task, n, batch) -> (n,) or (n, queries)
+
+
+def by_genmem(setting, task, n, batch):
+    gradients = PerExampleGradients(setting.module, setting.x, noise=setting.x_noise)
+    queries = None if task == TASKS[0] else gradients.features(setting.z, setting.z_noise)
+    found = []
+    for i in range(0, n, batch):
+        some = slice(i, min(n, i + batch))
+        features = gradients.features(setting.x[some], setting.x_noise[:, some])
+        found.append(squared_norms(features) if queries is None else inner(features, queries))
+    return torch.cat(found)
+
+
+def by_genmem_unbiased(setting, task, n, batch, blocks=4):
+    """Self-influence without the bias of a squared average, from 4 blocks of 4 draws, and its standard error."""
+    gradients = PerExampleGradients(setting.module, setting.x, noise=setting.x_noise)
+    found = []
+    for i in range(0, n, batch):
+        some = slice(i, min(n, i + batch))
+        features = gradients.features_by_draw(setting.x[some], setting.x_noise[:, some], draws=blocks)
+        found.append(unbiased_self_influence(gram(features))[0])
+    return torch.cat(found)
+
+
+def gradients_of_one(setting, x, noise):
+    loss = setting.module(x, draws=DRAWS, noise=noise)[0]
+    return torch.autograd.grad(loss, list(setting.module.parameters()))
+
+
+def by_loop(setting, task, n, batch):
+    """`batch` gradients are multiplied with those of the queries at once; one is the plainest loop."""
+    x, noise = setting.x, setting.x_noise
+    if task == TASKS[0]:
+        rows = (gradients_of_one(setting, x[i : i + 1], noise[:, i : i + 1]) for i in range(n))
+        return torch.stack([sum(g.square().sum() for g in row) for row in rows])
+    queries = flat_rows(setting, setting.z, setting.z_noise, range(QUERIES))
+    parts = (flat_rows(setting, x, noise, range(i, min(n, i + batch))) for i in range(0, n, batch))
+    return torch.cat([part @ queries.T for part in parts])
+
+
+def flat_rows(setting, x, noise, rows):
+    out = torch.empty(len(rows), sum(p.numel() for p in setting.parameters.values()))
+    for row, i in zip(out, rows, strict=True):
+        torch.cat([g.flatten() for g in gradients_of_one(setting, x[i : i + 1], noise[:, i : i + 1])], out=row)
+    return out
+
+
+def by_vmap(setting, task, n, batch):
+    def loss(parameters, x, noise):
+        return functional_call(setting.module, parameters, (x[None], DRAWS, noise[:, None]))[0]
+
+    def rows(x, noise):
+        found = vmap(grad(loss), (None, 0, 1))(setting.parameters, x, noise)
+        return [g.reshape(len(x), -1) for g in found.values()]
+
+    x, noise, found = setting.x, setting.x_noise, []
+    if task != TASKS[0]:
+        parts = [rows(*part) for part in zip(setting.z.split(batch), setting.z_noise.split(batch, 1), strict=True)]
+        queries = [torch.cat(part) for part in zip(*parts, strict=True)]
+    for i in range(0, n, batch):
+        some = slice(i, min(n, i + batch))
+        each = rows(x[some], noise[:, some])
+        if task == TASKS[0]:
+            found.append(sum(torch.linalg.vector_norm(g, dim=1).square() for g in each))
+        else:
+            found.append(sum(g @ q.T for g, q in zip(each, queries, strict=True)))
+    return torch.cat(found)
+
+
+def batch_first(setting, n):
+    """The module and the tensors that other libraries take: noise with the examples first."""
+    from peers import BatchFirst
+
+    both = [(setting.x[:n], setting.x_noise[:, :n]), (setting.z, setting.z_noise)]
+    return BatchFirst(setting.module), *((rows, noise.transpose(0, 1).contiguous()) for rows, noise in both)
+
+
+def by_captum(setting, task, n, batch, hooks=False):
+    from peers import captum_influence, captum_self_influence, captum_tracin
+
+    module, x, z = batch_first(setting, n)
+    tracin = captum_tracin(module, x, hooks=hooks, batch_size=batch)
+    if task != TASKS[0]:
+        return captum_influence(tracin, z)
+    if getattr(setting.module, "log_variance", None) is None:
+        return captum_self_influence(tracin)
+    raise NotImplementedError("captum has no self-influence with a scalar parameter")
+
+
+def by_captum_hooks(setting, task, n, batch):
+    return by_captum(setting, task, n, batch, hooks=True)
+
+
+def by_kronfluence(setting, task, n, batch):
+    from peers import Kronfluence
+
+    module, x, z = batch_first(setting, n)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        found = Kronfluence(module, folder)
+        if task == TASKS[0]:
+            return found.self_influence(x, batch_size=batch)
+        return found.influence(x, z, batch_size=batch)
+
+
+WAYS = {
+    "genmem": (by_genmem, (16, 32, 64, 128, 256)),
+    "genmem, unbiased": (by_genmem_unbiased, (16, 32, 64)),
+    "loop": (by_loop, (1,)),
+    "loop, 32 at once": (by_loop, (32,)),
+    "vmap(grad)": (by_vmap, (1, 2, 4, 8, 16, 32)),
+    "captum, loop": (by_captum, (1, 2, 4)),
+    "captum, hooks": (by_captum_hooks, (4, 8, 16, 32)),
+    "kronfluence": (by_kronfluence, (4, 8, 16, 32)),
+}
+LIBRARY = {"captum, loop": "captum", "captum, hooks": "captum", "kronfluence": "kronfluence"}
+TRIED, FEWER = 32, 64  # examples to find the best batch on; examples of slow ways
+SLOW = 2.0  # times as slow as genmem: then fewer examples
+
+
+def apply_to(setting, task):
+    """The ways that give this."""
+    skipped = {name for name, library in LIBRARY.items() if importlib.util.find_spec(library) is None}
+    if setting.network == "convolutional":  # they would drop the decoder, its norms and the scalar log variance
+        skipped |= {"captum, hooks", "kronfluence"}
+        skipped |= {"captum, loop"} if task == TASKS[0] else set()
+    skipped |= {"loop, 32 at once"} if task == TASKS[0] else {"genmem, unbiased"}
+    return [name for name in WAYS if name not in skipped]
+
+
+def seconds(call, *arguments):
+    start = time.perf_counter()
+    call(*arguments)
+    return time.perf_counter() - start
+
+
+def agreement(setting, task, names):
+    """The largest difference of each way from genmem, as a share of |g_x| |g_z|."""
+    n = 8
+    truth = by_genmem(setting, task, n, n).double()
+    own = by_genmem(setting, TASKS[0], n, n)[:, None].double()
+    scale = own[:, 0]
+    if task != TASKS[0]:
+        gradients = PerExampleGradients(setting.module, setting.z, noise=setting.z_noise)
+        scale = (own * squared_norms(gradients.features(setting.z, setting.z_noise))).sqrt()
+    found = {name: WAYS[name][0](setting, task, n, 4).double() for name in names if name != "genmem, unbiased"}
+    return {name: float(((value - truth) / scale).abs().max()) for name, value in found.items()}
+
+
+def best_batches(setting, task, names, n):
+    """The fastest batch size of each way, and the seconds of an example then."""
+    best = {}
+    for name in names:
+        call, sizes = WAYS[name]
+        few = max(min(n, TRIED), *(size for size in sizes if size <= n))
+        sizes = [size for size in sizes if size <= few] or [few]
+        if len(sizes) > 1:
+            call(setting, task, sizes[0], sizes[0])  # libraries start slowly
+        times = {size: seconds(call, setting, task, max(few, size), size) / max(few, size) for size in sizes}
+        best[name] = min(times, key=times.get), min(times.values())
+    return best
+
+
+def measure(setting, task, n, rounds):
+    names = apply_to(setting, task)
+    print(f"\n{setting.network} VAE, {sum(p.numel() for p in setting.parameters.values()):,} parameters, {task}")
+    differences = agreement(setting, task, names)
+    batches = best_batches(setting, task, names, n)
+    counts = {
+        name: n if each <= SLOW * batches["genmem"][1] else min(n, max(FEWER, batches[name][0]))
+        for name, (_, each) in batches.items()
+    }
+    times = {name: [] for name in names}
+    for _ in range(rounds):
+        for name in names:
+            took = seconds(WAYS[name][0], setting, task, counts[name], batches[name][0])
+            times[name].append(took * n / counts[name])
+    for name, values in times.items():
+        ratios = sorted(v / g for v, g in zip(values, times["genmem"], strict=True))
+        other = f"  differs by {differences[name]:.0e}" if name in differences else ""
+        print(
+            f"  {name:<18} {statistics.median(values):8.2f} s   {statistics.median(ratios):6.2f}x"
+            f" ({ratios[0]:.2f} to {ratios[-1]:.2f})   batch {batches[name][0]:>3}, on {counts[name]:,} examples{other}",
+            flush=True,
+        )
+    return {name: size for name, (size, _) in batches.items()}
+
+
+# --- memory
+
+
+def memory(network, images, n, task, name, batch):
+    """MiB at the peak above what is there before, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    process = context.Process(target=peak, args=(queue, network, images[: n + QUERIES], n, task, name, batch))
+    process.start()
+    process.join()
+    return None if process.exitcode else queue.get()
+
+
+def peak(queue, network, images, n, task, name, batch):
+    setting = Setting(network, images, n)
+    WAYS[name][0](setting, TASKS[0] if task == TASKS[0] else task, 1, 1)  # all is imported
+    if Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = resident()
+    WAYS[name][0](setting, task, n, batch)
+    queue.put((highest() - before) / 1024)
+
+
+def resident():
+    return status("VmRSS")
+
+
+def highest():
+    return max(status("VmHWM"), 0) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def status(field):
+    path = Path("/proc/self/status")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((int(line.split()[1]) for line in lines if line.startswith(field)), 0)
+
+
+def memories(setting, images, task, batches):
+    n = max(FEWER, batches["genmem"])
+    n = min(n, len(setting.x))
+    print(f"  peak memory on {n} examples, MiB: ", end="")
+    found = {name: memory(setting.network, images, n, task, name, size) for name, size in batches.items()}
+    print(", ".join(f"{name} {'-' if peak is None else f'{peak:,.0f}'}" for name, peak in found.items()), flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mnist", help="an .npz with x_train; made-up images without it")
+    parser.add_argument("--examples", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    arguments = parser.parse_args()
+    n = arguments.examples
+    if arguments.mnist:
+        with np.load(arguments.mnist) as data:
+            images = data["x_train"][: n + QUERIES]
+    else:
+        images = np.random.default_rng(0).integers(0, 256, (n + QUERIES, 28, 28), dtype=np.uint8)
+    print(f"Python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    print(f"{n:,} examples, {DRAWS} draws, {arguments.rounds} rounds")
+    for network in arguments.networks:
+        setting = Setting(network, images, n)
+        for task in TASKS:
+            memories(setting, images, task, measure(setting, task, n, arguments.rounds))
+
+
+if __name__ == "__main__":
+    main()
