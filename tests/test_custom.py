@@ -413,7 +413,7 @@ def test_audit_of_lambdas_resumes_only_where_they_are_passed_again(tmp_path):
 
 def test_saved_models_name_their_functions(tmp_path):
     model = user_vae().fit(normal())
-    again = load_model(save_model(model, tmp_path / "vae.safetensors"))
+    again = load_model(save_model(model, tmp_path / "vae.safetensors"), trust=True)
     np.testing.assert_array_equal(again.score_samples(normal()), model.score_samples(normal()))
     assert all(name.startswith("network.") for name in again.module_.state_dict())
     lambdas = user_gaussian(loss=lambda network, x: own.gaussian_nll(network, x)).fit(normal())

@@ -8,6 +8,8 @@ from torch import nn
 
 from genmem.errors import ModelError
 from genmem.influence.gradients import PerExampleGradients
+from genmem.influence.pieces import Rows
+from genmem.influence.products import Features, along, gram, inner, squared_norms
 
 
 class Bent(nn.Module):
@@ -49,3 +51,21 @@ def test_a_bias_that_a_norm_takes_away_is_no_matter(dtype):
     module = Squares(nn.Conv1d(3, 3, 3), nn.LayerNorm(6), nn.Linear(6, 2)).to(dtype)  # the norm is over positions
     gradients = check(module, data(40, (3, 8), dtype), data(5, (3, 8), dtype, 1))
     assert set(gradients.coverage.hooks) == set(gradients.trained)  # its gradient is nothing but rounding
+
+
+def test_long_gradients_add_up_without_loss():
+    torch.manual_seed(19)
+    values = torch.rand(3, 2**20 + 7)
+    truth = values.double() @ values.double().T
+    long, scale = Features({"p": Rows(values)}, 3), {"p": torch.rand(2**20 + 7)}
+    scaled = (values.double() * scale["p"].double()) @ values.double().T
+    for found, wanted in [
+        (inner(long, long), truth),
+        (inner(long, Features({"p": Rows(values[:1])}, 1)), truth[:, :1]),
+        (squared_norms(long), truth.diagonal()),
+        (along(long, {"p": values[0]}), truth[0]),
+        (gram(Features(long.pieces, 3, 3))[0], truth),
+        (inner(long, long, scale=scale), scaled),
+        (squared_norms(long, scale=scale), scaled.diagonal()),
+    ]:
+        torch.testing.assert_close(found, wanted.to(found.dtype), rtol=2e-6, atol=0)

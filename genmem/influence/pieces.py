@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 AT_ONCE = 2**22  # values of an intermediate result
+LONG = 2**15  # numbers whose products are summed in the network's own precision
 NOTHING = 64  # roundings: a parameter's share of a gradient that may be no more than that
 
 
@@ -38,13 +39,12 @@ class Rows:
         return self.values.sum(0)
 
     def along(self, direction: Tensor) -> Tensor:
-        """Return the product of each gradient with a flat direction: (n,)."""
-        return self.values @ direction
+        """Return the product of each gradient with a flat direction: (n,), float64."""
+        return long_products(self.values, direction[None])[:, 0]
 
     def squares(self) -> Tensor:
         """Return the squared norm of each gradient: (n,)."""
-        norms: Tensor = torch.linalg.vector_norm(self.values, dim=1)
-        return norms.square()
+        return torch.cat([self.values[some].square().sum(1) for some in chunks(len(self), self.size)])
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,17 @@ class Lookup(Outer):
         out = right.new_zeros(len(rows), self.rows + 1, right.shape[-1])  # the last row takes what goes nowhere
         at = torch.where(rows >= 0, rows, self.rows).unsqueeze(-1).expand_as(right)
         return out.scatter_add_(1, at, right)[:, :-1]
+
+
+def long_products(x: Tensor, z: Tensor) -> Tensor:
+    """Return x z^T of matrices with long rows, (..., n, size) and (..., m, size): (..., n, m), float64.
+
+    Libraries add up a long row in few accumulators; a float32 sum of a million squares is off by up to 2e-4 so.
+    """
+    total = torch.zeros(*x.shape[:-1], z.shape[-2], dtype=torch.float64, device=x.device)
+    for start in range(0, x.shape[-1], LONG):
+        total += x[..., start : start + LONG] @ z[..., start : start + LONG].mT
+    return total
 
 
 def _same(rows: Tensor, others: Tensor, like: Tensor) -> Tensor:

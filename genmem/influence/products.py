@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genmem.influence.pieces import Outer, Piece, Rows, chunks, some_values
+from genmem.influence.pieces import Outer, Piece, Rows, chunks, long_products, some_values
 
 Direction = Mapping[str, Tensor]
 
@@ -127,7 +127,7 @@ def _add_pairs(total: Tensor, x: Piece, z: Piece, scale: Tensor | None) -> None:
         right = z.dense(others.start, others.stop)
         right = right if scale is None else right * scale.to(right.dtype)
         for some in _dense_chunks(x):
-            total[some, others] += x.dense(some.start, some.stop) @ right.T
+            total[some, others] += long_products(x.dense(some.start, some.stop), right)
 
 
 def _add_factored(total: Tensor, x: Outer, z: Outer) -> None:
@@ -164,7 +164,7 @@ def _written_out_is_cheaper(piece: Outer, draws: int) -> bool:
 def _dense_gram(piece: Piece, some: slice, draws: int, scale: Tensor | None) -> Tensor:
     rows = piece.dense(some.start * draws, some.stop * draws).view(-1, draws, piece.size)
     others = rows if scale is None else rows * scale.to(rows.dtype)
-    return (rows @ others.mT).to(torch.float64)
+    return long_products(rows, others)
 
 
 def _factored_gram(piece: Outer, some: slice, draws: int) -> Tensor:
@@ -177,7 +177,9 @@ def _factored_gram(piece: Outer, some: slice, draws: int) -> Tensor:
 
 def _scaled_squares(piece: Piece, scale: Tensor) -> Tensor:
     scale = scale.to(some_values(piece).dtype)
-    return torch.cat([piece.dense(some.start, some.stop).square() @ scale for some in _dense_chunks(piece)])
+    return torch.cat(
+        [long_products(piece.dense(some.start, some.stop).square(), scale[None])[:, 0] for some in _dense_chunks(piece)]
+    )
 
 
 def _dense_chunks(piece: Piece) -> Iterator[slice]:

@@ -33,6 +33,7 @@ LOSSES = ("trained", "paper")
 GRADIENT_BYTES = {"cpu": 2**27, "cuda": 2**31}  # of one batch of training examples
 BATCH = {"cpu": 256, "cuda": 2048}  # rows at most
 IN_LEDGER = 512  # rows of a part, at least
+ROUNDING = 1e-6  # of a gradient: less is no sign of chance
 SUMS = 2**25  # values held where there is no ledger
 
 
@@ -179,7 +180,9 @@ class Visits:
         drawn = self.at(len(self) - 1).train
         every = torch.ones(len(self._tried), dtype=torch.bool, device=self.device)
         one, other = (drawn.total(self._tried, block * BLOCK, every) for block in (0, 1))
-        self.random = any(not torch.equal(one[name], other[name]) for name in one)
+        size = sum(float(value.square().sum()) for value in one.values())
+        change = sum(float((one[name] - other[name]).square().sum()) for name in one)
+        self.random = not change <= ROUNDING**2 * size  # NaN counts as chance
         self.draws = self.settings.draws if self.random else 1
         self._now = None if not self.random else self._now
 

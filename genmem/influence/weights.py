@@ -31,7 +31,9 @@ def checkpoint_weights(
     - "paper": eta_c B D_c / N, B times "complete", as published: right where the loss of a batch is a sum.
     - "lr": eta_c, for checkpoints at even distances, up to a factor.
 
-    Momentum mu without Adam makes each step 1 / (1 - mu) times as long.
+    Momentum mu without Adam makes each step 1 / (1 - mu) times as long. Between checkpoints far apart gradients
+    shrink, and a checkpoint speaks for steps that were smaller than its own: then sums are too large by a factor, most
+    of which is due to the untrained network. Ranks suffer less.
 
     Args:
         trajectory: checkpoints in the order of training.

@@ -63,11 +63,15 @@ def labelled(tensors):
 
 def captum_influence(tracin, queries):
     """Products with the examples of `tracin`: (examples, queries)."""
-    return tracin.influence((*queries, torch.zeros(len(queries[0]))), k=None).T.detach()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Input Tensor \d+ did not already require gradients")
+        return tracin.influence((*queries, torch.zeros(len(queries[0]))), k=None).T.detach()
 
 
 def captum_self_influence(tracin):
-    return tracin.self_influence(outer_loop_by_checkpoints=True).detach()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Input Tensor \d+ did not already require gradients")
+        return tracin.self_influence(outer_loop_by_checkpoints=True).detach()
 
 
 # --- kronfluence

@@ -10,10 +10,6 @@ pytest.importorskip("captum", reason=f"captum is not installed: {INSTALL}")
 
 from peers import BatchFirst, captum_influence, captum_self_influence, captum_tracin  # noqa: E402
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Input Tensor \\d+ did not already require gradients:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU:UserWarning"),
-]
 MODES = [False, True]
 
 
