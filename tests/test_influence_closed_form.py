@@ -273,14 +273,15 @@ def test_mixture_starts_from_its_fit_and_leaves_the_model_as_it_was():
 
 def test_mixture_without_a_random_state_takes_the_seed(monkeypatch):
     X, _, Z, _ = clusters(0, 2, far=40.0)
-    seen, settled = [], mixtures.settled_mixture
-    monkeypatch.setattr(
-        mixtures, "settled_mixture", lambda model, X: seen.append(model.random_state) or settled(model, X)
-    )
-    unseeded = GaussianMixture(2)
+    seen, fitted = [], mixture_refits._fitted
+    monkeypatch.setattr(mixture_refits, "_fitted", lambda m, X: seen.append(m.random_state) or fitted(m, X))
+    unseeded, used = GaussianMixture(2), []
     for seed in (5, 5, 6):
+        seen.clear()
         influence_scores(unseeded, X, Z, seed=seed)
-    assert seen[0] == seen[1] != seen[2] and None not in seen
+        used.append(seen[0])
+        assert set(seen) == {seen[0]}
+    assert used[0] == used[1] != used[2] and None not in used
     assert not hasattr(unseeded, "means_") and unseeded.random_state is None
 
 
@@ -305,7 +306,7 @@ def test_queries_of_a_spherical_mixture_find_the_component_of_highest_weighted_d
 def test_mixture_counts_refits_that_do_not_settle(monkeypatch):
     X, _, Z, _ = clusters(0, 2, far=1.5)
     start = mixture_refits.settled_mixture(GaussianMixture(3, random_state=0), X)
-    monkeypatch.setattr(mixtures, "settled_mixture", lambda model, X: start)
+    monkeypatch.setattr(mixtures, "settled_mixture", lambda *_: start)
     monkeypatch.setattr(mixture_refits, "STEPS", 3)
     monkeypatch.setattr(mixture_refits, "STAGES", 1)
     with pytest.warns(UserWarning, match=r"did not settle in \d+ of 28 refits"):
