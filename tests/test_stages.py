@@ -17,7 +17,8 @@ from genmem.models import VAE
 from genmem.run import Run
 
 SMALL = {"hidden": [8], "latent_dim": 2}
-QUICK = {"folds": 3, "epochs": 3, "settings": SMALL}
+UNFOLDED = {"epochs": 3, "settings": SMALL}
+QUICK = {"folds": 3, **UNFOLDED}
 
 
 @pytest.fixture
@@ -50,23 +51,25 @@ def test_repeats_that_are_not_asked_for_stay_undone(X, tmp_path):
 
 
 def test_designs(X, tmp_path):
-    subsets = stages.plan(X, out=tmp_path / "s", fraction=0.5, repeats=2, **QUICK)
+    subsets = stages.plan(X, out=tmp_path / "s", fraction=0.5, repeats=2, **UNFOLDED)
     assert subsets.splits().kind == "subsets" and subsets.splits().held_out.mean() == pytest.approx(0.5, abs=0.02)
     twins = np.concatenate([X, X[:20]])
     together = stages.plan(twins, out=tmp_path / "t", together=True, repeats=1, **QUICK).splits().held_out
     np.testing.assert_array_equal(together[:, :20], together[:, -20:])
     labels = np.repeat(["a", "b", "c"], 20)
-    groups = stages.plan(X[:60], out=tmp_path / "l", labels=labels, leave_out="labels", **QUICK).splits().held_out
+    groups = stages.plan(X[:60], out=tmp_path / "l", labels=labels, leave_out="labels", **UNFOLDED).splits().held_out
     assert sorted(map(tuple, groups[:, ::20])) == [(False, False, True), (False, True, False), (True, False, False)]
     with pytest.raises(DataError, match="without labels"):
-        stages.plan(X, out=tmp_path / "n", leave_out="labels", **QUICK)
+        stages.plan(X, out=tmp_path / "n", leave_out="labels", **UNFOLDED)
     with pytest.raises(DataError, match="one design"):
-        stages.plan(X, out=tmp_path / "m", leave_out="labels", fraction=0.5, **QUICK)
+        stages.plan(X, out=tmp_path / "m", leave_out="labels", fraction=0.5, **UNFOLDED)
 
 
-@pytest.mark.parametrize(("design", "said"), [({}, "its fold (trained on 67%"), ({"fraction": 0.5}, "random part")])
+@pytest.mark.parametrize(
+    ("design", "said"), [({"folds": 3}, "its fold (trained on 67%"), ({"fraction": 0.5}, "random part")]
+)
 def test_the_estimand_is_that_of_the_design(design, said, X, tmp_path):
-    asked = genmem.audit(X, out=tmp_path / "r", repeats=1, **QUICK, **design).summary["asked"]
+    asked = genmem.audit(X, out=tmp_path / "r", repeats=1, **UNFOLDED, **design).summary["asked"]
     assert said in asked["estimand"]
 
 
