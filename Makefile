@@ -22,6 +22,9 @@ bench: install  ## measured comparisons (see bench/README.md)
 	$(BIN)/python bench/posterior.py
 	$(BIN)/python bench/search.py
 	$(BIN)/python bench/regions.py
+	$(BIN)/python bench/densities.py --sizes 2000 10000
+	$(BIN)/python bench/held_out.py
+	$(BIN)/python bench/influence.py
 
 install: .venv/installed
 

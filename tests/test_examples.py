@@ -50,3 +50,10 @@ def test_counts_of_draws_and_samples():
             fitted.sample(count)
     with pytest.raises(DataError, match="3.4e38"):
         fitted.score_samples(X * 1e39)
+
+
+@pytest.mark.parametrize("model", [genmem.KNNDensity(k=2), genmem.TorchKernelDensity(), genmem.TorchGaussianMixture()])
+@pytest.mark.parametrize("count", [0, -1, 2.5])
+def test_counts_of_samples_of_classical_densities(model, count):
+    with pytest.raises(ModelError, match="n_samples"):
+        model.fit(X).sample(count)

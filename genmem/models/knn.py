@@ -72,6 +72,7 @@ class KNNDensity(BaseEstimator):  # type: ignore[misc]
         adapts to the data as p does. Where k copies of an example coincide they are returned as they are.
         """
         self._check_fitted()
+        require("n_samples", n_samples, is_count, "an integer >= 1")
         n, d = self.X_.shape
         rng = stream(self.random_state if random_state is None else random_state, "samples")
         chosen = rng.integers(n, size=n_samples)

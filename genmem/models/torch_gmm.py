@@ -146,6 +146,7 @@ class TorchGaussianMixture(BaseEstimator):  # type: ignore[misc]
     def sample(self, n_samples: int = 1, random_state: int | None = None) -> FloatArray:
         """Return draws from the mixture: shape (n_samples, d)."""
         self._check_fitted()
+        require("n_samples", n_samples, is_count, "an integer >= 1")
         rng = stream(self.random_state if random_state is None else random_state, "samples")
         chosen = rng.choice(len(self.weights_), size=n_samples, p=self.weights_ / self.weights_.sum())
         drawn = rng.standard_normal((n_samples, self.means_.shape[1]))

@@ -12,7 +12,7 @@ from sklearn.neighbors import KernelDensity
 from torch import Tensor
 
 from genmem.errors import DataError, ModelError
-from genmem.models.base import require, resolve_device
+from genmem.models.base import is_count, require, resolve_device
 from genmem.models.kernel_shapes import check_kernel, kernel_draws, log_normaliser
 from genmem.models.kernels import check_block, log_kernel_sums, squared_distances
 from genmem.models.vectors import matrix, require_width
@@ -103,6 +103,7 @@ class TorchKernelDensity(BaseEstimator):  # type: ignore[misc]
     def sample(self, n_samples: int = 1, random_state: int | None = None) -> NDArray[np.float64]:
         """Return exact draws from the density: shape (n_samples, d)."""
         self._check_fitted()
+        require("n_samples", n_samples, is_count, "an integer >= 1")
         rng = stream(self.random_state if random_state is None else random_state, "samples")
         chosen = rng.integers(len(self.X_), size=n_samples)
         offsets = kernel_draws(self.kernel, n_samples, self.X_.shape[1], rng)
