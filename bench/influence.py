@@ -6,6 +6,7 @@ queries, g the gradient of the loss averaged over the draws. Noise is fixed, so 
 rounding; the largest difference from genmem is printed, as a share of |g_x| |g_z|. (Long float32 sums explain those
 beyond 1e-6: a norm or a matrix product of a million numbers keeps few accumulators. genmem adds up in float64.)
 
+- network alone: forward and backward of batches, without any product: the least that any way can take.
 - loop: forward and backward of one example after another. Its products with queries go one by one, or as one matrix
   product for every 32 gradients.
 - vmap: torch.func.vmap(grad) over chunks; every chunk size is tried, the fastest counts.
@@ -94,6 +95,16 @@ def gradients_of_one(setting, x, noise):
     return torch.autograd.grad(loss, list(setting.module.parameters()))
 
 
+def by_network(setting, task, n, batch):
+    """Forward and backward through the network alone: what any way must do that differentiates each draw once."""
+    module = setting.module.requires_grad_(False)
+    for i in range(0, n, batch):
+        some = slice(i, min(n, i + batch))
+        x = setting.x[some].clone().requires_grad_()
+        torch.autograd.grad(module(x, draws=DRAWS, noise=setting.x_noise[:, some]).sum(), x)
+    module.requires_grad_(True)
+
+
 def by_loop(setting, task, n, batch):
     """`batch` gradients are multiplied with those of the queries at once; one is the plainest loop."""
     x, noise = setting.x, setting.x_noise
@@ -173,6 +184,7 @@ def by_kronfluence(setting, task, n, batch):
 WAYS = {
     "genmem": (by_genmem, (16, 32, 64, 128, 256)),
     "genmem, unbiased": (by_genmem_unbiased, (16, 32, 64)),
+    "network alone": (by_network, (16, 32, 64, 128)),
     "loop": (by_loop, (1,)),
     "loop, 32 at once": (by_loop, (32,)),
     "vmap(grad)": (by_vmap, (1, 2, 4, 8, 16, 32)),
@@ -191,7 +203,7 @@ def apply_to(setting, task):
     if setting.network == "convolutional":  # they would drop the decoder, its norms and the scalar log variance
         skipped |= {"captum, hooks", "kronfluence"}
         skipped |= {"captum, loop"} if task == TASKS[0] else set()
-    skipped |= {"loop, 32 at once"} if task == TASKS[0] else {"genmem, unbiased"}
+    skipped |= {"loop, 32 at once"} if task == TASKS[0] else {"genmem, unbiased", "network alone"}
     return [name for name in WAYS if name not in skipped]
 
 
@@ -210,7 +222,8 @@ def agreement(setting, task, names):
     if task != TASKS[0]:
         gradients = PerExampleGradients(setting.module, setting.z, noise=setting.z_noise)
         scale = (own * squared_norms(gradients.features(setting.z, setting.z_noise))).sqrt()
-    found = {name: WAYS[name][0](setting, task, n, 4).double() for name in names if name != "genmem, unbiased"}
+    others = [name for name in names if name not in ("genmem, unbiased", "network alone")]
+    found = {name: WAYS[name][0](setting, task, n, 4).double() for name in others}
     return {name: float(((value - truth) / scale).abs().max()) for name, value in found.items()}
 
 
