@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import click
+from genmem_cli.copying import copycheck, neighbors
 from genmem_cli.options import POSTERIOR, a_run, attributing, computing, planning, refitting, scoring
 from genmem_cli.progress import bars
 
@@ -79,13 +80,6 @@ def score(run_directory: str, estimator: str) -> None:
     _stage("score", run_directory, estimator=estimator)
 
 
-@click.command(epilog='Python: genmem.stages.neighbors(genmem.Run.open("runs/digits"))')
-@a_run
-def neighbors(run_directory: str) -> None:
-    """Find the nearest training examples of every example of RUN."""
-    _stage("neighbors", run_directory)
-
-
 @click.command(epilog='Python: genmem.stages.regions(genmem.Run.open("runs/digits"))')
 @a_run
 def regions(run_directory: str) -> None:
@@ -108,7 +102,7 @@ def influence(run_directory: str, **how: Any) -> None:
     _stage("influence", run_directory, **how)
 
 
-ALL = (audit, plan, refit, fit, posterior, score, neighbors, regions, report, influence)
+ALL = (audit, plan, refit, fit, posterior, score, neighbors, regions, report, influence, copycheck)
 
 
 def _plan(asked: dict[str, Any]) -> "Run":

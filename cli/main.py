@@ -22,7 +22,8 @@ def genmem() -> None:
     """Audit a generative model for memorization.
 
     `genmem audit digits --out runs/digits` runs every stage on scikit-learn's digits; each stage is also a command
-    of its own. Exit codes: 0 done, 2 something you can mend, 130 interrupted (run the same command to resume).
+    of its own; `genmem copycheck` needs three sets and no model. Exit codes: 0 done, 1 a --fail-if condition holds,
+    2 something you can mend, 130 interrupted (run the same command to resume).
     """
 
 
@@ -46,7 +47,7 @@ def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; errors a user can mend are told in a sentence, without traceback."""
     warnings.showwarning = _tell
     try:
-        genmem.main(arguments, prog_name="genmem", standalone_mode=False, obj=arguments)
+        code = genmem.main(arguments, prog_name="genmem", standalone_mode=False, obj=arguments)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return 2
@@ -62,7 +63,7 @@ def run(arguments: list[str]) -> int:
         again = shlex.join(["genmem", *arguments])
         click.echo(f"\nStopped; what is finished is kept. To resume, run it again: {again}", err=True)
         return INTERRUPTED
-    return 0
+    return code if isinstance(code, int) else 0  # of `Context.exit`
 
 
 def _tell(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

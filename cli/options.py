@@ -40,6 +40,19 @@ class AutoOr(click.ParamType):
         return numbers if self.several else numbers[0]
 
 
+class Shape(click.ParamType):
+    """`28x28`."""
+
+    name = "HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Return the sizes."""
+        sizes = str(value).lower().split("x")
+        if len(sizes) not in (2, 3) or not all(size.isdecimal() and int(size) for size in sizes):
+            self.fail(f"expected sizes such as 28x28 or 32x32x3; got {value!r}.", param, ctx)
+        return tuple(int(size) for size in sizes)
+
+
 def planning(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the argument and options that plan an audit."""
     return _adding(command, _PLANNING)
@@ -149,9 +162,58 @@ _ATTRIBUTING: list[Decorator] = [
         "--examples", AutoOr(), "Training examples to consider, drawn at random; auto is what minutes allow.", "auto"
     ),
     _option("--seed", click.IntRange(min=0), "Of draws, samples and that choice [default: the run's]."),
+    click.option("--recompute", is_flag=True, help="Compute all of it again, unfinished sums included."),
 ]
 
 
 def a_run(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the argument that names a run directory."""
     return click.argument("run_directory", metavar="RUN", type=click.Path())(command)
+
+
+def sampling(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what to check of a run for copies."""
+    return _adding(command, [*_SAMPLING, *_SPACE, _option("--seed", click.IntRange(min=0), _SEED)])
+
+
+def checking(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the three sets of a check for copies, and what to make of them."""
+    return _adding(command, [*_SETS, *_SPACE, *_CHECKING])
+
+
+_SEED = "Of samples and tests [default: the run's]."
+_SAMPLING: list[Decorator] = [
+    _option("--test", click.Path(), "Held-out examples of the same source [default: a fold, and a refit without it]."),
+    _option("--samples", click.IntRange(min=1), "How many samples to draw [default: as many as held-out examples]."),
+]
+_SPACE: list[Decorator] = [
+    _option(
+        "--space",
+        str,
+        "Where distances are measured: raw, pooled, spectrum (of shifted and mirrored images), pca, pca:K, or "
+        "package.module:function; with a run also latent.",
+        "raw",
+    ),
+    _option(
+        "--level",
+        click.FloatRange(0, 1, min_open=True, max_open=True),
+        "The false-discovery rate of samples and rows that are named.",
+        0.1,
+    ),
+]
+_SETS: list[Decorator] = [
+    _option("--train", click.Path(), "What the model was trained on.", required=True),
+    _option("--test", click.Path(), "Held-out examples of the same source.", required=True),
+    _option("--samples", click.Path(), "What the model generated.", required=True),
+    _option("--array", str, "The array of .npz files that holds the rows: one name, or three with commas."),
+    _option("--categorical", str, "Columns of tables whose numbers are codes, with commas; text always is."),
+    _option("--scale", click.Choice(["range", "spread"]), "Gives every column of tables the same say."),
+    _option("--id-column", str, "A column of tables that tells what rows are called."),
+    _option("--image-shape", Shape(), "Height and width of images that come as flat rows: 28x28 or 32x32x3."),
+]
+_CHECKING: list[Decorator] = [
+    _option("--out", click.Path(), "The folder of the report [default: runs/<samples>-copycheck]."),
+    _option("--seed", click.IntRange(min=0), "The root of all randomness.", 0),
+    _option("--fail-if", str, 'Exit with 1 where this holds: "copied_share_low > 0.01".'),
+    click.option("--redact", is_flag=True, help="Show row numbers and distances only: no pictures, values or names."),
+]

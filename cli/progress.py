@@ -19,6 +19,7 @@ TITLES = {
     "regions": "Averaging regions",
     "report": "Writing the report",
     "influence": "Attributing to examples",
+    "copies": "Checking for copies",
 }
 
 

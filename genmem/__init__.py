@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         make_model,
         save_model,
     )
+    from genmem.neighbors.copycheck import CopyCheck, copycheck
     from genmem.pipeline import Audit, audit
     from genmem.protocols import Density, draw
     from genmem.run import Run
@@ -60,6 +61,7 @@ _HOMES = {
         "make_model",
         "save_model",
     ),
+    "genmem.neighbors.copycheck": ("CopyCheck", "copycheck"),
     "genmem.pipeline": ("Audit", "audit"),
     "genmem.protocols": ("Density", "draw"),
     "genmem.run": ("Run",),
@@ -75,6 +77,7 @@ __all__ = [
     "Audit",
     "Checkpoint",
     "ConvVAE",
+    "CopyCheck",
     "Data",
     "DataError",
     "DeepDensity",
@@ -97,6 +100,7 @@ __all__ = [
     "TorchKernelDensity",
     "__version__",
     "audit",
+    "copycheck",
     "draw",
     "from_module",
     "from_pyro",

@@ -114,7 +114,7 @@ def _read(source: Any, array: str | None, label_array: str | None, label_column:
         raw = read(Path(source), array=array, label_array=label_array, label_column=label_column)
         return raw, os.fspath(source)
     _refuse_options(_name_of(source), array=array, label_array=label_array, label_column=label_column)
-    return (_digits(), "digits") if isinstance(source, str) else (Raw(_as_array(source)), "array")
+    return (_digits(), "digits") if isinstance(source, str) else (Raw(as_array(source)), "array")
 
 
 def _refuse_options(source: str | None, **options: str | None) -> None:
@@ -140,7 +140,12 @@ def _digits() -> Raw:
     return Raw((pixels / 16).astype(np.float32), digits)
 
 
-def _as_array(values: Any) -> NDArray[Any]:
+def as_array(values: Any) -> NDArray[Any]:
+    """Return what numpy makes of `values`.
+
+    Raises:
+        DataError: values are masked, or numpy can make no array of them.
+    """
     if np.ma.isMaskedArray(values) and np.ma.getmaskarray(values).any():
         raise DataError(
             expected="a value in every place",
@@ -166,7 +171,7 @@ def _labels_beside(labels: Any, named: str | None) -> NDArray[Any] | None:
             got=f"{named!r} and {_name_of(labels)}",
             do="Drop one of labels, label_array and label_column.",
         )
-    return read_labels(Path(labels)) if isinstance(labels, str | os.PathLike) else _as_array(labels)
+    return read_labels(Path(labels)) if isinstance(labels, str | os.PathLike) else as_array(labels)
 
 
 def _subset(data: Data, size: int, seed: int) -> Data:

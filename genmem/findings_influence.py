@@ -72,6 +72,8 @@ def find_influence(run: Run) -> list[dict[str, Any]]:
     findings = [_against_score(found), self_check(found)]
     if labels is not None:
         findings += label_agreement(found.arrays, labels)
+    if run.has_result("latents") and (means := run.result("latents")["mean"]).size:
+        findings += latent_distance(found.arrays, means)
     return [one for one in findings if one["value"] is not None]
 
 
@@ -142,9 +144,7 @@ def label_agreement(found: Arrays, labels: NDArray[Any]) -> list[dict[str, Any]]
     null = _share_of_label(found["checked"], found["examples"], labels)
     findings = []
     for side in ("proponents", "opponents"):
-        sign = 1 if side == "proponents" else -1
-        right = sign * found[f"checked_{side[:-1]}_scores"] > 0
-        share = _agreement(found["checked"], np.where(right, found[f"checked_{side}"], -1), labels)
+        share = _agreement(found["checked"], _of_side(found, side), labels)
         there = np.isfinite(share) & np.isfinite(null)
         value, error, (low, high) = stats.mean_interval(share[there])
         chance = float(null[there].mean()) if there.any() else np.nan
@@ -171,11 +171,76 @@ def label_agreement(found: Arrays, labels: NDArray[Any]) -> list[dict[str, Any]]
     return findings
 
 
+def latent_distance(found: Arrays, means: NDArray[Any]) -> list[dict[str, Any]]:
+    """Say how near proponents and opponents of an example, other than itself, lie to it between latent means.
+
+    Args:
+        found: results/influence.npz.
+        means: (n, latent) of all examples: the means of their posteriors.
+    """
+    findings = []
+    for side in ("proponents", "opponents"):
+        nearer = _shares_nearer(found, _of_side(found, side), means)
+        nearer = nearer[np.isfinite(nearer)]
+        value, error, (low, high) = stats.mean_interval(nearer)
+        findings.append(
+            finding(
+                "latent_distance" if side == "proponents" else "latent_distance_opponents",
+                "influence",
+                f"Examples nearer in latent space than {side}",
+                value,
+                error=error,
+                interval=(max(0.0, low), min(1.0, high)) if math.isfinite(low) else (low, high),
+                null=0.5,
+                n=len(nearer),
+                unit="of other examples",
+                sentence=f"On average {value:.0%} of the other examples lie nearer to a training example, by the means "
+                f"of their posteriors, than its {DEPTH} strongest {side} do; if these were random, 50% would.",
+                meaning="Far below a half, the model learned an example from what it holds for similar. Proponents "
+                "that lie no nearer than others are chosen by the size of their gradients."
+                if side == "proponents"
+                else "Below a half, examples compete with what the model holds for similar; above it, opponents are "
+                "far away. The interval is over examples, of one model.",
+                source=PAPER,
+            )
+        )
+    return findings
+
+
+def _shares_nearer(found: Arrays, others: NDArray[np.intp], means: NDArray[Any]) -> NDArray[np.float64]:
+    """Return for each query the mean share of other examples nearer than its strongest others; NaN without any.
+
+    An example as near as one of them counts half.
+    """
+    shares = np.full(len(others), np.nan)
+    positions = found["examples"]
+    for row, query in enumerate(found["checked"]):
+        kept = _first_others(query, others[row])
+        if not kept or len(positions) < 3:
+            continue
+        away = np.linalg.norm(means[positions] - means[query], axis=1)
+        rest = np.sort(away[positions != query])
+        theirs = away[np.searchsorted(positions, kept)]  # positions are in order
+        below, above = (np.searchsorted(rest, theirs, side) for side in ("left", "right"))
+        shares[row] = float((below + (above - below - 1) / 2).mean() / (len(rest) - 1))
+    return shares
+
+
+def _of_side(found: Arrays, side: str) -> NDArray[np.intp]:
+    """Return the strongest of one side for each checked example, -1 where the sign is that of the other."""
+    sign = 1 if side == "proponents" else -1
+    return np.where(sign * found[f"checked_{side[:-1]}_scores"] > 0, found[f"checked_{side}"], -1)
+
+
+def _first_others(query: int, strongest: NDArray[np.intp]) -> list[int]:
+    return [int(p) for p in strongest if p not in (query, -1)][:DEPTH]
+
+
 def _agreement(queries: NDArray[np.intp], others: NDArray[np.intp], labels: NDArray[Any]) -> NDArray[np.float64]:
     """Return for each query the share of its strongest others that have its label; NaN where there is none."""
     share = np.full(len(queries), np.nan)
     for row, (query, found) in enumerate(zip(queries, others, strict=True)):
-        kept = [p for p in found if p not in (query, -1)][:DEPTH]
+        kept = _first_others(query, found)
         if kept:
             share[row] = float((labels[kept] == labels[query]).mean())
     return share

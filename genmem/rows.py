@@ -82,6 +82,16 @@ def identical_groups(X: NDArray[Any]) -> NDArray[np.intp]:
     return np.argsort(np.argsort(first))[group]
 
 
+def canonical_order(X: NDArray[Any]) -> NDArray[np.intp]:
+    """Return an order (n,) of the rows that their values alone decide: shuffled rows come out alike.
+
+    >>> X = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    >>> bool((X[canonical_order(X)] == X[::-1][canonical_order(X[::-1])]).all())
+    True
+    """
+    return np.argsort(_row_hashes(X), kind="stable")
+
+
 def _row_hashes(X: NDArray[Any]) -> NDArray[np.uint64]:
     weights = None
     parts = []

@@ -30,6 +30,7 @@ STAGES = {
     "latents": "fit",
     "cells": "regions",
     "influence": "influence",
+    "copycheck": "neighbors",
 }
 
 

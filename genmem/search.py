@@ -19,6 +19,8 @@ from genmem.rows import blocks, identical_groups
 _QUERIES = 4096  # at a time, at most
 _CHUNK = 2**23  # values handled at a time
 _CACHED = 2**17  # values that stay in the cache
+_TILE = 1024  # queries that FAISS multiplies with 1,024 rows of the base at a time
+_WORTH = 8  # centring costs a copy of the base: it must make the squares smaller by as much
 _GPU_MOST = 2048  # neighbours FAISS returns on a GPU
 _HUGE = 1e150  # squares of larger values overflow float64
 
@@ -45,11 +47,8 @@ def nearest(queries: NDArray[Any], base: NDArray[Any], k: int = 1, *, exclude: A
     >>> nearest(np.array([[0.0, 0.0]]), np.array([[3.0, 4.0], [0.0, 1.0]]), k=2)
     (array([[1., 5.]]), array([[1, 0]]))
     """
-    Q, B = _flat(queries, "queries"), _flat(base, "base")
-    out = _exclusions(exclude, len(Q), len(B))
-    _check_sizes(Q, B, k, len(B) - bool((out >= 0).any()))
-    search = _Search(Q, B, int(k), out, _scale(_extent(Q, "queries"), _extent(B, "base")))
-    distances, indices = np.empty((len(Q), k)), np.empty((len(Q), k), np.int64)
+    search = prepared(queries, base, k, exclude)
+    distances, indices = np.empty((len(search.Q), search.k)), np.empty((len(search.Q), search.k), np.int64)
     for at in search.parts():
         distances[at], indices[at], unsure = search.by_faiss(at)
         for some in search.smaller_parts(at[unsure]):
@@ -57,8 +56,30 @@ def nearest(queries: NDArray[Any], base: NDArray[Any], k: int = 1, *, exclude: A
     return distances, indices
 
 
+def prepared(queries: NDArray[Any], base: NDArray[Any], k: int, exclude: ArrayLike | None) -> "ExactSearch":
+    """Return the search that `nearest` makes, its arguments checked.
+
+    Raises:
+        DataError: as `nearest`.
+    """
+    Q, B = _flat(queries, "queries"), _flat(base, "base")
+    out = _exclusions(exclude, len(Q), len(B))
+    _check_sizes(Q, B, k, len(B) - bool((out >= 0).any()))
+    return ExactSearch(Q, B, int(k), out, _scale(_extent(Q, "queries"), _extent(B, "base")))
+
+
 @dataclass(frozen=True, eq=False)
-class _Search:
+class ExactSearch:
+    """Queries and base as matrices, and the steps of a search.
+
+    Attributes:
+        Q: (m, d) queries.
+        B: (n, d) base.
+        k: how many neighbours.
+        exclude: (m,) row of the base never returned for a query, -1 for none.
+        scale: a power of two that brings the values into the range of float32's squares.
+    """
+
     Q: NDArray[Any]
     B: NDArray[Any]
     k: int
@@ -67,7 +88,7 @@ class _Search:
 
     def parts(self) -> list[NDArray[np.intp]]:
         """Return the queries in parts whose values and candidates fit in memory."""
-        most = np.clip(2 * _CHUNK // max(self.Q.shape[1], 4 * self._count), 64, _QUERIES)
+        most = np.clip(2 * _CHUNK // max(self.Q.shape[1], 4 * self.count), 64, _QUERIES)
         return np.array_split(np.arange(len(self.Q)), -(-len(self.Q) // most))
 
     def smaller_parts(self, at: NDArray[np.intp]) -> list[NDArray[np.intp]]:
@@ -75,38 +96,38 @@ class _Search:
         return np.array_split(at, -(-len(at) // max(1, _CHUNK // len(self._distinct)))) if len(at) else []
 
     @property
-    def _count(self) -> int:
+    def count(self) -> int:
         """How many candidates FAISS lists: one may be excluded, and the more the fewer queries stay unsure."""
         return self.k + 1 + max(8, self.k // 2)
 
     def by_faiss(self, at: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
         """Return distances, indices, and whether something may have been missed, for the queries `at`."""
-        queries = self._units(self.Q[at], np.float32)
+        queries = self.units(self.Q[at], np.float32)
         squared, found = self._candidates(queries)
         own = found == self.exclude[at, None]
         limit = _limit(np.where(own, np.inf, squared), queries, self.k)
         rows, places = np.nonzero((squared <= limit[:, None]) & ~own)
         unsure = (squared[:, -1] <= limit) & (found.shape[1] < len(self.B))
-        return *self._measured(at, rows, found[rows, places]), unsure
+        return *self.measured(at, rows, found[rows, places]), unsure
 
     def _candidates(self, queries: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         squared = np.empty((len(queries), 0), np.float32)
         found = np.empty((len(queries), 0), np.int64)
-        for start, block in self._blocks(np.arange(len(self.B)), np.float32):
-            more, indices = _knn(queries, block, min(self._count, len(block)))
+        for start, block in self.blocks(np.arange(len(self.B)), np.float32):
+            more, indices = _knn(queries, block, min(self.count, len(block)))
             squared, found = np.hstack([squared, more]), np.hstack([found, indices + start])
-            order = np.argsort(squared, axis=1, kind="stable")[:, : self._count]
+            order = np.argsort(squared, axis=1, kind="stable")[:, : self.count]
             squared, found = np.take_along_axis(squared, order, 1), np.take_along_axis(found, order, 1)
         return squared, found
 
     def in_float64(self, at: NDArray[np.intp]) -> Pairs:
         """Return distances and indices for the queries `at`, from all distances in float64."""
-        queries = self._units(self.Q[at], np.float64)
-        squared = np.hstack([_expanded(queries, block) for _, block in self._blocks(self._distinct, np.float64)])
+        queries = self.units(self.Q[at], np.float64)
+        squared = np.hstack([_expanded(queries, block) for _, block in self.blocks(self._distinct, np.float64)])
         squared[self._distinct == self.exclude[at, None]] = np.inf
         limit = _limit(squared, queries, self.k)
         rows, places = np.nonzero(squared <= limit[:, None])
-        return self._measured(at, rows, self._distinct[places])
+        return self.measured(at, rows, self._distinct[places])
 
     @cached_property
     def _distinct(self) -> NDArray[np.intp]:
@@ -118,7 +139,7 @@ class _Search:
         copy[order] = np.arange(len(order)) - starts
         return np.flatnonzero(copy <= self.k)  # k of them and one that may be excluded
 
-    def _measured(self, at: NDArray[np.intp], rows: NDArray[np.intp], found: NDArray[np.int64]) -> Pairs:
+    def measured(self, at: NDArray[np.intp], rows: NDArray[np.intp], found: NDArray[np.int64]) -> Pairs:
         """Return the k nearest of the listed (query, row of the base), at least k to each query."""
         squared = np.empty(len(rows))
         step = max(1, _CACHED // self.B.shape[1])
@@ -133,27 +154,29 @@ class _Search:
         take = order[first[:, None] + np.arange(self.k)]
         return np.sqrt(squared[take]), found[take].astype(np.int64)
 
-    def _blocks(self, rows: NDArray[np.intp], dtype: type) -> Iterator[tuple[int, NDArray[Any]]]:
+    def blocks(self, rows: NDArray[np.intp], dtype: type) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield (place of the first, centred values) of rows of the base, ascending."""
         step = max(64, _CHUNK // self.B.shape[1])
         for start in range(0, len(rows), step):
             some = rows[start : start + step]
             together = some[-1] - some[0] == len(some) - 1
-            yield start, self._units(self.B[some[0] : some[-1] + 1] if together else self.B[some], dtype)
+            yield start, self.units(self.B[some[0] : some[-1] + 1] if together else self.B[some], dtype)
 
-    def _units(self, values: NDArray[Any], dtype: type) -> NDArray[Any]:
+    def units(self, values: NDArray[Any], dtype: type) -> NDArray[Any]:
         """Return values in units in which little is lost to rounding: a shift and a power of two change no order."""
         if self.scale != 1:
             values = values * np.float64(self.scale)
-        moved: NDArray[Any] = np.subtract(values, self._centre, dtype=np.result_type(values, dtype))
-        return moved.astype(dtype, copy=False)
+        if self._centre is not None:
+            values = np.subtract(values, self._centre, dtype=np.result_type(values, dtype))
+        return np.ascontiguousarray(values, dtype)
 
     @cached_property
-    def _centre(self) -> NDArray[np.float32]:
+    def _centre(self) -> NDArray[np.float32] | None:
         # The median, for one outlier would move a mean away from everything else.
-        some = self.B[:: -(-len(self.B) // 256)]
-        middle: NDArray[np.float64] = np.median(some.astype(np.float64) * self.scale, axis=0)
-        return middle.astype(np.float32)
+        some = self.B[:: -(-len(self.B) // 256)].astype(np.float64) * self.scale
+        middle = np.median(some, axis=0).astype(np.float32)
+        before, after = (np.median(np.square(values).sum(axis=1)) for values in (some, some - middle))
+        return middle if before > _WORTH * after else None
 
 
 def _limit(squared: NDArray[Any], queries: NDArray[Any], k: int) -> NDArray[np.float64]:
@@ -183,7 +206,28 @@ def _knn(
     import faiss
 
     gpu = _gpu() if count <= _GPU_MOST else None
-    found = faiss.knn(queries, block, count) if gpu is None else faiss.knn_gpu(gpu, queries, block, count)
+    if gpu is not None:
+        found = faiss.knn_gpu(gpu, queries, block, count)
+        return found[0], found[1]
+    from genmem.torch_search import cuda_knn
+
+    there = cuda_knn(queries, block, count)
+    return _knn_cpu(queries, block, count) if there is None else there
+
+
+def _knn_cpu(
+    queries: NDArray[np.float32], block: NDArray[np.float32], count: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    import faiss
+
+    settings = faiss.cvar
+    usual = settings.distance_compute_blas_query_bs
+    # A tile of 1,024 x 1,024 distances is still in the cache when they are compared; one of 4,096 is not.
+    settings.distance_compute_blas_query_bs = min(usual, _TILE)
+    try:
+        found = faiss.knn(queries, block, count)
+    finally:
+        settings.distance_compute_blas_query_bs = usual
     return found[0], found[1]
 
 
@@ -241,7 +285,9 @@ def _exclusions(exclude: ArrayLike | None, m: int, n: int) -> NDArray[np.int64]:
 
 
 def _extent(values: NDArray[Any], name: str) -> float:
-    """Return the largest absolute value."""
+    """Return the largest absolute value, or that of the type where it is small."""
+    if values.dtype.kind in "iu" and values.dtype.itemsize <= 2:
+        return float(np.iinfo(values.dtype).max)
     most = 0.0
     for start, block in blocks(values):
         here = max(-float(block.min()), float(block.max()))

@@ -227,7 +227,7 @@ def student_quantile(level: float, df: ArrayLike) -> FloatArray:
     return np.asarray(np.where(np.isinf(df), stats.norm.ppf(level), stats.t.ppf(level, finite)))
 
 
-def share_interval(count: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def share_interval(count: float, n: float, level: float = 0.95) -> tuple[float, float]:
     """Return Wilson's interval of a share, `count` of `n`; NaN without any.
 
     It never leaves [0, 1] and has a width even where all or none are counted.

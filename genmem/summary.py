@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from genmem.findings import find
+from genmem.findings_copies import copies_of, find_copies
 from genmem.findings_influence import find_influence, influence_of
 from genmem.run import Run
 from genmem.scored import correction_of, estimate_of, has_encoder, sampled
@@ -33,6 +34,7 @@ def summarise(run: Run) -> dict[str, Any]:
     """Return the contents of audit.json for a run whose stages are done."""
     times = run.read_json("times.json") or {}
     groups, shaped = run.read_json("results/groups.json") or [], influence_of(run)
+    copied = copies_of(run)
     return {
         "schema_version": SCHEMA_VERSION,
         "genmem_version": __version__,
@@ -42,9 +44,10 @@ def summarise(run: Run) -> dict[str, Any]:
         "environment": _environment(run),
         "wall_time": {**times, "total": round(sum(times.values()), 3)},
         "checks": checks(run),
-        "findings": find(run, groups) + find_influence(run),
+        "findings": find(run, groups) + find_influence(run) + find_copies(run),
         "groups": groups,
         **({} if shaped is None else {"influence": shaped.asked()}),
+        **({} if copied is None else {"copies": copied.asked()}),
         "limitations": _limitations(run),
         "files": {"scores": "scores.parquet", "report": "report.html"},
     }
@@ -143,8 +146,11 @@ def _limitations(run: Run) -> list[str]:
         f"Each refit leaves out {_whole(splits)} at once, not a single example: scores are those of models trained on "
         "that much less data.",
         "A score belongs to this kind of model, trained this way; another architecture may memorize other examples.",
-        "Samples of the model were not compared with the training set: a memorized example need not be reproduced.",
     ]
+    if copies_of(run) is None:
+        found.append(
+            "Samples of the model were not compared with the training set: a memorized example need not be reproduced."
+        )
     if estimate_of(run) == "bound":
         found.append(
             "What is called log p is a lower bound of it. A score is a difference of bounds: part of it may be that "

@@ -46,7 +46,7 @@ def examples_of(
     Raises:
         DataError: a column is unnamed, repeated, not numeric or has gaps, or there is no such label column.
     """
-    names = _checked_names(table.column_names, label_column, path)
+    names = checked_names(table.column_names, label_column, path)
     labels = None
     if label_column is not None:
         at = names.index(label_column)
@@ -72,7 +72,12 @@ def only_column(table: Any, path: Path) -> NDArray[Any]:
     return _values(table.column(0), table.column_names[0], path)
 
 
-def _checked_names(names: list[str], label_column: str | None, path: Path) -> list[str]:
+def checked_names(names: list[str], label_column: str | None, path: Path) -> list[str]:
+    """Return the names of the columns of a table.
+
+    Raises:
+        DataError: one is missing or repeated, there is no such label column, or nothing beside it.
+    """
     unnamed = [str(i + 1) for i, name in enumerate(names) if not name or name.startswith("__index_level_")]
     if unnamed:
         raise DataError(

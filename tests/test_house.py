@@ -15,13 +15,24 @@ LAYERS = (
     ("cli",),
     ("pipeline",),
     ("stages",),
-    ("summary", "validity", "scored", "findings", "findings_influence", "estimate", "report", "plots"),
-    ("leaveout", "influence", "regions"),
+    (
+        "summary",
+        "validity",
+        "scored",
+        "findings",
+        "findings_influence",
+        "findings_copies",
+        "copies",
+        "estimate",
+        "report",
+        "plots",
+    ),
+    ("leaveout", "influence", "neighbors", "regions"),
     ("models",),
     ("training",),
-    ("run", "shards", "plan", "inputs", "search", "splits", "repeats"),
+    ("run", "shards", "plan", "inputs", "search", "approximate", "torch_search", "splits", "repeats"),
     ("data", "formats", "images", "tables", "labels", "rows", "checks", "storage", "progress"),
-    ("errors", "protocols", "seeding", "stats", "version"),
+    ("errors", "protocols", "seeding", "stats", "conditions", "version"),
 )
 LAYER_OF = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 FLOOR_MAY_IMPORT = {"numpy", "scipy", "genmem"} | set(sys.stdlib_module_names)

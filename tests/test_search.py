@@ -41,13 +41,13 @@ def expanded_form():
 def searched_again(monkeypatch):
     """Count the queries that the float32 list could not settle."""
     counts = []
-    again = search._Search.in_float64
+    again = search.ExactSearch.in_float64
 
     def counted(self, at):
         counts.append(len(at))
         return again(self, at)
 
-    monkeypatch.setattr(search._Search, "in_float64", counted)
+    monkeypatch.setattr(search.ExactSearch, "in_float64", counted)
     return counts
 
 

@@ -1,9 +1,9 @@
 """Which training examples shaped this one?"""
 
-from genmem.influence.dispatch import influence_scores, self_influence
+from genmem.influence.dispatch import influence_scores, self_influence, top_influences
 from genmem.influence.ledger import Ledger
 from genmem.influence.mixtures import spherical_mixture_first_order, spherical_mixture_influence
-from genmem.influence.tracin import TopInfluences, top_influences
+from genmem.influence.selection import TopInfluences
 from genmem.influence.visits import Trained
 from genmem.influence.weights import checkpoint_weights
 

@@ -1,40 +1,22 @@
 """Influence by the way that fits the model: gradients, a formula where there is one, refits where there is none."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.mixture import GaussianMixture
-from sklearn.neighbors import KernelDensity
 
-from genmem.errors import ModelError
-from genmem.influence.closed_form import kernel_influence, kernel_self_influence, knn_influence, knn_self_influence
-from genmem.influence.examples import flat_examples, groups_of, same_width
+from genmem.influence.examples import flat_examples
+from genmem.influence.formulas import formula_scores, formula_top, refuse_gradients, way_for
 from genmem.influence.ledger import Ledger
-from genmem.influence.mixtures import mixture_influence, mixture_self_influence
-from genmem.influence.tracin import network_scores, network_self_influence
+from genmem.influence.selection import TopInfluences
+from genmem.influence.tracin import network_scores, network_self_influence, network_top
 from genmem.influence.visits import Settings, Trained
-from genmem.models.base import DeepDensity, is_count, require
-from genmem.models.kernel_shapes import check_kernel
-from genmem.models.knn import KNNDensity
-from genmem.models.torch_gmm import TorchGaussianMixture
-from genmem.models.torch_kde import TorchKernelDensity, bandwidth_for
+from genmem.models.base import DeepDensity
 from genmem.progress import Listener, ignore
 
 FloatArray = NDArray[np.float64]
-MODELS = (KernelDensity, TorchKernelDensity, KNNDensity, GaussianMixture, TorchGaussianMixture)
-_EUCLIDEAN = ("euclidean", "l2", "minkowski", "p")  # scikit-learn's names of it, where without parameters
-
-
-class _Way(NamedTuple):
-    """How a model's influence is computed, and how many examples that takes."""
-
-    of_each: Callable[[NDArray[Any], NDArray[Any]], FloatArray]
-    on_itself: Callable[[NDArray[Any]], FloatArray]
-    least: int
 
 
 def influence_scores(
@@ -104,6 +86,7 @@ def influence_scores(
         Understanding Instance-based Interpretability of Variational Auto-Encoders (Kong & Chaudhuri, 2021),
         https://arxiv.org/abs/2105.14203
 
+    >>> from sklearn.neighbors import KernelDensity
     >>> X = np.array([[0.0], [1.0], [8.0]])
     >>> influence_scores(KernelDensity(bandwidth=1.0), X, [[0.0]]).round(3)
     array([[ 0.569],
@@ -121,12 +104,74 @@ def influence_scores(
             progress=progress,
             settings=Settings(weights, draws, seed, loss, checkpoints),
         )
-    way = _way(model, seed, executor)
-    _refuse_gradients(scale, loss)
-    X, Z = flat_examples(X_train, "X_train", way.least), flat_examples(X_query, "X_query")
-    same_width(np.asarray(X_train), np.asarray(X_query))
-    scores = way.of_each(X, Z)
-    return scores if groups is None else _summed(scores, groups_of(groups, len(Z)))
+    way = way_for(model, seed, executor)
+    refuse_gradients(scale, loss)
+    return formula_scores(way, X_train, X_query, groups)
+
+
+def top_influences(
+    model: Any,
+    X_train: ArrayLike,
+    X_query: ArrayLike,
+    *,
+    k: int = 5,
+    weights: str = "complete",
+    draws: int = 16,
+    seed: int = 0,
+    scale: str = "dot",
+    loss: str = "trained",
+    groups: ArrayLike | None = None,
+    checkpoints: Sequence[int] | None = None,
+    ledger: Ledger | None = None,
+    progress: Listener = ignore,
+    executor: Executor | None = None,
+) -> TopInfluences:
+    """Return the k strongest proponents and opponents of each query, without holding n_train x n_query scores.
+
+    (Refits of a mixture give the scores of all queries at once: these are held.) Of equal scores the training example
+    that comes first counts as the stronger. Where all examples out of reach of a query are opponents alike, as for
+    k-NN, none of them is named: -1.
+
+    Args:
+        model: as in `influence_scores`, and so are all but k.
+        X_train: (n_train, *event).
+        X_query: (m, *event); may be the training examples, or samples of the model.
+        k: how many of each.
+        weights: of checkpoints.
+        draws: of latent variables, for each example and checkpoint.
+        seed: of the draws, or of the fit of a mixture.
+        scale: what scores are divided by.
+        loss: "trained" or "paper".
+        groups: (m,) the group of each query.
+        checkpoints: positions in the trajectory of those to use; None: all.
+        ledger: where sums are kept, so that a killed computation resumes, and another k or scale costs nothing.
+        progress: is told of every finished block.
+        executor: runs the refits of a mixture.
+
+    Raises:
+        DataError, ModelError, RunMismatchError: see `influence_scores`; also for k beyond n_train.
+
+    >>> from sklearn.neighbors import KernelDensity
+    >>> X = np.array([[0.0], [1.0], [8.0]])
+    >>> top_influences(KernelDensity(bandwidth=1.0), X, [[0.0], [7.0]], k=2).proponents
+    array([[0, 1],
+           [2, 1]])
+    """
+    if isinstance(model, DeepDensity | Trained):
+        return network_top(
+            model,
+            X_train,
+            X_query,
+            k=k,
+            scale=scale,
+            groups=groups,
+            ledger=ledger,
+            progress=progress,
+            settings=Settings(weights, draws, seed, loss, checkpoints),
+        )
+    way = way_for(model, seed, executor)
+    refuse_gradients(scale, loss)
+    return formula_top(way, X_train, X_query, groups, k, progress)
 
 
 def self_influence(
@@ -164,6 +209,7 @@ def self_influence(
         progress: as there.
         executor: as there.
 
+    >>> from sklearn.neighbors import KernelDensity
     >>> self_influence(KernelDensity(bandwidth=1.0), [[0.0], [1.0], [8.0]]).round(2)
     array([ 0.57,  0.57, 24.09])
     """
@@ -171,65 +217,7 @@ def self_influence(
         settings = Settings(weights, draws, seed, loss, checkpoints)
         found = network_self_influence(model, X, ledger=ledger, progress=progress, settings=settings)
         return found if return_std else found[0]
-    way = _way(model, seed, executor)
-    _refuse_gradients("dot", loss)
+    way = way_for(model, seed, executor)
+    refuse_gradients("dot", loss)
     scores = way.on_itself(flat_examples(X, "X", way.least))
     return (scores, np.zeros(len(scores))) if return_std else scores
-
-
-def _refuse_gradients(scale: str, loss: str) -> None:
-    if (scale, loss) != ("dot", "trained"):
-        raise ModelError(
-            expected='scale="dot" and loss="trained" for a model without gradients',
-            got=f"scale={scale!r}, loss={loss!r}",
-            do="Leave them out.",
-        )
-
-
-def _summed(scores: FloatArray, groups: NDArray[np.intp]) -> FloatArray:
-    total = np.zeros((len(scores), groups.max() + 1))
-    np.add.at(total.T, groups, scores.T)
-    return total
-
-
-def _way(model: Any, seed: int, executor: Executor | None) -> _Way:
-    kind = type(model)  # exactly: a subclass may fit in another way
-    if kind is KNNDensity:
-        require("k", model.k, is_count, "an integer >= 1")
-        k = int(model.k)
-        return _Way(partial(knn_influence, k=k), partial(knn_self_influence, k=k), least=k + 1)
-    if kind in (KernelDensity, TorchKernelDensity):
-        return _kernel_way(model)
-    if kind in (GaussianMixture, TorchGaussianMixture):
-        require("n_components", model.n_components, is_count, "an integer >= 1")
-        return _Way(
-            # scikit-learn squares integers as they are (200 * 200 is 64 in uint8), and EM stalls early in float32.
-            lambda X, Z: mixture_influence(model, X.astype(np.float64), Z.astype(np.float64), seed, executor),
-            lambda X: mixture_self_influence(model, X.astype(np.float64), seed, executor),
-            least=max(3, model.n_components + 1),
-        )
-    raise ModelError(
-        expected=f"a DeepDensity, or one of {', '.join(known.__name__ for known in MODELS)}",
-        got=f"a class, {model.__name__}" if isinstance(model, type) else kind.__name__,
-        do="Pass one of these. For other models the memorization score says what leaving examples out does to them.",
-    )
-
-
-def _kernel_way(model: Any) -> _Way:
-    metric = getattr(model, "metric", "euclidean")
-    if metric not in _EUCLIDEAN or getattr(model, "metric_params", None):
-        raise ModelError(
-            expected="a kernel of Euclidean distances", got=f"metric={metric!r}", do='Use metric="euclidean".'
-        )
-    check_kernel(model.kernel, bandwidth_for(model.bandwidth, 2, 1))
-    device = getattr(model, "device", "auto")
-    return _Way(
-        lambda X, Z: kernel_influence(X, Z, _bandwidth(model, X.shape[1]), model.kernel),
-        lambda X: kernel_self_influence(X, _bandwidth(model, X.shape[1]), model.kernel, device),
-        least=2,
-    )
-
-
-def _bandwidth(model: Any, d: int) -> Callable[[int], float]:
-    """Return the bandwidth of a fit to n examples of d values, as a function of n."""
-    return lambda n: bandwidth_for(model.bandwidth, n, d)

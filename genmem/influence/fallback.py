@@ -3,6 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.func import functional_call, grad, jvp, vmap
 AT_ONCE = 2**24  # values of gradients
 
 Loss = Callable[..., Tensor]
+Streams = Callable[[], AbstractContextManager[None]]
 
 
 class PerExampleLoss(nn.Module):
@@ -52,20 +54,37 @@ class PerExampleLoss(nn.Module):
         return {name: p.detach() for name, p in self.module.named_parameters()}
 
 
-def vmap_rows(loss: PerExampleLoss, names: Sequence[str], x: Tensor, noise: Tensor | None) -> dict[str, Tensor]:
-    """Return the gradient of each example by `vmap(grad)`: (batch, size) for each of the named parameters."""
+def vmap_rows(
+    loss: PerExampleLoss,
+    names: Sequence[str],
+    x: Tensor,
+    noise: Tensor | None,
+    *,
+    draws: int = 1,
+    streams: Streams | None = None,
+) -> dict[str, Tensor]:
+    """Return the gradient of each example by `vmap(grad)`: (batch, size) for each of the named parameters.
+
+    A network that draws for itself does so inside `streams()`, once for all examples together. That gives the
+    gradients of its losses in a batch only if what it draws does not depend on the batch: latents that all share.
+    """
     fixed = loss.state()
     chosen = {name: fixed.pop(name) for name in names}
 
     def one(chosen: Mapping[str, Tensor], x: Tensor, noise: Tensor | None) -> Tensor:
         alone = None if noise is None else noise.unsqueeze(1)
-        return loss.under({**fixed, **chosen}, x.unsqueeze(0), alone).squeeze(0)
+        return loss.under({**fixed, **chosen}, x.unsqueeze(0), alone, draws).squeeze(0)
 
     size = sum(p.numel() for p in chosen.values())
     at_once = max(1, min(len(x), AT_ONCE // max(1, size)))
     in_dims = (None, 0, None if noise is None else 1)
-    rows = vmap(grad(one), in_dims=in_dims, chunk_size=at_once, randomness="error")(chosen, x, noise)
-    return {name: values.reshape(len(x), -1) for name, values in rows.items()}
+    each = vmap(grad(one), in_dims=in_dims, randomness="error" if streams is None else "same")
+    found = []
+    for start in range(0, len(x), at_once):
+        some = slice(start, start + at_once)
+        with nullcontext() if streams is None else streams():
+            found.append(each(chosen, x[some], None if noise is None else noise[:, some]))
+    return {name: torch.cat([rows[name] for rows in found]).reshape(len(x), -1) for name in names}
 
 
 def copies_of(parameters: Mapping[str, Tensor], dimensions: Mapping[str, int], n: int) -> dict[str, Tensor]:

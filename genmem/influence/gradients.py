@@ -8,7 +8,7 @@ Numbers do not depend on how examples are cut into batches, up to the rounding o
 1e-6 of |g_x| |g_z| in float32); sums over layers and terms are kept in float64.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -20,7 +20,7 @@ from genmem.influence.capture import backward, forward
 from genmem.influence.fallback import Loss, PerExampleLoss, dense, loop_rows, vmap_rows
 from genmem.influence.pieces import Rows
 from genmem.influence.probing import Coverage, Reading
-from genmem.influence.products import Direction, Features
+from genmem.influence.products import Direction, Features, along
 from genmem.influence.refusals import refuse_constant, refuse_shape, refuse_unfit, refuse_used, refuse_wrong
 from genmem.training.ensemble import isolated_streams
 
@@ -68,7 +68,7 @@ class PerExampleGradients:
                 self._draws_own = not torch.equal(self._try(x, None, 0), self._try(x, None, 1))
         self._refuse_mixed(x, noise)
         self._examples, self._verified = (x, noise), False
-        self._forward_mode: bool | None = None
+        self._way_along: str | None = None
         self._find_ways(x, noise, hooks)
 
     # --- what it gives
@@ -128,7 +128,8 @@ class PerExampleGradients:
     ) -> Tensor:
         """Return <g_x, v> of each example by one forward-mode pass, without any gradient: (n,), float64.
 
-        Two backward passes take its place where the first direction shows that forward mode is not right here.
+        Two backward passes take its place where the first direction shows that forward mode is not right here; and
+        gradients of each example where a network cannot be differentiated twice.
 
         Args:
             x: examples, (n, *event).
@@ -139,19 +140,33 @@ class PerExampleGradients:
             seed: see `features`.
         """
         x, noise = self._cast(x, noise)
-        if self._forward_mode is None:
-            self._forward_mode = self._forward_mode_is_right(direction)
-        return self._along(x, direction, noise, draws, seed, forward_mode=self._forward_mode).to(torch.float64)
+        if self._way_along is None:
+            self._way_along = self._find_way_along(direction)
+        return self._along(x, direction, noise, draws, seed, self._way_along).to(torch.float64)
 
-    def _along(
-        self, x: Tensor, direction: Direction, noise: Tensor | None, draws: int, seed: int, *, forward_mode: bool
-    ) -> Tensor:
-        if forward_mode:
+    def _along(self, x: Tensor, direction: Direction, noise: Tensor | None, draws: int, seed: int, way: str) -> Tensor:
+        if way == "features":
+            found = self._features(x, noise, draws, seed, 1)
+            return along(
+                Features({name: p for name, p in found.pieces.items() if name in direction}, len(x)), direction
+            )
+        if way == "forward":
             with self._streams(x, noise, seed):
                 return fallback.forward_mode(self.loss, direction, x, noise, draws)
         with torch.enable_grad():
             losses = self._run(x, noise, draws=draws, seed=seed)
         return fallback.twice_backward(losses, self.trained, direction)
+
+    def _find_way_along(self, direction: Direction) -> str:
+        """Return the first way that works here."""
+        if self._forward_mode_is_right(direction):
+            return "forward"
+        x, noise = self._examples
+        try:
+            self._along(x, direction, noise, 1, 0, "twice")
+        except RuntimeError:  # some operations have no second derivative
+            return "features"
+        return "twice"
 
     def _forward_mode_is_right(self, direction: Direction) -> bool:
         """Try it: some operations have no forward mode; and there embeddings forget which row is padding."""
@@ -159,7 +174,7 @@ class PerExampleGradients:
             return False
         x, noise = self._examples
         try:
-            found = self._along(x, direction, noise, 1, 0, forward_mode=True)
+            found = self._along(x, direction, noise, 1, 0, "forward")
         except (RuntimeError, NotImplementedError):
             return False
         with torch.enable_grad():
@@ -195,7 +210,7 @@ class PerExampleGradients:
                 pieces[name] = Rows(losses.new_zeros(n, self.trained[name].numel()))
         rows |= loop_rows(losses, looped) if looped else {}
         if self.coverage.vmap:
-            rows |= vmap_rows(self.loss, list(self.coverage.vmap), x, noise)
+            rows |= self._mapped(list(self.coverage.vmap), x, noise, draws, seed)
         pieces |= {name: Rows(values) for name, values in rows.items()}
         truth = dict(zip(checked, found[len(unused) :], strict=True))
         if checked and copies:  # what flows through copies always adds up
@@ -215,6 +230,12 @@ class PerExampleGradients:
                 return self.loss.under(parameters, x, noise, draws)
             result: Tensor = self.loss(x, noise, draws)
             return result
+
+    def _mapped(
+        self, names: Sequence[str], x: Tensor, noise: Tensor | None, draws: int, seed: int
+    ) -> dict[str, Tensor]:
+        own = (lambda: self._streams(x, noise, seed)) if self._draws_own else None
+        return vmap_rows(self.loss, names, x, noise, draws=draws, streams=own)
 
     def _streams(self, x: Tensor, noise: Tensor | None, seed: int) -> AbstractContextManager[None]:
         """Seed torch's global streams for networks that draw from them; they are one for all threads."""
@@ -256,7 +277,7 @@ class PerExampleGradients:
         rest = [name for name in self.trained if name not in read and name not in unused]
         self._copied = probing.by_copies(run, rest, self.trained, probes) if hooks else {}
         rest = [name for name in rest if name not in self._copied]
-        mapped = [] if self._draws_own else probing.by_vmap(self.loss, rest, x, noise, here)
+        mapped = probing.by_vmap(lambda names: self._mapped(names, x, noise, self._tried_draws, 0), rest, here)
         looped = [name for name in rest if name not in mapped]
         self.coverage = self._coverage(
             {"hooks": read, "copies": self._copied, "vmap": mapped, "loop": looped, "unused": unused}

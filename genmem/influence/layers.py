@@ -6,12 +6,13 @@ whether a layer is used as its class says is checked by `probing` before any rul
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genmem.influence.masked import Mask, Masked
 from genmem.influence.pieces import Lookup, Outer, Piece, Rows, chunks
 
 FASTER_FOR = 4  # times the room of outer products is worth the library's own routine, where there is one
@@ -24,7 +25,9 @@ Rule = Callable[[nn.Module, Tensor, Tensor], Pieces]
 
 
 def _linear(layer: nn.Linear, a: Tensor, d: Tensor) -> Pieces:
-    return {"weight": Outer(d[None], a[None]), "bias": Rows(d.sum(1))}
+    mask = Mask.of(layer)
+    weight = Outer(d[None], a[None]) if mask is None else Masked(d[None], a[None], mask)
+    return {"weight": weight, "bias": Rows(d.sum(1))}
 
 
 def _embedding(layer: nn.Embedding, a: Tensor, d: Tensor) -> Pieces:
@@ -136,6 +139,7 @@ class Kind:
     rule: Rule
     trailing: Callable[[nn.Module], int | None]
     rows: Rule | None = None  # the same written out, where there is a faster way on a CPU
+    gives: tuple[str, ...] = ("weight", "bias")  # a layer may have other parameters: pruned ones, or a user's own
 
 
 def _last(_: nn.Module) -> int:
@@ -156,9 +160,9 @@ def _all_but_one(_: nn.Module) -> None:
 
 KINDS: dict[type[nn.Module], Kind] = {
     nn.Linear: Kind(_linear, _last),  # type: ignore[arg-type]
-    nn.Embedding: Kind(_embedding, _last),  # type: ignore[arg-type]
+    nn.Embedding: Kind(_embedding, _last, gives=("weight",)),  # type: ignore[arg-type]
     nn.LayerNorm: Kind(_layer_norm, _normalised),  # type: ignore[arg-type]
-    nn.RMSNorm: Kind(_rms_norm, _normalised),  # type: ignore[arg-type]
+    nn.RMSNorm: Kind(_rms_norm, _normalised, gives=("weight",)),  # type: ignore[arg-type]
     nn.GroupNorm: Kind(_group_norm, _all_but_one),  # type: ignore[arg-type]
     nn.modules.batchnorm._BatchNorm: Kind(_batch_norm, _all_but_one),  # type: ignore[arg-type]
     **{kind: Kind(_conv, _image, _conv_rows) for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)},  # type: ignore[arg-type]
@@ -172,6 +176,12 @@ KINDS: dict[type[nn.Module], Kind] = {
 def kind_of(layer: nn.Module) -> Kind | None:
     """Return how this layer is read; None if no rule is known."""
     return next((kind for known, kind in KINDS.items() if isinstance(layer, known)), None)
+
+
+def readable(layer: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters of a layer whose gradients a rule may give, by their own names."""
+    kind, own = kind_of(layer), layer._parameters
+    return {name: p for name in (() if kind is None else kind.gives) if (p := own.get(name)) is not None}
 
 
 # --- from calls of a layer to pieces
@@ -201,7 +211,8 @@ def joined(pieces: Sequence[Piece]) -> Piece:
         if sum(piece.kept for piece in pieces) < first.size:
             left = torch.cat([piece.left for piece in pieces], 2)  # type: ignore[union-attr]
             right = torch.cat([piece.right for piece in pieces], 2)  # type: ignore[union-attr]
-            return Lookup(left, right, first.rows) if isinstance(first, Lookup) else Outer(left, right)
+            assert isinstance(first, Outer)
+            return replace(first, left=left, right=right)
     total = written_out(first).values
     for piece in pieces[1:]:
         total += written_out(piece).values

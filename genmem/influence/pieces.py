@@ -1,6 +1,6 @@
 """The gradients of one parameter for each of n examples: written out, or as sums of few outer products."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -80,19 +80,30 @@ class Outer:
         """The numbers of a left factor, written out."""
         return self.left.shape[3]
 
-    def left_products(self, other: "Outer", group: int, some: slice, others: slice) -> Tensor:
+    @property
+    def cost(self) -> int:
+        """The multiplications that the product of two terms takes."""
+        return self.kept // max(1, self.terms)
+
+    def products(self, other: "Outer", some: slice, others: slice) -> Iterable[Tensor]:
+        """Yield the products of all terms with all others, of each group: (some terms, other terms) in each matrix."""
+        for group in range(len(self.right)):
+            here, there = self.right[group, some].flatten(0, 1), other.right[group, others].flatten(0, 1)
+            yield self._left_products(other, group, some, others).mul_(here @ there.T)
+
+    def gram(self, some: slice, draws: int) -> Tensor:
+        """Return the products of the terms of one example: (groups * examples, draws terms, draws terms)."""
+        right = self._by_example(self.right[:, some], draws)
+        return self._left_gram(some, draws).mul_(right @ right.mT)
+
+    def _left_products(self, other: "Outer", group: int, some: slice, others: slice) -> Tensor:
         """Return the products of every left factor with every other: (some terms, other terms)."""
         return self.left[group, some].flatten(0, 1) @ other.left[group, others].flatten(0, 1).T
 
-    def left_gram(self, some: slice, draws: int) -> Tensor:
+    def _left_gram(self, some: slice, draws: int) -> Tensor:
         """Return the products of left factors of one example: (groups * examples, draws terms, draws terms)."""
         left = self._by_example(self.left[:, some], draws)
         return left @ left.mT
-
-    def right_gram(self, some: slice, draws: int) -> Tensor:
-        """Return the products of right factors of one example: (groups * examples, draws terms, draws terms)."""
-        right = self._by_example(self.right[:, some], draws)
-        return right @ right.mT
 
     def _by_example(self, factor: Tensor, draws: int) -> Tensor:
         return factor.reshape(-1, draws * self.terms, *factor.shape[3:])
@@ -119,7 +130,7 @@ class Outer:
         if self.terms == 1 and type(self) is Outer:
             return (self.left.square().sum((2, 3)) * self.right.square().sum((2, 3))).sum(0)
         parts = [
-            (self.left_gram(some, 1) * self.right_gram(some, 1)).view(len(self.right), -1, self.terms**2).sum((0, 2))
+            self.gram(some, 1).view(len(self.right), -1, self.terms**2).sum((0, 2))
             for some in chunks(len(self), len(self.right) * self.terms**2)
         ]
         return torch.cat(parts)
@@ -139,11 +150,11 @@ class Lookup(Outer):
         """The numbers of a left factor, written out: one of them is 1."""
         return self.rows
 
-    def left_products(self, other: Outer, group: int, some: slice, others: slice) -> Tensor:
+    def _left_products(self, other: Outer, group: int, some: slice, others: slice) -> Tensor:
         """Return 1 where two terms go to the same row."""
         return _same(self.left[0, some].flatten(), other.left[0, others].flatten(), self.right)
 
-    def left_gram(self, some: slice, draws: int) -> Tensor:
+    def _left_gram(self, some: slice, draws: int) -> Tensor:
         """Return 1 where two terms of an example go to the same row."""
         rows = self._by_example(self.left[:, some], draws)
         return _same(rows, rows, self.right)

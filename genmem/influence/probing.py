@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from genmem.errors import ModelError
 from genmem.influence.capture import Call, Layout, Place, backward, forward, possible_layouts
-from genmem.influence.fallback import PerExampleLoss, copies_of, dense, vmap_rows
-from genmem.influence.layers import joined, kind_of, pieces_of
+from genmem.influence.fallback import copies_of, dense
+from genmem.influence.layers import joined, pieces_of, readable
 from genmem.influence.pieces import NOTHING, Piece, Rows
 
 MOVED_BY = 0.05
@@ -123,9 +123,7 @@ def _layout(reading: Reading, call: Call, n: int) -> Layout:
 def layers_of(module: nn.Module) -> dict[str, nn.Module]:
     """Return the layers whose gradients a rule may give: those with a parameter of their own that is trained."""
     return {
-        name: layer
-        for name, layer in module.named_modules()
-        if kind_of(layer) is not None and any(p is not None and p.requires_grad for p in layer._parameters.values())
+        name: layer for name, layer in module.named_modules() if any(p.requires_grad for p in readable(layer).values())
     }
 
 
@@ -162,8 +160,8 @@ def reading_of(module: nn.Module, probes: Sequence[Probe], trained: Mapping[str,
     possible = {
         (name, local): names[id(p)]
         for name, layer in layers_of(module).items()
-        for local, p in layer._parameters.items()
-        if p is not None and id(p) in names and name in places
+        for local, p in readable(layer).items()
+        if id(p) in names and name in places
     }
     kept = [call.layer for one in probes for call in one.calls if call.place not in layouts]
     reading = Reading({key: name for key, name in possible.items() if key[0] not in kept}, layouts)
@@ -273,12 +271,12 @@ def _copies_are_right(run: Run, name: str, ones: int, trained: Mapping[str, Tens
     return agree(seen.flatten(1), truth.flatten(1), one.lengths)
 
 
-def by_vmap(loss: PerExampleLoss, names: Sequence[str], x: Tensor, noise: Tensor | None, one: Probe) -> list[str]:
-    """Return which of these parameters `vmap` gives the gradients of."""
+def by_vmap(rows_of: Callable[[Sequence[str]], Mapping[str, Tensor]], names: Sequence[str], one: Probe) -> list[str]:
+    """Return which of these parameters `rows_of`, which is `vmap_rows`, gives the gradients of."""
     if not names:
         return []
     try:
-        rows = vmap_rows(loss, names, x, noise)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError):  # vmap says in many ways what it cannot do
+        rows = rows_of(names)
+    except Exception:  # vmap says in many ways what it cannot do, and so do networks
         return []
     return [name for name in names if agree(rows[name], one.truth[name], one.lengths)]

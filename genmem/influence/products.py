@@ -120,7 +120,7 @@ def unbiased_from_pairs(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _add_pairs(total: Tensor, x: Piece, z: Piece, scale: Tensor | None) -> None:
-    if scale is None and isinstance(x, Outer) and isinstance(z, Outer) and x.terms * z.kept < x.size:
+    if scale is None and isinstance(x, Outer) and isinstance(z, Outer) and x.terms * z.terms * x.cost < x.size:
         _add_factored(total, x, z)
         return
     for others in _dense_chunks(z):
@@ -134,9 +134,7 @@ def _add_factored(total: Tensor, x: Outer, z: Outer) -> None:
     terms = x.terms * z.terms
     for others in chunks(len(z), terms):
         for some in chunks(len(x), terms * (others.stop - others.start)):
-            for group in range(len(x.right)):
-                products = x.left_products(z, group, some, others)
-                products *= x.right[group, some].flatten(0, 1) @ z.right[group, others].flatten(0, 1).T
+            for products in x.products(z, some, others):
                 total[some, others] += _sum_terms(products, x.terms, z.terms)
 
 
@@ -158,7 +156,7 @@ def _gram(piece: Piece, draws: int, scale: Tensor | None) -> Tensor:
 
 def _written_out_is_cheaper(piece: Outer, draws: int) -> bool:
     # Of one example: (draws terms)^2 (l + r) against draws terms l r to write out and draws^2 l r to multiply.
-    return draws * piece.terms * piece.kept > piece.size * (piece.terms + draws)
+    return draws * piece.terms**2 * piece.cost > piece.size * (piece.terms + draws)
 
 
 def _dense_gram(piece: Piece, some: slice, draws: int, scale: Tensor | None) -> Tensor:
@@ -169,8 +167,7 @@ def _dense_gram(piece: Piece, some: slice, draws: int, scale: Tensor | None) -> 
 
 def _factored_gram(piece: Outer, some: slice, draws: int) -> Tensor:
     rows = slice(some.start * draws, some.stop * draws)
-    products = piece.left_gram(rows, draws)
-    products *= piece.right_gram(rows, draws)
+    products = piece.gram(rows, draws)
     groups, n = len(piece.right), some.stop - some.start
     return products.view(groups, n, draws, piece.terms, draws, piece.terms).sum((0, 3, 5), dtype=torch.float64)
 

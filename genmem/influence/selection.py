@@ -1,5 +1,6 @@
 """The strongest of a stream of scores, and what scores are divided by."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,35 @@ from genmem.errors import ModelError
 from genmem.models.base import require
 
 FloatArray = NDArray[np.float64]
+Rows = NDArray[np.int64]
 SCALES = ("dot", "cosine", "query")
+
+
+@dataclass(frozen=True)
+class TopInfluences:
+    """The training examples that shaped each query most, strongest first.
+
+    A query is a row of `X_query`, or a group of them.
+
+    Attributes:
+        proponents: (n_query, k) indices of training examples, highest score first.
+        proponent_scores: (n_query, k).
+        opponents: (n_query, k) indices, lowest score first; without gradients -1 where others are opponents as much.
+        opponent_scores: (n_query, k).
+        coverage: how many parameters took part, and how their gradients were computed; empty without gradients.
+        weights: the kind of checkpoint weights; empty without gradients.
+        scale: what the scores were divided by.
+        note: what the weights assume of the optimiser, or how scores were computed without gradients.
+    """
+
+    proponents: NDArray[np.int64]
+    proponent_scores: FloatArray
+    opponents: NDArray[np.int64]
+    opponent_scores: FloatArray
+    coverage: str
+    weights: str
+    scale: str
+    note: str
 
 
 class Best(NamedTuple):
@@ -40,6 +69,19 @@ def with_block(best: Best, scores: FloatArray, first: int, k: int) -> Best:
     order = np.argsort(-all_scores, axis=1, kind="stable")[:, :k]
     all_index = np.concatenate([best.rows, index], 1)
     return Best(np.take_along_axis(all_index, order, 1), np.take_along_axis(all_scores, order, 1))
+
+
+def strongest(scores: FloatArray, k: int) -> tuple[Rows, FloatArray, Rows, FloatArray]:
+    """Return the k proponents and opponents of each query, with their scores, from scores (n, m): (m, k) each.
+
+    Opponents that are no more so than others that are not among the k are marked -1: there is no telling them apart.
+    """
+    # Copies, for a view would keep the whole order of n x m alive.
+    ahead, against = (np.argsort(sign * scores, axis=0, kind="stable")[: k + 1].copy() for sign in (-1, 1))
+    ahead, last = ahead[:k], np.take_along_axis(scores, against[-1:], 0)
+    for_it, against_it = (np.take_along_axis(scores, order, 0) for order in (ahead, against[:k]))
+    told = (against_it < last) | (k >= len(scores))
+    return ahead.T, for_it.T, np.where(told, against[:k], -1).T, against_it.T
 
 
 def scaled(scores: FloatArray, train_squares: FloatArray, query_squares: FloatArray, scale: str) -> FloatArray:

@@ -11,9 +11,8 @@ References:
     https://arxiv.org/abs/2105.14203
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -26,82 +25,29 @@ from genmem.influence.examples import groups_of
 from genmem.influence.jobs import Pairs, SelfProducts, parts_of
 from genmem.influence.ledger import Ledger, Memory, Store
 from genmem.influence.products import unbiased_from_pairs
-from genmem.influence.selection import check_k, check_scale, nothing, scaled, with_block
+from genmem.influence.selection import TopInfluences, check_k, check_scale, nothing, scaled, with_block
 from genmem.influence.visits import Count, Settings, Trained, Visits, accumulate, block_of, digest
 from genmem.influence.weights import note_on
 from genmem.models.base import DeepDensity, as_tensor
-from genmem.progress import Listener, ignore
+from genmem.progress import Listener
 
 FloatArray = NDArray[np.float64]
 CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class TopInfluences:
-    """The training examples that shaped each query most, strongest first.
-
-    A query is a row of `X_query`, or a group of them.
-
-    Attributes:
-        proponents: (n_query, k) indices of training examples, highest score first.
-        proponent_scores: (n_query, k).
-        opponents: (n_query, k) indices, lowest score first.
-        opponent_scores: (n_query, k).
-        coverage: how many parameters took part, and how their gradients were computed.
-        weights: the kind of checkpoint weights.
-        scale: what the scores were divided by.
-        note: what the weights assume of the optimiser.
-    """
-
-    proponents: NDArray[np.int64]
-    proponent_scores: FloatArray
-    opponents: NDArray[np.int64]
-    opponent_scores: FloatArray
-    coverage: str
-    weights: str
-    scale: str
-    note: str
-
-
-def top_influences(
+def network_top(
     model: DeepDensity | Trained,
     X_train: ArrayLike,
     X_query: ArrayLike,
     *,
-    k: int = 5,
-    weights: str = "complete",
-    draws: int = 16,
-    seed: int = 0,
-    scale: str = "dot",
-    loss: str = "trained",
-    groups: ArrayLike | None = None,
-    checkpoints: Sequence[int] | None = None,
-    ledger: Ledger | None = None,
-    progress: Listener = ignore,
+    k: int,
+    scale: str,
+    groups: ArrayLike | None,
+    ledger: Ledger | None,
+    progress: Listener,
+    settings: Settings,
 ) -> TopInfluences:
-    """Return the k strongest proponents and opponents of each query, without holding n_train x n_query scores.
-
-    Of equal scores the training example that comes first counts as the stronger.
-
-    Args:
-        model: a fitted `DeepDensity` with a trajectory, or `Trained`.
-        X_train: (n_train, *event) the examples of the trajectory, or some of them.
-        X_query: (m, *event); may be the training examples, or samples of the model.
-        k: how many of each.
-        weights: see `checkpoint_weights`.
-        draws: of latent variables, for each example and checkpoint.
-        seed: of the draws.
-        scale: see `influence_scores`.
-        loss: see `influence_scores`.
-        groups: see `influence_scores`.
-        checkpoints: positions in the trajectory of those to use; None: all.
-        ledger: where sums are kept, so that a killed computation resumes, and another k or scale costs nothing.
-        progress: is told of every finished block.
-
-    Raises:
-        DataError, ModelError, RunMismatchError: see `influence_scores`; also for k beyond n_train.
-    """
-    settings = Settings(weights, draws, seed, loss, checkpoints)
+    """Return the strongest proponents and opponents, (n_query, k) each: see `top_influences`."""
     work = _opened(model, X_train, X_query, groups, scale, ledger, settings)
     check_k(k, len(work.x))
     parts: list[tuple[NDArray[np.int64], FloatArray, NDArray[np.int64], FloatArray]] = []
@@ -112,8 +58,8 @@ def top_influences(
         if block.last:
             parts.append((high.rows, high.score, low.rows, -low.score))
     found = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
-    note = note_on(weights, work.trained.trajectory)
-    return TopInfluences(found[0], found[1], found[2], found[3], work.visits.coverage, weights, scale, note)
+    note = note_on(settings.weights, work.trained.trajectory)
+    return TopInfluences(found[0], found[1], found[2], found[3], work.visits.coverage, settings.weights, scale, note)
 
 
 def network_scores(

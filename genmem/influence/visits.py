@@ -150,9 +150,12 @@ class Visits:
 
     def bytes_of_one(self, by_draw: bool) -> int:
         """Return the memory that the gradients of an example take."""
-        drawn = self.at(len(self) - 1).train
-        found = (drawn.by_draw if by_draw else drawn.features)(self._tried, 0)
-        return max(1, found.bytes // len(self._tried))
+        drawn, x = self.at(len(self) - 1).train, self._tried
+        if self.whole and not by_draw:  # a whole block of rows takes long, and three tell as much
+            found = drawn.gradients.features(x, draws=self.draws)
+        else:
+            found = (drawn.by_draw if by_draw else drawn.features)(x, 0)
+        return max(1, found.bytes // len(x))
 
     @property
     def whole(self) -> bool:

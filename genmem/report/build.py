@@ -4,21 +4,31 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from genmem.plots import Group
 from genmem.report import attribution, words
+from genmem.report.copies import QUESTION as COPIES
+from genmem.report.copies import copies_of_run
 from genmem.report.figures import GROUPS, drawn, figures
+from genmem.report.pages import environment
 from genmem.report.pictures import album, differ
 from genmem.report.results import Finding, Results, read_results
-from genmem.report.verdicts import QUESTIONS, corrected, most_memorized, neediest, ranked, stands_out, strip, verdicts
+from genmem.report.verdicts import (
+    QUESTIONS,
+    Verdict,
+    corrected,
+    most_memorized,
+    neediest,
+    ranked,
+    stands_out,
+    verdicts,
+)
 from genmem.storage import Arrays, write_atomically
 
 ROWS = 25  # of the table of the most memorized examples
@@ -63,11 +73,7 @@ def write_report(run_dir: Path) -> Path:
 
 def render(results: Results) -> str:
     """Return the page. A pure function of the results."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    for name in ("number", "fixed", "probability", "interval", "duration", "plain", "design"):
-        environment.filters[name] = getattr(words, name)
-    environment.filters["influence"] = attribution.influence_score
-    template = environment.from_string(files(__package__).joinpath("template.html").read_text(encoding="utf-8"))
+    template = environment().get_template("template.html")
     return template.render(**_context(results))
 
 
@@ -77,6 +83,8 @@ def _context(results: Results) -> dict[str, Any]:
     answers, findings = verdicts(results), ranked(audit["findings"])
     top, shaped = most_memorized(results, ROWS), attribution.attribution(results)
     answers += attribution.verdict(results, shaped)
+    copied = copies_of_run(results)
+    answers += [] if copied is None else [Verdict("copies", copied.sentence, copied.evidence, [])]
     plates = {"most": _plates(near, "most"), "least": _plates(near, "least")}
     shown = [p for answer in answers for p in answer.examples] + top
     shown += [p for part in plates.values() for plate in part for p in (plate.position, *dict(plate.neighbors))]
@@ -93,11 +101,10 @@ def _context(results: Results) -> dict[str, Any]:
         "near": near,
         "title": Path(audit["data"]["source"]).name or audit["data"]["source"],
         "model": str(audit["asked"]["model"]["name"]).rpartition(":")[2],
-        "questions": {**QUESTIONS, **attribution.QUESTIONS},
+        "questions": {**QUESTIONS, **attribution.QUESTIONS, "copies": COPIES},
         "verdicts": answers,
         "findings": findings,
         "failed": [check for check in audit["checks"] if not check["ok"]],
-        "strip": strip,
         "describe": partial(_describe, results),
         "missing": words.missing(results.one_repeat),
         "why": partial(_why, results),
@@ -105,6 +112,7 @@ def _context(results: Results) -> dict[str, Any]:
         "reduced": reduced,
         "plates": plates,
         "shaped": shaped,
+        "copied": copied,
         "drawings": attribution.pictures_of(shaped.samples, results.X, shape, reduced) if shaped and shape else {},
         "rank": words.nearest(np.shape(near.get("most_distances", [[0]]))[1]),
         "differences": None if shape else differ(results.X, audit["data"].get("columns") or ()),

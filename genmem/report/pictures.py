@@ -100,7 +100,7 @@ def differ(X: NDArray[np.generic], columns: Sequence[str], count: int = 5) -> Ca
     the column; columns that never vary are left out.
     """
     rows = X.reshape(len(X), -1)
-    median, spread = _centre_and_spread(rows)
+    median, spread = centre_and_spread(rows)
 
     def differences(one: int | NDArray[np.generic], neighbor: int | None = None) -> list[Difference]:
         here = (rows[one] if isinstance(one, int | np.integer) else one.ravel()).astype(np.float64)
@@ -112,7 +112,7 @@ def differ(X: NDArray[np.generic], columns: Sequence[str], count: int = 5) -> Ca
     return differences
 
 
-def _centre_and_spread(rows: NDArray[np.generic]) -> tuple[Floats, Floats]:
+def centre_and_spread(rows: NDArray[np.generic]) -> tuple[Floats, Floats]:
     """Median and standard deviation of each column, a few columns in memory at a time."""
     median, spread = np.empty(rows.shape[1]), np.empty(rows.shape[1])
     for start in range(0, rows.shape[1], COLUMNS):

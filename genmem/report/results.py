@@ -94,6 +94,7 @@ class Audit(TypedDict):
     findings: list[Finding]
     groups: list[Group]
     influence: NotRequired[Influence]
+    copies: NotRequired[dict[str, Any]]
     limitations: list[str]
     files: dict[str, str]
 
@@ -104,7 +105,7 @@ class Results:
 
     X: (n, *event_shape), memory-mapped. index: (n,) row in the source. labels, names: (n,) or None.
     scores: by column of scores.parquet, (n,) float64 each, NaN where undefined. placebo: (m, n) or None.
-    trajectory, neighbors, influence: by name of the array, or None where the run has none.
+    trajectory, neighbors, influence, copies: by name of the array, or None where the run has none.
     """
 
     audit: Audit
@@ -117,6 +118,7 @@ class Results:
     trajectory: Arrays | None
     neighbors: Arrays | None
     influence: Arrays | None = None
+    copies: Arrays | None = None
 
     @property
     def one_repeat(self) -> bool:
@@ -149,6 +151,7 @@ def read_results(run_dir: Path) -> Results:
         neighbors=_arrays(run_dir, "neighbors"),
         # What audit.json does not speak of belongs to other scores.
         influence=_arrays(run_dir, "influence") if "influence" in audit else None,
+        copies=_arrays(run_dir, "copycheck") if "copies" in audit else None,
     )
 
 

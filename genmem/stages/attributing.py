@@ -25,6 +25,7 @@ from genmem.storage import Arrays
 
 CHECKED = 128  # examples whose own strongest proponent should be themselves
 DEPTH = 5  # proponents of these that are looked at
+SUMS = "influence"  # the folder of unfinished sums
 SCORE = "memorization score"
 NEIGHBOR = 5  # the distance to it is what self-influence is held against
 
@@ -43,13 +44,14 @@ def influence(
     scale: str = "dot",
     examples: int | Literal["auto"] = "auto",
     seed: int | None = None,
+    recompute: bool = False,
     progress: Listener = ignore,
 ) -> dict[str, Any]:
     """Find which training examples shaped the model: results/influence.npz and .json, and a new report if there is one.
 
     Networks by TracIn along the trajectory of the model trained on all examples; kernel and k-NN densities exactly;
     Gaussian mixtures by refits where there are few examples. Stopped, it goes on where it was; done, it is not done
-    again unless it is asked otherwise or the scores have changed.
+    again unless it is asked otherwise, the scores have changed, or `recompute` says so.
 
     Args:
         run: a scored run.
@@ -64,6 +66,7 @@ def influence(
         examples: how many training examples to consider, drawn at random; "auto" is all of them, or as many as stay
             within the budget for gradients.
         seed: of draws, samples and the choice of examples; the run's own without it.
+        recompute: forget what is there, unfinished sums included, and compute all of it again.
         progress: told what is going on.
 
     Returns:
@@ -81,7 +84,9 @@ def influence(
         explained = _explained(queries, score)
         asked = {"queries": [int(p) for p in explained], "samples": samples, "k": k, "draws": draws}
         asked |= {"weights": weights, "scale": scale, "examples": examples, "seed": seed}
-        found = influence_of(run)
+        if recompute:
+            shutil.rmtree(run.path / SUMS, ignore_errors=True)
+        found = None if recompute else influence_of(run)
         if found is None or found.about.get("asked") != asked:
             about = _compute(run, model, asked, score, progress)
             about["chosen"] = not isinstance(queries, int | np.integer)
@@ -193,7 +198,7 @@ def _ledgers(run: Run, way: Way, Z: NDArray[Any], asked: dict[str, Any]) -> Path
     manifest = run.path / "trajectory" / "manifest.json"
     told = [str(asked[name]) for name in ("weights", "draws", "seed")] + [fingerprint(Z), fingerprint(way.used)]
     told.append(manifest.read_text() if manifest.exists() else "")
-    return run.path / "influence" / hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+    return run.path / SUMS / hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
 
 def _forget_others(folder: Path) -> None:

@@ -11,6 +11,7 @@ from sklearn.base import clone
 
 from genmem.errors import IncompleteRunError, ModelError
 from genmem.influence import Ledger, influence_scores, self_influence, top_influences
+from genmem.influence.selection import strongest
 from genmem.leaveout import ensure_probe
 from genmem.models import DeepDensity, GaussianMixture, TorchGaussianMixture
 from genmem.progress import Listener, Progress
@@ -23,7 +24,6 @@ from genmem.training.trajectory import Trajectory, load_trajectory
 BUDGET = {"cpu": 3e11, "cuda": 3e13}  # examples x parameters x checkpoints x draws: minutes, for most networks
 LEAST = 256  # examples that are considered even so
 MOST_REFITS = 500
-AT_ONCE = 16  # queries of a formula
 UNITS = {
     "complete": "nats",
     "adam": "nats",
@@ -179,10 +179,9 @@ class ByFormula:
     def attribute(self, Z: NDArray[Any], k: int, folder: Path, progress: Listener) -> Attributed:
         """Return exact influences, of a few queries at a time."""
         own = np.asarray(self_influence(self.model, self.X))
-        parts = [Z[at : at + AT_ONCE] for at in range(0, len(Z), AT_ONCE)]
-        found = [strongest(influence_scores(self.model, self.X, part), k) for part in parts]
-        ahead, for_it, against, against_it = (np.concatenate(lists) for lists in zip(*found, strict=True))
-        return Attributed(own, np.zeros(len(own)), ahead, for_it, against, against_it)
+        found = top_influences(self.model, self.X, Z, k=min(k, len(self.X)), progress=_share(progress, 0, 1))
+        lists = (found.proponents, found.proponent_scores, found.opponents, found.opponent_scores)
+        return Attributed(own, np.zeros(len(own)), *lists)
 
     def sample(self, count: int) -> NDArray[Any]:
         """Return samples of the fitted density."""
@@ -211,18 +210,6 @@ class ByRefits:
     def sample(self, count: int) -> NDArray[Any]:
         """Return samples of the fitted mixture."""
         return _drawn(self.model, self.X, count, self.seed)
-
-
-def strongest(scores: FloatArray, k: int) -> tuple[Positions, FloatArray, Positions, FloatArray]:
-    """Return the k proponents and opponents of each query, with their scores, from scores (n, m): (m, k) each.
-
-    Opponents that are no more so than others that are not among the k are marked -1: there is no telling them apart.
-    """
-    ahead, against = (np.argsort(sign * scores, axis=0, kind="stable")[: k + 1] for sign in (-1, 1))
-    ahead, last = ahead[:k], np.take_along_axis(scores, against[-1:], 0)
-    for_it, against_it = (np.take_along_axis(scores, order, 0) for order in (ahead, against[:k]))
-    told = (against_it < last) | (k >= len(scores))
-    return ahead.T, for_it.T, np.where(told, against[:k], -1).T, against_it.T
 
 
 def _share(progress: Listener, start: float, stop: float) -> Listener:

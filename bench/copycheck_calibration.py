@@ -1,0 +1,248 @@
+"""How often does the copy check speak where nothing was copied, and how few copies does it see?
+
+    bench/copycheck_calibration.py [--draws 500] [--only NAME ...]
+
+Parts: `fresh` (all p-values and the verdict on fresh data of several kinds), `shapes` (verdicts on samples that are
+sharp, wide or lopsided, but no copies), `lists` (false discoveries), `bounds` (how often the share of copies lies
+within its interval), `power` (verdicts over the share of copies, next to what the check itself says).
+"""
+
+import argparse
+import time
+
+import numpy as np
+from scipy import stats
+from sklearn.datasets import load_digits, make_moons
+
+from genmem.neighbors.copycheck import copycheck
+
+CONTINUOUS = ("c_t",)
+
+
+def normal(rng, n, d=16):
+    return rng.normal(size=(n, d))
+
+
+def moons(rng, n):
+    return make_moons(n, noise=0.2, random_state=int(rng.integers(2**31)))[0]
+
+
+def integers(rng, n):
+    return rng.integers(0, 3, (n, 6))
+
+
+def digits(rng, n):
+    return load_digits().data[rng.choice(1797, n)]  # with replacement: some rows are identical
+
+
+def unequal(rng, n):
+    return normal(rng, n, 4)
+
+
+SOURCES = {
+    "normal, 16-D": (normal, (300, 300, 300)),
+    "two moons": (moons, (300, 300, 300)),
+    "integers 0-2, 6-D": (integers, (300, 300, 300)),
+    "digits, drawn with replacement": (digits, (300, 300, 300)),
+    "normal, 4-D, n_T = 9 n_H": (unequal, (900, 100, 300)),
+}
+
+
+def check(T, H, S, seed=0):
+    return copycheck(T, H, S, power_trials=0, context_rows=300, seed=seed)
+
+
+def row(*cells):
+    print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
+
+
+def table(title, head):
+    print(f"\n### {title}\n")
+    row(*head)
+    row(*["---"] * len(head))
+
+
+def rate(hits):
+    hits = np.asarray(hits, float)
+    return f"{hits.mean():.3f} ± {np.sqrt(max(hits.mean() * (1 - hits.mean()), 0.25 / len(hits)) / len(hits)):.3f}"
+
+
+def fresh(draws):
+    for name, (draw, sizes) in SOURCES.items():
+        p, mid, verdicts, any_flag = {}, {}, [], []
+        for seed in range(draws):
+            rng = np.random.default_rng([1, seed])
+            found = check(*(draw(rng, n) for n in sizes), seed=seed)
+            for test in found.tests:
+                if np.isfinite(test.p_value):
+                    p.setdefault(test.name, []).append(test.p_value)
+                    mid.setdefault(test.name, []).append(test.details.get("mid_p", test.p_value))
+            verdicts.append(found.verdict)
+            any_flag.append([f.flagged.any() for f in (found.samples, found.rows, found.calibrated)])
+        table(
+            f"{name}, {draws} draws of {sizes}",
+            ["test", "P(p <= .05)", "P(p <= .01)", "KS of p", "KS of mid-p", "KS p-value"],
+        )
+        for test, values in p.items():
+            v, m = np.array(values), np.array(mid[test])
+            ks = stats.kstest(m, "uniform")
+            row(
+                test,
+                f"{(v <= 0.05).mean():.3f}",
+                f"{(v <= 0.01).mean():.3f}",
+                f"{stats.kstest(v, 'uniform').statistic:.3f}",
+                f"{ks.statistic:.3f}",
+                f"{ks.pvalue:.3f}",
+            )
+        for verdict in ("copies found", "sharp but not copying"):
+            print(f"\nverdict {verdict!r}: {rate([v == verdict for v in verdicts])}", end="")
+        flags = np.array(any_flag).mean(0)
+        print(f"\nany flag at .1: samples {flags[0]:.3f}, rows {flags[1]:.3f}, calibrated {flags[2]:.3f}", flush=True)
+
+
+def tight(rng, n, share):
+    """A 16-D normal with a spot, one-dimensional and a hundred times denser, that holds a share of it."""
+    x, there = normal(rng, n), rng.random(n) < share
+    x[there, 1:] = 5 + 0.01 * x[there, 1:]
+    return x
+
+
+def centres(rng, n, T):
+    from sklearn.cluster import KMeans
+
+    means = KMeans(10, n_init=1, random_state=0).fit(T).cluster_centers_
+    return means[rng.integers(10, size=n)] + 0.05 * rng.normal(size=(n, T.shape[1]))
+
+
+def shapes(draws):
+    sets = {
+        "normal x .7, 16-D": lambda r: (normal(r, 500), normal(r, 300), 0.7 * normal(r, 300)),
+        "normal x .4, 64-D": lambda r: (normal(r, 500, 64), normal(r, 300, 64), 0.4 * normal(r, 300, 64)),
+        "normal x 1.3, 16-D": lambda r: (normal(r, 500), normal(r, 300), 1.3 * normal(r, 300)),
+        "one point of the data's law, 300 times": lambda r: (
+            normal(r, 500),
+            normal(r, 300),
+            np.repeat(normal(r, 1), 300, 0),
+        ),
+        "ten means of k-means, small noise": lambda r: ((T := normal(r, 500)), normal(r, 300), centres(r, 300, T)),
+        "all from a dense spot of 2% of the data": lambda r: (
+            tight(r, 500, 0.02),
+            tight(r, 300, 0.02),
+            tight(r, 300, 1),
+        ),
+        "all from a dense spot of .5% of the data": lambda r: (
+            tight(r, 500, 0.005),
+            tight(r, 300, 0.005),
+            tight(r, 300, 1),
+        ),
+        "n_T = 9 n_H, normal x .7": lambda r: (normal(r, 900), normal(r, 100), 0.7 * normal(r, 300)),
+    }
+    table(
+        f"Samples that are no copies, {draws} draws each",
+        ["samples", "copies found", "sharp but not copying", "no evidence"],
+    )
+    for name, make in sets.items():
+        found = [check(*make(np.random.default_rng([2, seed])), seed=seed).verdict for seed in range(draws)]
+        row(
+            name,
+            *(
+                rate([v == verdict for v in found])
+                for verdict in ("copies found", "sharp but not copying", "no evidence")
+            ),
+        )
+
+
+def copied(rng, share, scale=1.0, noise=0.0, sizes=(500, 300, 300)):
+    T, H, S = (normal(rng, n) for n in sizes)
+    k = round(share * len(S))
+    S = np.concatenate([T[rng.choice(len(T), k, replace=False)] + noise * normal(rng, k), scale * S[k:]])
+    return T, H, S, k
+
+
+def lists(draws):
+    table(
+        f"False discoveries at .1, {draws} draws",
+        ["copies", "rest", "samples: FDR", "found", "rows: FDR", "found", "calibrated: FDR", "found"],
+    )
+    for share, scale in ((0.1, 1.0), (0.3, 1.0), (0.3, 1.3), (0.3, 0.7)):
+        rates = []
+        for seed in range(draws):
+            T, H, S, k = copied(np.random.default_rng([3, seed]), share, scale)
+            found = check(T, H, S, seed)
+            copies = np.arange(len(S)) < k
+            rows = np.isin(np.arange(len(T)), [np.flatnonzero((T == s).all(1))[0] for s in S[:k]])
+            rates.append(
+                [x for f, true in ((found.samples, copies), (found.rows, rows), (found.calibrated, copies))
+                 for x in ((f.flagged & ~true).sum() / max(1, f.flagged.sum()), f.flagged[true].mean())]
+            )  # fmt: skip
+        row(f"{share:.0%}", f"x {scale}", *(f"{value:.3f}" for value in np.mean(rates, 0)))
+
+
+def bounds(draws):
+    table(
+        f"The share of copies and its 95% interval, {draws} draws",
+        ["copies", "noise", "rest", "below the interval", "above it", "mean lower end", "mean value", "mean upper end"],
+    )
+    for share, noise, scale in (
+        (0, 0, 1),
+        (0.02, 0, 1),
+        (0.05, 0, 1),
+        (0.05, 0, 0.7),
+        (0.2, 0, 1.3),
+        (0.2, 0.3, 1),
+        (0.6, 0.3, 1),
+    ):
+        out = []
+        for seed in range(draws):
+            T, H, S, k = copied(np.random.default_rng([4, seed]), share, scale, noise)
+            found = check(T, H, S, seed).copied_share
+            low, high = found.interval
+            out.append([k / len(S) < low - 1e-9, k / len(S) > high + 1e-9, low, found.value, high])
+        out = np.array(out, float)
+        row(
+            f"{share:.0%}",
+            noise,
+            f"x {scale}",
+            rate(out[:, 0]),
+            rate(out[:, 1]),
+            *(f"{value:.3f}" for value in out[:, 2:].mean(0)),
+        )
+
+
+def power(draws):
+    shares = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2)
+    table(
+        f"Copies found, {draws} draws of 500, 300 and 300 rows",
+        ["noise", "rest", *(f"{s:.1%}" for s in shares), "told (median)"],
+    )
+    for noise, scale in ((0, 1.0), (0, 0.7), (0, 1.3), (0.5, 1.0)):
+        cells = []
+        for share in shares:
+            made = (copied(np.random.default_rng([5, seed]), share, scale, noise)[:3] for seed in range(draws))
+            cells.append(
+                f"{np.mean([check(*sets, seed).verdict == 'copies found' for seed, sets in enumerate(made)]):.2f}"
+            )
+        told = [
+            getattr(
+                copycheck(*copied(np.random.default_rng([6, seed]), 0, scale)[:3], seed=seed),
+                "power_noisy" if noise else "power",
+            ).smallest
+            for seed in range(min(draws, 9))
+        ]
+        row(noise, f"x {scale}", *cells, f"{np.median(told):.3f}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = {"fresh": fresh, "shapes": shapes, "lists": lists, "bounds": bounds, "power": power}
+    parser.add_argument("--draws", type=int, default=500)
+    parser.add_argument("--only", nargs="*", choices=parts, default=list(parts))
+    options = parser.parse_args()
+    for name in options.only:
+        start = time.perf_counter()
+        parts[name](options.draws)
+        print(f"\n{name}: {time.perf_counter() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Conditions such as `copied_share_low > 0.01 or flagged_samples >= 5`: compared, never evaluated as code."""
+
+import difflib
+import math
+import operator
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from genmem.errors import DataError
+
+OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+_COMPARISON = re.compile(
+    r"\s*([A-Za-z_]\w*)\s*(<=|>=|==|!=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*", re.A
+)
+_JOINT = re.compile(r"\b(and|or)\b")
+_GRAMMAR = "NAME OP NUMBER, joined by `and` or `or` (`and` binds tighter); OP is one of " + " ".join(OPERATORS)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`name operator number`."""
+
+    name: str
+    operator: str
+    number: float
+
+    def holds(self, values: Mapping[str, float]) -> bool | None:
+        """Return whether it holds; None where the value is undefined, which no comparison can decide."""
+        value = values[self.name]
+        return None if math.isnan(value) else OPERATORS[self.operator](value, self.number)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Comparisons of which all of one of the `alternatives` must hold."""
+
+    text: str
+    alternatives: tuple[tuple[Comparison, ...], ...]
+
+    def holds(self, values: Mapping[str, float]) -> bool:
+        """Return whether the condition holds.
+
+        Raises:
+            DataError: that depends on a value which is undefined (NaN): neither answer would be safe.
+
+        >>> parse_condition("a > 1 and b < 2 or a == 0", {"a", "b"}).holds({"a": 3.0, "b": 1.5})
+        True
+        """
+        answers = [_all([part.holds(values) for part in parts]) for parts in self.alternatives]
+        if any(answers):
+            return True
+        if None in answers:
+            unknown = sorted({c.name for parts in self.alternatives for c in parts if math.isnan(values[c.name])})
+            raise DataError(
+                expected=f"values that decide {self.text!r}",
+                got=f"no value for {', '.join(unknown)}, which could not be computed from these sets",
+                do="Read the report for the reason, or use another condition.",
+            )
+        return False
+
+
+def _all(answers: list[bool | None]) -> bool | None:
+    return False if False in answers else None if None in answers else True
+
+
+def parse_condition(text: str, names: Collection[str]) -> Condition:
+    """Read a condition; `names` are those it may use.
+
+    Raises:
+        DataError: it is not of the form, or uses another name.
+
+    >>> parse_condition("copied_share_low > 1e-2", ["copied_share_low"]).alternatives
+    ((Comparison(name='copied_share_low', operator='>', number=0.01),),)
+    """
+    pieces = _JOINT.split(text)
+    alternatives: list[list[Comparison]] = [[]]
+    for joint, piece in zip(["and", *pieces[1::2]], pieces[::2], strict=True):
+        if joint == "or":
+            alternatives.append([])
+        alternatives[-1].append(_comparison(piece, text, names))
+    return Condition(text, tuple(map(tuple, alternatives)))
+
+
+def _comparison(piece: str, text: str, names: Collection[str]) -> Comparison:
+    found = _COMPARISON.fullmatch(piece)
+    if found is None:
+        raise DataError(expected=f"a condition: {_GRAMMAR}", got=repr(text), do=f"Correct the part {piece.strip()!r}.")
+    name, compare, number = found.groups()
+    if name not in names:
+        near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.4)
+        hint = f"Did you mean {' or '.join(near)}? " if near else ""
+        raise DataError(
+            expected=f"a condition on known names: {', '.join(names)}",
+            got=repr(name),
+            do=f"{hint}Correct the name.",
+        )
+    return Comparison(name, compare, float(number))

@@ -1,0 +1,236 @@
+"""Does the model repeat its training set? All tests on three sets, one shared plan of searches, one verdict."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from genmem.errors import DataError
+from genmem.neighbors.authenticity import authenticity
+from genmem.neighbors.calibrated import NEIGHBOURS, calibrated_distance, local_ratio
+from genmem.neighbors.conformal import conformal_rows, conformal_samples
+from genmem.neighbors.context import context
+from genmem.neighbors.copied import copied_share
+from genmem.neighbors.copying import CopyingTest, data_copying_test
+from genmem.neighbors.membership import membership_inference
+from genmem.neighbors.nearer import NEAR, Nearer, nearer_of, over_mean
+from genmem.neighbors.pairs import suspicious_pairs
+from genmem.neighbors.power import TRIALS, Power, detectable_share
+from genmem.neighbors.ratios import ratio_test
+from genmem.neighbors.results import Flags, Result
+from genmem.neighbors.scan import critical_value, excess_share, scan_share_test
+from genmem.neighbors.searches import Searches
+from genmem.neighbors.shares import tail_excess_test, tail_share_test, train_share_test
+from genmem.neighbors.source import same_source_test
+from genmem.neighbors.spaces import Features, Space, in_space
+from genmem.neighbors.verdict import (
+    ALPHA,
+    Evidence,
+    Verdict,
+    decide,
+    gathered_share,
+    nearer_p,
+    verdict_sentence,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+NOISE = 0.5  # of the noisy copies that power is also told for, in median distances of held-out rows
+_FEWEST = 2  # rows of training and held-out sets
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CopyCheck:
+    """Whether samples repeat training rows, and what that rests on.
+
+    Attributes:
+        verdict: "copies found", "sharp but not copying" or "no evidence", by the rule of `decide`.
+        sentence: the verdict in words, with its numbers and what would have been missed.
+        copied_share: of the samples, an estimate with a 95% interval.
+        power: the smallest share of exact copies that would have been found four times in five.
+        power_noisy: the same of copies off by half of a held-out row's typical distance to the training set.
+        evidence: what the verdict was read from.
+        tests: all tests, those that decide first.
+        cells: C_T with its table of cells; the same as in `tests`.
+        samples: which samples lie too near to training rows (by distance: sharp samples are flagged as well).
+        rows: which training rows lie too near to samples.
+        calibrated: which samples lie too near for how dense the data are there.
+        pairs: columns of the most suspicious samples with their nearest training and held-out rows, see
+            `suspicious_pairs`.
+        near_test: (n_test,) distance of each held-out row to its nearest training row.
+        space: in words, where distances were taken.
+        level: false-discovery rate of the lists.
+    """
+
+    verdict: Verdict
+    sentence: str
+    copied_share: Result
+    power: Power
+    power_noisy: Power
+    evidence: Evidence
+    tests: tuple[Result, ...]
+    cells: CopyingTest
+    samples: Flags
+    rows: Flags
+    calibrated: Flags
+    pairs: Mapping[str, NDArray[Any]] = field(repr=False)
+    near_test: NDArray[np.float64] = field(repr=False)
+    space: str
+    level: float
+
+    def __getitem__(self, name: str) -> Result:
+        """Return a test by its name."""
+        return {test.name: test for test in self.tests}[name]
+
+    def to_frame(self) -> "pa.Table":
+        """Return one row per test as an Arrow table: name, title, value, null, interval, p-value, direction, n."""
+        import pyarrow as pa
+
+        names = ("name", "title", "value", "null", "p_value", "direction", "n", "sentence", "cannot_see", "citation")
+        columns: dict[str, Any] = {name: [getattr(test, name) for test in self.tests] for name in names}
+        columns["low"], columns["high"] = zip(*(test.interval for test in self.tests), strict=True)
+        return pa.table({name: pa.array(column, from_pandas=True) for name, column in columns.items()})
+
+
+def copycheck(
+    train: ArrayLike,
+    test: ArrayLike,
+    samples: ArrayLike,
+    *,
+    space: Space = "raw",
+    level: float = 0.1,
+    log_prob: Sequence[ArrayLike] | None = None,
+    latent: Features | None = None,
+    image_shape: tuple[int, ...] | None = None,
+    n_cells: int | None = None,
+    context_rows: int = 2000,
+    power_trials: int = TRIALS,
+    seed: int = 0,
+) -> CopyCheck:
+    """Check whether samples of a model are copies of the rows it was trained on. No model is needed.
+
+    Args:
+        train: (n_train, *event) the rows it was trained on, 2 or more. Pass all of them: a copy of a row that is not
+            here cannot be seen.
+        test: (n_test, *event) rows of the same source that it was not trained on, 2 or more.
+        samples: (n_samples, *event) of the model, as it makes them: none dropped, none sorted out.
+        space: where distances are taken, see `in_space`.
+        level: false-discovery rate of the lists of samples and rows.
+        log_prob: log p of the model, nats, of rows of `train` and of `test`: adds membership inference.
+        latent: for the space "latent", what maps rows to points.
+        image_shape: (h, w) or (h, w, c) of flattened images, for spaces of images.
+        n_cells: of C_T.
+        context_rows: of each set, at most, for measures that search sets within themselves.
+        power_trials: of each share of planted copies; 0 leaves out what would have been missed.
+        seed: of permutations, planted copies, cells.
+
+    Raises:
+        DataError: a set has too few rows, is not finite or not numbers, widths differ, or a setting is none.
+
+    >>> rng = np.random.default_rng(0)
+    >>> T, H, fresh = (rng.normal(size=(200, 4)) for _ in range(3))
+    >>> copycheck(T, H, fresh).verdict, copycheck(T, H, T).verdict
+    ('no evidence', 'copies found')
+    """
+    (T, H, S), where = in_space(space, train, test, samples, seed=seed, image_shape=image_shape, latent=latent)
+    sets = _searched(Searches(T, H, S))
+    shared: dict[str, Any] = {"searches": sets}
+    triple = (T, H, S)
+
+    scan = scan_share_test(*triple, seed=seed, **shared)
+    c_t = data_copying_test(*triple, n_cells=n_cells, seed=seed, **shared)
+    excess, calibrated = tail_excess_test(*triple, **shared), calibrated_distance(*triple, level=level, **shared)
+    nearer = sets.once("nearer", nearer_of)
+    by_rows = copied_share(*triple, level=2 * ALPHA, **shared)
+    to_test = over_mean(sets.near("samples", "test", min(NEIGHBOURS, len(H)))[0])
+    to_train = local_ratio(sets, "samples")[0]
+    gathered = gathered_share(by_rows.details["low_by_neighbourhoods"], to_train, to_test)
+    evidence = Evidence(scan.p_value, gathered, nearer_p(c_t, excess))
+    verdict, share = decide(evidence), merged_share(by_rows, evidence, scan, nearer)
+
+    powers = [_power(sets, scan, noise, power_trials, seed) for noise in (0.0, NOISE)]
+    source = same_source_test(*triple, rows=context_rows, seed=seed, **shared)
+    identical = int((sets.distance("samples", "train") == 0).sum())
+    flagged = conformal_samples(*triple, level=level, **shared)
+    tests = (
+        scan,
+        train_share_test(*triple, seed=seed, **shared),
+        tail_share_test(*triple, seed=seed, **shared),
+        c_t,
+        excess,
+        ratio_test(*triple, seed=seed, **shared),
+        authenticity(*triple, **shared),
+        *([] if log_prob is None else [membership_inference(*log_prob)]),
+        source,
+        *context(*triple, rows=context_rows, seed=seed, **shared),
+    )
+    return CopyCheck(
+        verdict=verdict,
+        sentence=verdict_sentence(verdict, share, powers[0], identical, source),
+        copied_share=share,
+        power=powers[0],
+        power_noisy=powers[1],
+        evidence=evidence,
+        tests=tests,
+        cells=c_t,
+        samples=flagged,
+        rows=conformal_rows(*triple, level=level, **shared),
+        calibrated=calibrated,
+        pairs=suspicious_pairs(sets, flagged, calibrated),
+        near_test=sets.distance("test", "train"),
+        space=where,
+        level=level,
+    )
+
+
+def _searched(sets: Searches) -> Searches:
+    """Make the searches that several tests share, each once, for the most neighbours that any asks for."""
+    for name in ("train", "test"):
+        if len(sets.sets[name]) < _FEWEST:
+            raise DataError(
+                expected=f"{_FEWEST} or more rows to train on and held out",
+                got=f"{len(sets.sets[name])} in {name}",
+                do="Add rows: nothing can be told from so few.",
+            )
+    sets.near("samples", "train", min(max(NEAR, NEIGHBOURS), len(sets["train"])))
+    sets.near("test", "train", min(NEIGHBOURS, len(sets["train"])))
+    sets.near("samples", "test", min(NEAR, len(sets["test"])))
+    return sets
+
+
+def merged_share(by_rows: Result, evidence: Evidence, scan: Result, nearer: Nearer) -> Result:
+    """Return the share of samples that are copies, from three lower bounds and an upper one; errors add up to 5%.
+
+    From below by rows and by neighbourhoods (`copied_share`, errors of ALPHA / 2 each) and by the excess of training
+    neighbours at any depth (`excess_share`, 5% less what the others take); 0 unless the verdict is that copies were
+    found, so that the two never disagree. From above by rows (ALPHA), samples at rows of both sets counted in.
+    """
+    value, low = excess_share(scan, nearer, error=0.05 - 2 * ALPHA)
+    bounds = {"labels": by_rows.details["low_by_labels"], "neighbourhoods": evidence.gathered, "scan": low}
+    if decide(evidence) != "copies found":
+        bounds = dict.fromkeys(bounds, 0.0)
+    either = nearer.labels[nearer.group]
+    above = min(1.0, by_rows.interval[1] + float(((either > 0) & (either < 1)).mean()))
+    best = max(bounds, key=lambda name: bounds[name])
+    high = max(above, bounds[best])
+    estimate = value if best == "scan" and bounds[best] > 0 else by_rows.value
+    estimate = float(np.clip(estimate, bounds[best], high))
+    return replace(
+        by_rows,
+        value=estimate,
+        interval=(bounds[best], high),
+        p_value=np.nan,
+        sentence=(
+            f"Of the samples {estimate:.2%} are copies of training rows by estimate (95% interval {bounds[best]:.2%} "
+            f"to {high:.2%}); 0 of fresh data."
+        ),
+        details={f"low_by_{name}": bound for name, bound in bounds.items()},
+    )
+
+
+def _power(sets: Searches, scan: Result, noise: float, trials: int, seed: int) -> Power:
+    critical = critical_value(scan.details["null_draws"], ALPHA / 2)
+    return detectable_share(sets, critical=critical, alpha=ALPHA / 2, noise=noise, trials=trials, seed=seed)

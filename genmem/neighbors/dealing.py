@@ -1,0 +1,147 @@
+"""Training and held-out examples taken together: who lies nearest, and how labels dealt at random would come out."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from genmem.neighbors.searches import Name, Searches
+from genmem.rows import canonical_order, identical_groups
+from genmem.search import Pairs, nearest
+from genmem.seeding import stream
+
+Floats = NDArray[np.float64]
+
+DRAWS = 99_999  # of the labels
+_VALUES = 2**22  # of drawn tables held at a time
+
+
+class NearestOfBoth(NamedTuple):
+    """The nearest of training and held-out examples to each sample.
+
+    Attributes:
+        group: (n_samples,) of identical rows.
+        distance: (n_samples,) to it.
+        labels: (groups,) the share of its rows that are training examples.
+        place: (groups,) its place in an order that rows' values alone decide.
+    """
+
+    group: NDArray[np.intp]
+    distance: Floats
+    labels: Floats
+    place: NDArray[np.intp]
+
+
+def nearest_of_both(searches: Searches) -> NearestOfBoth:
+    """Return the group of identical rows nearest to each sample.
+
+    Of groups at one distance it is the one whose place comes first. So the answer does not depend on which rows are in
+    which set, nor on their order.
+    """
+    rows = np.concatenate([searches["train"], searches["test"]])
+    groups = identical_groups(rows)
+    (far, index), (far_test, index_test) = (_nearest_two(searches, name) for name in ("train", "test"))
+    distance = np.minimum(far[:, 0], far_test[:, 0])
+    closer = np.where(far[:, 0] <= far_test[:, 0], index[:, 0], len(searches["train"]) + index_test[:, 0])
+    group = groups[closer]
+    tied = ((far == distance[:, None]).sum(axis=1) + (far_test == distance[:, None]).sum(axis=1)) > 1
+    one_each = _one_of_each(rows, groups)
+    if tied.any():
+        group[tied] = groups[one_each[nearest(searches["samples"][tied], rows[one_each])[1][:, 0]]]
+    in_train = np.arange(len(rows)) < len(searches["train"])
+    labels = np.bincount(groups, weights=in_train) / np.bincount(groups)
+    return NearestOfBoth(group, distance, labels, np.argsort(groups[one_each]))
+
+
+def _nearest_two(searches: Searches, base: Name) -> Pairs:
+    return searches.near("samples", base, min(2, len(searches[base])))
+
+
+def _one_of_each(rows: NDArray[np.generic], groups: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return a row of each group, in the order that values decide."""
+    order = canonical_order(rows)
+    return order[np.sort(np.unique(groups[order], return_index=True)[1])]
+
+
+class Dealt(NamedTuple):
+    """A mean label against labels dealt at random.
+
+    Attributes:
+        value: the mean label.
+        null: its expectation.
+        sd: its standard deviation.
+        z: its distance from the expectation in standard deviations.
+        p_value: how often it is reached.
+        mid_p: the same, counting half of the cases that just reach it.
+        resolution: the smallest p-value there can be.
+    """
+
+    value: float
+    null: float
+    sd: float
+    z: float
+    p_value: float
+    mid_p: float
+    resolution: float
+
+
+def dealt(
+    counts: ArrayLike, labels: ArrayLike, seed: int, draws: int = DRAWS, *, place: NDArray[np.intp] | None = None
+) -> Dealt:
+    """Compare sum(counts * labels) / sum(counts) with what labels dealt to the groups at random give.
+
+    Only how many groups of each count get each label matters: a table with fixed margins, which is drawn as a whole.
+    Where counts too are 0 and 1 it has one free entry, and the p-value is the hypergeometric law's.
+
+    A label between 0 and 1 is the share of a group's rows. Where rows are dealt to the two sets one by one, large
+    groups have labels near the mean and groups of one have 0 or 1, so these shares are not exchangeable between
+    groups. The labels of one row from each group are: sd, z and p-values rest on such a draw.
+
+    Args:
+        counts: (groups,) non-negative integers, not all 0.
+        labels: (groups,) from 0 to 1.
+        seed: of the draws.
+        draws: how many; the smallest p-value is 1 / (draws + 1).
+        place: (groups,) of each group in an order that does not depend on that of the rows.
+    """
+    c, shares = np.asarray(counts, np.int64), np.asarray(labels, np.float64)
+    label, total = _of_one_row(shares, seed, place), int(c.sum())
+    hits, expected = int(c @ label), total * float(label.mean())
+    spread = ((c - c.mean()) ** 2).sum() * ((label - label.mean()) ** 2).sum()
+    sd = float(np.sqrt(spread / max(1, len(c) - 1)))
+    p, more, least = _exactly(c, label, hits) if c.max() == 1 else _by_draws(c, label, hits, seed, draws)
+    z = (hits - expected) / sd if sd else 0.0
+    return Dealt(float(c @ shares / total), float(shares.mean()), sd / total, z, p, (p + more) / 2, least)
+
+
+Counts = NDArray[np.int64]
+
+
+def _of_one_row(shares: Floats, seed: int, place: NDArray[np.intp] | None) -> Counts:
+    u = stream(seed, "rows of groups").random(len(shares))
+    return (u[slice(None) if place is None else place] < shares).astype(np.int64)  # u < 1
+
+
+def _exactly(counts: Counts, labels: Counts, hits: int) -> tuple[float, float, float]:
+    """Return the chances to reach and to pass the hits, and the least chance there is."""
+    law = stats.hypergeom(len(counts), int(labels.sum()), int(counts.sum()))
+    return float(law.sf(hits - 1)), float(law.sf(hits)), float(law.pmf(law.support()[1]))
+
+
+def _by_draws(counts: Counts, labels: Counts, hits: int, seed: int, draws: int) -> tuple[float, float, float]:
+    sums = _drawn(counts, labels, seed, draws)
+    reached, passed = int((sums >= hits).sum()), int((sums > hits).sum())
+    return (reached + 1) / (draws + 1), passed / (draws + 1), 1 / (draws + 1)
+
+
+def _drawn(counts: Counts, labels: Counts, seed: int, draws: int) -> Counts:
+    """Return sums of counts times labels, (draws,), the labels dealt anew each time."""
+    c, sizes = np.unique(counts, return_counts=True)
+    ones = int(labels.sum())
+    if len(c) == 1 or ones in (0, len(labels)):  # every table is the same, and scipy draws such tables wrongly
+        return np.full(draws, counts @ labels)
+    rng, tables = stream(seed, "labels"), stats.random_table(sizes, [ones, len(labels) - ones])
+    some = max(1, _VALUES // len(c))
+    parts = [tables.rvs(size=min(some, draws - at), random_state=rng)[..., 0] @ c for at in range(0, draws, some)]
+    return np.concatenate(parts)

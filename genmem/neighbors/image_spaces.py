@@ -1,0 +1,131 @@
+"""Spaces of images: coarser pixels, and amplitudes that neither a shift nor a mirror changes."""
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmem.errors import DataError
+from genmem.images import image_shape_of, to_images
+
+Array: TypeAlias = NDArray[Any]
+
+_BITS = 24  # of an amplitude, counted from the largest value of the image
+
+
+def pooled(images: Array, size: int) -> Array:
+    """Return images averaged over blocks of `size` x `size` pixels, (m, *smaller), channels last.
+
+    What is left over at the right and the lower edge is averaged over the pixels there are.
+
+    >>> pooled(np.array([[[1.0, 3.0, 5.0]]]), 2)
+    array([[[2., 5.]]])
+    """
+    height, width = images.shape[1:3]
+    rows, columns = np.arange(0, height, size), np.arange(0, width, size)
+    sums = np.add.reduceat(images, rows, axis=1, dtype=_floating(images))
+    sums = np.add.reduceat(sums, columns, axis=2)
+    counts = np.outer(np.diff(rows, append=height), np.diff(columns, append=width)).astype(sums.dtype)
+    means: Array = sums / counts.reshape(*counts.shape, *(1,) * (images.ndim - 3))
+    return means
+
+
+def spectrum(images: Array) -> Array:
+    """Return the amplitudes of the Fourier transform of images, (m, h, w // 2 + 1[, channels]).
+
+    A shift that wraps around changes phases only, and so does one that does not where the pixels that leave and enter
+    are equal (a plain background). A mirror image swaps the amplitudes at (u, v) and (-u, v): of each such pair the
+    smaller comes first, which makes mirror images in either direction the same point. With these amplitudes scaled so
+    that they have the norm of the image, no two images lie further apart than as pixels: what is a near copy there is
+    one here, whether or not it was shifted. They are rounded to 2^-24 of the largest value of the image.
+    """
+    from scipy import fft
+
+    height, width = images.shape[1:3]
+    values = images.astype(np.float64)
+    amplitude: Array = np.abs(fft.rfft2(values, axes=(1, 2), norm="ortho"))
+    twice = np.full(amplitude.shape[2], math.sqrt(2))  # stands for (u, v) and its conjugate (-u, -v)
+    twice[0] = 1
+    if width % 2 == 0:
+        twice[-1] = 1
+    amplitude *= twice.reshape(-1, *(1,) * (images.ndim - 3))
+    one, other = amplitude[:, 1 : (height + 1) // 2], amplitude[:, : height // 2 : -1]
+    amplitude[:, 1 : (height + 1) // 2], amplitude[:, : height // 2 : -1] = (
+        np.minimum(one, other),
+        np.maximum(one, other),
+    )
+    # Rounded, so that an image, its shifts and its mirror images are equal and count as one row in every test.
+    largest = np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True)
+    step = np.exp2(np.frexp(largest)[1] - _BITS)
+    rounded: Array = np.rint(amplitude / step) * step
+    return rounded.astype(_floating(images), copy=False)
+
+
+def image_space(
+    name: str, size: int, shape: tuple[int, ...], image_shape: tuple[int, ...] | None
+) -> tuple[Callable[[Array], Array], str]:
+    """Return the function behind "pooled" or "spectrum" for examples of such an array, and what it is in words.
+
+    Raises:
+        DataError: they are no images.
+    """
+    found, note = shape_of_images(shape, image_shape)
+    if name == "pooled":
+        words = f"images averaged over {size} x {size} pixels"
+        return (lambda rows: pooled(as_images(rows, found), size)), words + note
+    words = "amplitudes of the Fourier transform of images, shifts and mirror images alike"
+    return (lambda rows: spectrum(as_images(rows, found))), words + note
+
+
+def shape_of_images(shape: tuple[int, ...], given: tuple[int, ...] | None) -> tuple[tuple[int, ...], str]:
+    """Return (h, w) or (h, w, channels) of examples of an array of this shape, and a note where it is a guess.
+
+    Raises:
+        DataError: they are no images, or do not have the shape given.
+
+    >>> shape_of_images((5, 64), None)
+    ((8, 8), ', rows read as 8 x 8 images')
+    """
+    event = shape[1:]
+    if given is not None:
+        if len(given) not in (2, 3) or math.prod(given) != math.prod(event):
+            raise DataError(
+                expected=f"image_shape (h, w) or (h, w, channels) of {math.prod(event)} values",
+                got=str(tuple(given)),
+                do="Correct it.",
+            )
+        return tuple(given), ""
+    return _shape(event)
+
+
+def as_images(rows: Array, image_shape: tuple[int, ...]) -> Array:
+    """Return rows (m, *event) as images (m, *image_shape), channels last whether or not they came first.
+
+    >>> as_images(np.zeros((2, 3, 8, 8)), (8, 8, 3)).shape
+    (2, 8, 8, 3)
+    """
+    return rows if rows.shape[1:] == image_shape else to_images(rows, image_shape)
+
+
+def _shape(event: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
+    if (clear := image_shape_of((1, *event))) is not None:
+        return clear, ""
+    if len(event) == 2:
+        return event, ""
+    if len(event) == 3:  # small images, or channels that are no colours
+        first = event[0] < min(event[1:])
+        return ((*event[1:], event[0]) if first else event), ""
+    side = math.isqrt(math.prod(event))
+    if len(event) == 1 and side > 1 and side**2 == event[0]:
+        return (side, side), f", rows read as {side} x {side} images"
+    raise DataError(
+        expected="images: an array (n, h, w), (n, h, w, channels) or (n, channels, h, w)",
+        got=f"examples of shape {event}",
+        do="Pass image_shape, reshape the arrays, or choose a space that needs no images, such as raw or pca.",
+    )
+
+
+def _floating(images: Array) -> np.dtype[Any]:
+    return np.result_type(images.dtype, np.float32)

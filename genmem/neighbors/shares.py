@@ -1,0 +1,304 @@
+"""Are samples nearer to training examples than to held-out ones, more often than fresh rows would be?
+
+Two of the tests here ask the training and the held-out examples together: which of them lies nearest to a sample, and
+from which set does it come? That samples are sharper or wider than the data moves both sets alike, so these tests
+do not mistake it for copying. The third compares distances, and does.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import optimize, stats
+
+from genmem.errors import DataError
+from genmem.neighbors.dealing import DRAWS, NearestOfBoth, dealt, nearest_of_both
+from genmem.neighbors.results import Result
+from genmem.neighbors.searches import Searches, searches_of
+from genmem.stats import share_interval
+
+Floats = NDArray[np.float64]
+
+_ELSEWHERE = "Copies of rows that are held out as well. Held-out rows from another source look like copying to it."
+
+
+def train_share_test(
+    train: ArrayLike,
+    test: ArrayLike,
+    samples: ArrayLike,
+    *,
+    seed: int = 0,
+    draws: int = DRAWS,
+    searches: Searches | None = None,
+) -> Result:
+    """Test whether too large a share of samples has its nearest row in the training set rather than held out.
+
+    Identical rows of the two sets are one group with one label: 1 in the training set, 0 held out, or in both the
+    share of its rows that are training examples. The value is the mean label of the samples' nearest groups, its null
+    the mean label of all groups: n_train / (n_train + n_test) where no rows are identical. On fresh samples every
+    assignment of the labels to the groups is equally likely, and the p-value is the share of random assignments that
+    reach the value, the one at hand counted in. Where a group is in both sets the p-value rests on the label of one
+    row drawn from it, which keeps it exact whether rows or groups of rows were dealt to the two sets. Between groups
+    at one distance the choice depends on the rows' values alone. Sets of different sizes need no evening out, which
+    would hide copies.
+
+    With c_r the number of samples nearest to group r, N groups, N_1 of them with label 1, the variance of the number of
+    samples is N_1 (N - N_1) / (N (N - 1)) sum (c - mean c)^2. The interval is Wilson's, with the number of samples that
+    would have this variance if they were independent: it allows for other training and held-out examples too.
+
+    Args:
+        train: (n_train, *event).
+        test: (n_test, *event) held out: from the same source, not trained on.
+        samples: (n_samples, *event) of the model.
+        seed: of the random assignments.
+        draws: how many of them.
+        searches: what has been searched already, from a test before this one.
+
+    Returns:
+        `details` holds "mid_p", which counts half of the assignments that just reach the value; "z" and "null_sd"
+        from the variance above; "excess", (value - null) / (1 - null); "resolution", the smallest p-value there can
+        be; "interval_samples", Wilson's for these training and held-out examples; "label" and "asked" (n_samples,).
+
+    Raises:
+        DataError: a set is empty or not finite, or widths differ.
+
+    >>> rng = np.random.default_rng(0)
+    >>> T, H, fresh = (rng.normal(size=(500, 4)) for _ in range(3))
+    >>> train_share_test(T, H, fresh).p_value > 0.05 > 1e-4 > train_share_test(T, H, [*T[:100], *fresh]).p_value
+    True
+    """
+    both = searches_of(train, test, samples, searches).once("both", nearest_of_both)
+    asked = np.ones(len(both.group), bool)
+    return _share_result(
+        both,
+        asked,
+        (seed, draws),
+        name="train_share",
+        title="Samples whose nearest row is a training example",
+        what="of samples have a training example, not a held-out row, as their nearest",
+        cannot_see=(
+            f"Few copies among many samples: a share c of copies moves it by c (1 - {both.labels.mean():.2g}) only. "
+            + _ELSEWHERE
+        ),
+    )
+
+
+def tail_share_test(
+    train: ArrayLike,
+    test: ArrayLike,
+    samples: ArrayLike,
+    *,
+    tail: float = 0.05,
+    seed: int = 0,
+    draws: int = DRAWS,
+    searches: Searches | None = None,
+) -> Result:
+    """Test the samples nearest to any row: do they too often have it in the training set?
+
+    As `train_share_test`, of the share `tail` of samples that lie nearest to training and held-out examples taken
+    together (samples at the same distance as the last of them included). Who they are does not depend on which row
+    is in which set, so the p-value is as exact. Copies are among the nearest, so a few of them show here.
+
+    Args:
+        train: (n_train, *event).
+        test: (n_test, *event) held out: from the same source, not trained on.
+        samples: (n_samples, *event) of the model.
+        tail: the share of samples asked, above 0, at most 1.
+        seed: of the random assignments.
+        draws: how many of them.
+        searches: what has been searched already, from a test before this one.
+
+    Returns:
+        `details` as of `train_share_test`; "asked" says whether a sample is one of the nearest.
+
+    Raises:
+        DataError: a set is empty or not finite, widths differ, or `tail` is not a share.
+    """
+    _require_share(tail, "tail")
+    both = searches_of(train, test, samples, searches).once("both", nearest_of_both)
+    last = np.partition(both.distance, (count := _part(tail, len(both.distance))) - 1)[count - 1]
+    return _share_result(
+        both,
+        both.distance <= last,
+        (seed, draws),
+        name="tail_share",
+        title=f"The same, of the {tail:.0%} of samples nearest to any row",
+        what=f"of the {tail:.0%} of samples nearest to any row have a training example as their nearest",
+        cannot_see=(
+            "Copies altered so much that fresh samples in dense regions lie nearer to some row than they do. "
+            + _ELSEWHERE
+        ),
+    )
+
+
+def tail_excess_test(
+    train: ArrayLike,
+    test: ArrayLike,
+    samples: ArrayLike,
+    *,
+    tail: float = 0.01,
+    searches: Searches | None = None,
+) -> Result:
+    """Test whether too many samples are nearer to a training example than nearly all held-out rows are.
+
+    The threshold is the r-th smallest distance of a held-out row to the training examples, r = ceil(tail n_test); a
+    is the number of samples strictly below it, the value a / n_samples, its null r / (n_test + 1). On fresh samples
+    all n_test + n_samples distances are exchangeable, and the chance of a or more samples before the r-th held-out
+    row is exactly that of a or more samples among the first a + r - 1: hypergeometric. Ties make it conservative.
+
+    The interval is Wilson's, of the share of further samples below this threshold.
+
+    Args:
+        train: (n_train, *event).
+        test: (n_test, *event) held out: from the same source, not trained on.
+        samples: (n_samples, *event) of the model.
+        tail: the share of held-out rows below the threshold, above 0, at most 1.
+        searches: what has been searched already, from a test before this one.
+
+    Returns:
+        `details` holds "threshold"; "mid_p"; "detectable", the smallest share of exact copies, the rest fresh,
+        that comes out at p <= 0.05 in 80% of cases (`tail_excess_power`); "below" (n_samples,).
+
+    Raises:
+        DataError: a set is empty or not finite, widths differ, or `tail` is not a share.
+
+    >>> rng = np.random.default_rng(0)
+    >>> T, H, fresh = (rng.normal(size=(500, 4)) for _ in range(3))
+    >>> tail_excess_test(T, H, [*T[:25], *fresh[25:]]).p_value < 1e-5
+    True
+    """
+    _require_share(tail, "tail")
+    sets = searches_of(train, test, samples, searches)
+    of_samples, of_test = sets.distance("samples", "train"), sets.distance("test", "train")
+    m, n = len(of_samples), len(of_test)
+    r = _part(tail, n)
+    threshold = float(np.partition(of_test, r - 1)[r - 1])
+    below = of_samples < threshold
+    a, null = int(below.sum()), r / (n + 1)
+    p = _chance(a, r, m, n)
+    return Result(
+        name="tail_excess",
+        title=f"Samples nearer to a training example than {1 - r / n:.3g} of held-out rows",
+        value=a / m,
+        null=null,
+        interval=share_interval(a, m),
+        p_value=p,
+        direction="higher",
+        n=m + n,
+        sentence=(
+            f"{a:,} of {m:,} samples ({a / m:.2%}) are nearer to a training example than the {_nth(r)} nearest of "
+            f"{n:,} held-out rows; {null:.2%} of fresh samples would be (p = {p:.2g})."
+        ),
+        cannot_see=(
+            "Samples sharper than the data look like copies to it, and so do fresh ones where held-out rows were "
+            "duplicated after they were set apart. Where held-out rows are themselves identical to training examples "
+            "the threshold is 0 and nothing is below."
+        ),
+        citation="the hypergeometric law of exceedances",
+        details={
+            "threshold": threshold,
+            "mid_p": (p + _chance(a + 1, r, m, n)) / 2,
+            "detectable": _detectable(r, m, n),
+            "below": below,
+        },
+    )
+
+
+def tail_excess_power(n_test: int, n_samples: int, share: float, *, tail: float = 0.01, level: float = 0.05) -> float:
+    """Return how often `tail_excess_test` gives p <= level where a sample is, with chance `share`, an exact copy.
+
+    The others are fresh. The held-out threshold cuts off a share of fresh rows that has a beta law; given it, the
+    count is binomial. For data in which no two rows are at one distance.
+
+    >>> round(tail_excess_power(1_000, 1_000, 0.0), 2), round(tail_excess_power(1_000, 1_000, 0.05), 2)
+    (0.04, 1.0)
+    """
+    r = _part(tail, n_test)
+    return _power(share, _needed(r, n_samples, n_test, level), n_samples, _cuts(r, n_test))
+
+
+def _needed(r: int, m: int, n: int, level: float) -> int:
+    """Return the smallest count with p <= level; m + 1 where there is none."""
+    a = np.arange(m + 1)
+    return int((stats.hypergeom.sf(a - 1, n + m, m, a + r - 1) > level).sum())
+
+
+def _cuts(r: int, n: int) -> Floats:
+    """Return equally likely shares of fresh rows below the r-th of n."""
+    return np.asarray(stats.beta.ppf((np.arange(500) + 0.5) / 500, r, n - r + 1))
+
+
+def _power(share: float, needed: int, m: int, cuts: Floats) -> float:
+    return float(stats.binom.sf(needed - 1, m, share + (1 - share) * cuts).mean())
+
+
+def _detectable(r: int, m: int, n: int, power: float = 0.8, level: float = 0.05) -> float:
+    """Return the share of copies with this power, NaN where even copies alone have less."""
+    needed, cuts = _needed(r, m, n, level), _cuts(r, n)
+    if needed > m:
+        return np.nan
+    return float(optimize.brentq(lambda share: _power(share, needed, m, cuts) - power, 0.0, 1.0, xtol=1e-4))
+
+
+def _chance(a: int, r: int, m: int, n: int) -> float:
+    """Return the chance that a or more of m come before the r-th of n."""
+    return float(stats.hypergeom.sf(a - 1, n + m, m, a + r - 1)) if a <= m else 0.0
+
+
+def _share_result(
+    both: NearestOfBoth,
+    asked: NDArray[np.bool_],
+    random: tuple[int, int],
+    *,
+    name: str,
+    title: str,
+    what: str,
+    cannot_see: str,
+) -> Result:
+    """Return the result on the samples `asked`; `random` is the seed and the number of draws."""
+    counts = np.bincount(both.group[asked], minlength=len(both.labels))
+    found = dealt(counts, both.labels, *random, place=both.place)
+    label, (value, null) = both.labels[both.group], found[:2]
+    return Result(
+        name=name,
+        title=title,
+        value=value,
+        null=null,
+        interval=_interval(value, null, found.sd, len(label[asked])),
+        p_value=found.p_value,
+        direction="higher",
+        n=len(label[asked]),
+        sentence=f"{value:.1%} {what}; {null:.1%} of fresh samples would (p = {found.p_value:.2g}).",
+        cannot_see=cannot_see,
+        citation="a permutation test of the labels of identical rows",
+        details={
+            "mid_p": found.mid_p,
+            "z": found.z,
+            "null_sd": found.sd,
+            "excess": (value - null) / (1 - null) if null < 1 else 0.0,
+            "resolution": found.resolution,
+            "interval_samples": share_interval(label[asked].sum(), len(label[asked])),
+            "asked": asked,
+            "label": label,
+        },
+    )
+
+
+def _interval(value: float, null: float, sd: float, asked: int) -> tuple[float, float]:
+    """Return Wilson's interval with the number of samples that would have this variance if independent."""
+    worth = min(asked, null * (1 - null) / sd**2) if sd else asked
+    return share_interval(value * worth, worth)
+
+
+def _part(tail: float, n: int) -> int:
+    """Return the smallest count that is a share `tail` of n or more; one in a million is left to rounding."""
+    return max(1, int(np.ceil(tail * n - 1e-6)))
+
+
+def _nth(r: int) -> str:
+    if 10 <= r % 100 <= 20:
+        return f"{r}th"
+    return f"{r}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(r % 10, 'th') }"
+
+
+def _require_share(share: float, name: str) -> None:
+    if not 0 < share <= 1:
+        raise DataError(expected=f"{name} above 0, at most 1", got=f"{share}", do="Pass a share, such as 0.05.")

@@ -1,0 +1,216 @@
+"""The spaces in which rows are compared: raw values, coarser pixels, principal components, features of the user's own.
+
+A copy is found where it lies near its original and far from other rows, so each space sees other copies: raw values
+those of the same pixels, `spectrum` also shifted and mirrored ones, a network's features what the network takes for
+the same.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from genmem.errors import DataError
+from genmem.neighbors.image_spaces import image_space
+from genmem.neighbors.principal import principal_components
+from genmem.neighbors.searches import Searches
+from genmem.rows import identical_groups
+
+Array: TypeAlias = NDArray[Any]
+Triple: TypeAlias = tuple[Array, Array, Array]
+Features: TypeAlias = Callable[[Array], ArrayLike]
+Space: TypeAlias = str | Features | Sequence[ArrayLike]
+
+NAMES = ("raw", "pooled", "spectrum", "pca", "latent")
+_CHUNK = 2**22  # values given to a function at a time
+_SETS = ("train", "test", "samples")
+
+
+def in_space(
+    space: Space,
+    train: ArrayLike,
+    test: ArrayLike,
+    samples: ArrayLike,
+    *,
+    seed: int = 0,
+    image_shape: tuple[int, ...] | None = None,
+    latent: Features | None = None,
+) -> tuple[Triple, str]:
+    """Return training examples, held-out examples and samples as points of `space`, and what it is in words.
+
+    Rows that are equal, in one set or in two, become points that are equal to the last bit, whatever the space: an
+    exact copy stays one.
+
+    Args:
+        space: one of
+
+            - "raw": the values as given;
+            - "pooled" or "pooled:K": images averaged over blocks of 2 x 2 or K x K pixels, what is left over at the
+              right and the lower edge over what there is;
+            - "spectrum": amplitudes of the Fourier transform of images, the same for an image, its shifts and its
+              mirror images (see `image_spaces.spectrum`);
+            - "pca" or "pca:K": the first 32 (or fewer, where there are no more) or K principal components of `train`;
+            - "latent": what `latent` returns;
+            - a function from rows (m, *event) to points (m, d), each point a function of its row alone, or such a
+              function by its name, "package.module:function";
+            - three arrays (n, d), the points of the three sets themselves.
+        train: (n_train, *event).
+        test: (n_test, *event) held out.
+        samples: (n_samples, *event).
+        seed: of the approximate decomposition that "pca" needs beyond 4,096 columns; the rest draws nothing.
+        image_shape: (h, w) or (h, w, channels) of flattened images; without it a row of k x k values is taken for
+            a gray image, where an image is needed, and the description says so.
+        latent: the function behind "latent", such as `model.latent_mean` of a fitted VAE.
+
+    Raises:
+        DataError: the sets are not finite numbers of one width, are no images where the space needs some, or do not
+            fit what was passed as the space; a function fails, or returns other points for a row in other company.
+        ModelError: a function cannot be imported by its name.
+
+    >>> images = np.arange(48.0).reshape(3, 4, 4)
+    >>> (train, test, samples), words = in_space("pooled", images[:1], images[1:2], images[2:])
+    >>> train, words
+    (array([[ 2.5,  4.5, 10.5, 12.5]]), 'images averaged over 2 x 2 pixels')
+    """
+    checked = Searches(train, test, samples)
+    _check_same_shape(np.shape(train), np.shape(test), np.shape(samples))
+    given = cast(Triple, tuple(checked.sets[name] for name in _SETS))
+    if not isinstance(space, str):
+        return _of_the_user(space, given, np.shape(train)[1:])
+    name, _, setting = space.partition(":")
+    if name not in NAMES and setting:
+        from genmem.models.naming import import_callable
+
+        return _mapped(import_callable(space), given, np.shape(train)[1:], space), f"features by {space}"
+    size = _size(space, name, setting)
+    if name == "raw":
+        return given, "raw values"
+    if name == "pca":
+        project, words = principal_components(given[0], size, seed)
+        return _mapped(project, given, given[0].shape[1:], space), words
+    if name == "latent":
+        return _mapped(_latent(latent), given, np.shape(train)[1:], space), "latent means"
+    of_images, words = image_space(name, 2 if size is None else size, np.shape(train), image_shape)
+    return _mapped(of_images, given, np.shape(train)[1:], space), words
+
+
+def _check_same_shape(*shapes: tuple[int, ...]) -> None:
+    """Refuse sets of one width whose values are in another order, as with channels first and channels last."""
+    events = {tuple(side for side in shape[1:] if side > 1) for shape in shapes}
+    if len({event for event in events if len(event) > 1}) > 1:
+        raise DataError(
+            expected="training examples, held-out examples and samples of one shape",
+            got=" and ".join(str(shape[1:]) for shape in shapes),
+            do="Bring them into the same order of axes, for example with numpy.moveaxis(samples, 1, -1).",
+        )
+
+
+def _size(space: str, name: str, setting: str) -> int | None:
+    """Return the K of "pooled:K" and "pca:K", None where the default is meant."""
+    takes = name in ("pooled", "pca")
+    if name in NAMES and (not setting and ":" not in space):
+        return None
+    if takes and setting.isascii() and setting.isdigit() and int(setting) >= 1:
+        return int(setting)
+    raise DataError(
+        expected="a space: raw, pooled, pooled:K, spectrum, pca, pca:K, latent, or package.module:function",
+        got=repr(space),
+        do="Name one of these; K is a whole number of at least 1.",
+    )
+
+
+def _latent(latent: Features | None) -> Features:
+    if latent is None:
+        raise DataError(
+            expected='with space="latent" the function that gives latent means',
+            got="none",
+            do="Pass latent=model.latent_mean of a fitted VAE, or choose another space.",
+        )
+    return latent
+
+
+def _of_the_user(space: Features | Sequence[ArrayLike], given: Triple, event: tuple[int, ...]) -> tuple[Triple, str]:
+    if callable(space):
+        name = getattr(space, "__name__", type(space).__name__)
+        return _mapped(space, given, event, name), f"features by {name}"
+    if len(space) != 3 or any(np.ndim(points) < 1 for points in space):
+        raise DataError(
+            expected="as the space a name, a function, or three arrays of points: train, test, samples",
+            got=f"a sequence of {len(space)}",
+            do="Pass the points of all three sets.",
+        )
+    points = Searches(*space)
+    for name, rows in zip(_SETS, given, strict=True):
+        if len(points.sets[name]) != len(rows):
+            raise DataError(
+                expected=f"a point for each of the {len(rows):,} rows of {name}",
+                got=f"{len(points.sets[name]):,}",
+                do="Pass features of the same rows, in the same order.",
+            )
+    return cast(Triple, tuple(points.sets[name] for name in _SETS)), "points as passed"
+
+
+def _mapped(function: Features, sets: Triple, event: tuple[int, ...], name: str) -> Triple:
+    """Apply a function to the distinct rows of all sets, so that rows that are equal become points that are.
+
+    In a batch of another size the same row may be rounded differently, and a copy would no longer be exact.
+    """
+    together = np.concatenate(sets)
+    _, first, group = np.unique(identical_groups(together), return_index=True, return_inverse=True)
+    points = _in_blocks(function, together, first, event, name)
+    ends = np.cumsum([len(rows) for rows in sets])[:2]
+    return cast(Triple, tuple(points[part] for part in np.split(group, ends)))
+
+
+def _in_blocks(function: Features, rows: Array, at: NDArray[np.intp], event: tuple[int, ...], name: str) -> Array:
+    step = max(2, _CHUNK // rows.shape[1])
+    parts = []
+    for start in range(0, len(at), step):
+        block = rows[at[start : start + step]]
+        block = block.reshape(len(block), *event)
+        parts.append(_called(function, block, name))
+        if start == 0:
+            _check_alone(function, block, parts[0], name)
+    return np.concatenate(parts)
+
+
+def _called(function: Features, block: Array, name: str) -> Array:
+    try:
+        points = np.asarray(function(block))
+    except Exception as error:  # the user's code, or a tensor that numpy cannot read
+        raise DataError(
+            expected=f"{name} to turn rows of shape {block.shape} into points",
+            got=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
+            do="Correct the function: it takes an array and returns an array (m, d), no tensor with gradients.",
+        ) from error
+    if points.dtype.kind not in "biuf" or points.ndim < 1 or len(points) != len(block) or points.size == 0:
+        raise DataError(
+            expected=f"{len(block)} points of numbers from {name}, shape ({len(block)}, d)",
+            got=f"dtype {points.dtype}, shape {points.shape}",
+            do="Return one point a row.",
+        )
+    points = points.reshape(len(points), -1)
+    if points.dtype.kind == "f" and not np.isfinite(points).all():
+        bad = int((~np.isfinite(points).all(axis=1)).sum())
+        raise DataError(
+            expected=f"finite points from {name}",
+            got=f"NaN or infinity in {bad:,} of {len(points):,}",
+            do="Correct the function, or choose another space.",
+        )
+    return points
+
+
+def _check_alone(function: Features, block: Array, points: Array, name: str) -> None:
+    """Refuse points that change with the company of their row, as those of a network in training mode do."""
+    some = min(16, -(-len(block) // 2))
+    again = _called(function, block[:some], name)
+    spread = float(np.abs(points - np.median(points, axis=0)).mean())
+    same_width = points.shape[1] == again.shape[1]
+    close = same_width and np.allclose(again, points[:some], rtol=1e-3, atol=1e-3 * spread + 1e-12)
+    if not close:
+        raise DataError(
+            expected=f"points from {name} that depend on their row alone",
+            got="other points for the same rows when called again with fewer",
+            do="Put the network in evaluation mode (module.eval()), and draw no noise.",
+        )

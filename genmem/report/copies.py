@@ -1,0 +1,272 @@
+"""A copy check as pages show it: pairs of a sample and the training row it came from, and distances in one figure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from genmem.plots import Floats
+from genmem.report import words
+from genmem.report.pictures import SIDES, Scale, centre_and_spread, pixels, png, scale_of
+from genmem.report.results import Finding, Results
+from genmem.storage import Arrays
+
+COLUMNS = 6  # of a table that a pair shows
+BUDGET = 4_000_000  # bytes of pictures
+BINS = 48
+WIDTH, HEIGHT, FOOT = 720, 170, 22  # of the figure
+QUESTION = "Does the model repeat its training set?"
+WHO = {"sample": "sample", "train": "training", "test": "held out"}
+
+
+@dataclass(frozen=True, eq=False)
+class CopyResults:
+    """What a copy check left behind.
+
+    Attributes:
+        about: copycheck.json.
+        pairs: by name, (m,) each: sample, train, test (rows of their sets), distance_train, distance_test, p_value,
+            stands_out. The most suspicious come first.
+        shown: positions among the pairs of those that are shown.
+        examples: "sample", "train" and "test" of these pairs, (len(shown), *event) each; nothing where redacted.
+        near: distance to the nearest training row of every sample, and of every held-out example; nothing, no figure.
+        image_shape: (h, w), (h, w, c) or (c, h, w) where examples can be shown as images.
+        columns: names of the columns of a table.
+        scale: the values drawn as black and as white.
+        spread: (d,) standard deviations of the columns of the training set.
+        names: what rows are called, where it is not their number: by set, a text for each row.
+    """
+
+    about: Mapping[str, Any]
+    pairs: Arrays
+    shown: NDArray[np.intp]
+    examples: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    near: tuple[Floats, Floats] | None = None
+    image_shape: Sequence[int] | None = None
+    columns: Sequence[str] = ()
+    scale: Scale = Scale(0.0, 1.0)
+    spread: Floats | None = None
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a pair, as text."""
+
+    name: str
+    sample: str
+    train: str
+    test: str
+
+
+@dataclass(frozen=True)
+class Plate:
+    """One pair: what its rows are called, and pictures (who, data: address, words below) or columns of a table."""
+
+    sample: str
+    train: str
+    flagged: bool
+    p_value: float
+    others: int
+    distances: str
+    pictures: list[tuple[str, str, str]]
+    columns: list[Column]
+
+
+@dataclass(frozen=True)
+class Copies:
+    """The parts of a page."""
+
+    about: Mapping[str, Any]
+    plates: list[Plate]
+    gallery_lead: str
+    figure: Markup | None
+
+    @property
+    def sentence(self) -> str:
+        """The verdict and what it comes to, the verdict said once."""
+        return headline(self.about["verdict"], self.about["sentence"])
+
+    @property
+    def said(self) -> tuple[str, str]:
+        """The same in two parts, the verdict alone and the rest."""
+        length = len(str(self.about["verdict"]))
+        return self.sentence[:length], self.sentence[length:]
+
+    @property
+    def evidence(self) -> Finding:
+        """The number behind the verdict."""
+        return cast(Finding, {**self.about["copied_share"], "unit": "of samples", "standard_error": None})
+
+
+def copies_of_run(results: Results) -> Copies | None:
+    """Return what the page of a run shows of its copy check; None where it has none."""
+    found = results.copies
+    if not found or "copies" not in results.audit:
+        return None
+    about = {**results.audit["copies"], "asked": {"redacted": False}}
+    pairs = {name.removeprefix("pair_"): array for name, array in found.items() if name.startswith("pair_")}
+    pairs["train"] = results.index[pairs["train"]]
+    if about["data"]["test_in_run"]:
+        pairs["test"] = results.index[pairs["test"]]
+    shape = results.audit["data"].get("image_shape")
+    return copies(
+        CopyResults(
+            about=about,
+            pairs=pairs,
+            shown=found["shown"],
+            examples={kind: found[f"shown_{kind}"] for kind in WHO},
+            near=(found["samples_statistic"], found["near_test"]),
+            image_shape=shape,
+            columns=results.audit["data"].get("columns") or (),
+            scale=scale_of(results.X) if shape else Scale(0.0, 1.0),
+            spread=None if shape else spread_of(results.X),
+        ),
+        BUDGET // 4,
+    )
+
+
+def spread_of(X: NDArray[Any]) -> Floats:
+    """Return the standard deviation of each column, (d,); NaN for columns that hold text."""
+    rows = X.reshape(len(X), -1)
+    if rows.dtype.kind in "biuf":
+        return centre_and_spread(rows)[1]
+    numbers = [[float(value) for value in column if _is_number(value)] for column in rows.T.tolist()]
+    return np.array([np.std(column) if column else np.nan for column in numbers])
+
+
+def copies(results: CopyResults, budget: int = BUDGET) -> Copies:
+    """Return what pages show of a copy check. A pure function of the results."""
+    uris = _album(results, budget)
+    plates = [_plate(results, at, int(pair), uris) for at, pair in enumerate(results.shown)]
+    figure = None if results.near is None else spread_figure(*results.near)
+    return Copies(results.about, plates, _lead(results, bool(uris)), figure)
+
+
+def headline(verdict: str, sentence: str) -> str:
+    """Return a verdict and its sentence in one, without saying it twice.
+
+    >>> headline("no evidence", "No evidence of copying."), headline("copies found", "At least 2%.")
+    ('No evidence of copying.', 'Copies found. At least 2%.')
+    """
+    said = verdict.capitalize()
+    return sentence if sentence.startswith(said) else f"{said}. {sentence}"
+
+
+def _lead(results: CopyResults, pictures: bool) -> str:
+    verdict, out = results.about["verdict"], int(results.pairs["stands_out"].sum())
+    if verdict == "copies found":
+        text = "Samples that stand out come first, one for each training row."
+    elif verdict == "sharp but not copying":
+        text = "The samples nearest to training rows: near because samples are sharp, not because they are copied."
+    elif out:
+        text = "No evidence of copying: that a few samples lie nearer than the rest does not make copies of them."
+    else:
+        text = "No sample stands out: these lie nearest to a training row for how dense the data are there."
+    text += (
+        " Beside each sample the training row nearest to it and the held-out row nearest to it, with their distances."
+    )
+    if results.about["asked"]["redacted"]:
+        return f"{text} Row numbers only, as asked."
+    if pictures:
+        return text
+    return f"{text} Columns are those in which sample and held-out row differ most, in standard deviations."
+
+
+def _plate(results: CopyResults, at: int, pair: int, uris: Sequence[dict[str, str]]) -> Plate:
+    pairs = results.pairs
+    who = {kind: _called(results, kind, int(pairs[kind][pair])) for kind in WHO}
+    near, far = (words.number(float(pairs[f"distance_{kind}"][pair])) for kind in ("train", "test"))
+    below = {"sample": "", "train": near, "test": far}
+    return Plate(
+        sample=who["sample"],
+        train=who["train"],
+        flagged=bool(pairs["stands_out"][pair]) and results.about["verdict"] == "copies found",
+        p_value=float(pairs["p_value"][pair]),
+        others=int((pairs["train"] == pairs["train"][pair]).sum()) - 1,
+        distances=f"Distance to it {near}; to the nearest held-out row, {who['test']}, {far}.",
+        pictures=[(f"{WHO[kind]} {who[kind]}", uri, below[kind]) for kind, uri in uris[at].items()] if uris else [],
+        columns=[] if uris or not results.examples else _columns(results, at),
+    )
+
+
+def _called(results: CopyResults, kind: str, row: int) -> str:
+    names = results.names.get(kind)
+    return str(row) if names is None else f"{row} ({names[row]})"
+
+
+def _album(results: CopyResults, budget: int) -> list[dict[str, str]]:
+    """Encode the examples of the shown pairs as large as the budget allows; nothing where they are no images."""
+    if not results.examples or results.image_shape is None:
+        return []
+    shape, scale = results.image_shape, results.scale
+    images = [
+        {kind: pixels(results.examples[kind][at], shape, scale) for kind in WHO} for at in range(len(results.shown))
+    ]
+    album: list[dict[str, str]] = []
+    for side in SIDES:
+        album = [{kind: png(image, side) for kind, image in one.items()} for one in images]
+        if sum(len(uri) for one in album for uri in one.values()) <= budget:
+            break
+    return album
+
+
+def _columns(results: CopyResults, at: int) -> list[Column]:
+    """Return the columns in which the sample lies furthest from its held-out neighbour."""
+    rows = {kind: results.examples[kind][at].reshape(-1) for kind in WHO}
+    order = np.argsort(-_apart(rows["sample"], rows["test"], results.spread), kind="stable")[:COLUMNS]
+    named = [results.columns[c] if c < len(results.columns) else f"column {c}" for c in order]
+    return [
+        Column(name, *(_text(rows[kind][c]) for kind in ("sample", "train", "test")))
+        for name, c in zip(named, order, strict=True)
+    ]
+
+
+def _apart(one: NDArray[Any], other: NDArray[Any], spread: Floats | None) -> Floats:
+    """Return how far two rows lie apart in each column, in standard deviations; text that differs counts as one."""
+    own, gaps = np.ones(len(one)) if spread is None else spread, np.zeros(len(one))
+    for c, (a, b) in enumerate(zip(one.tolist(), other.tolist(), strict=True)):
+        if _is_number(a) and _is_number(b):
+            gaps[c] = abs(float(a) - float(b)) / own[c] if own[c] > 0 else (np.inf if a != b else 0.0)
+        else:
+            gaps[c] = float(_text(a) != _text(b))
+    return gaps
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and np.isfinite(value)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "missing"
+    return words.number(float(value), "missing") if isinstance(value, int | float | np.number) else str(value)
+
+
+def spread_figure(samples: Floats, held_out: Floats) -> Markup:
+    """Draw how near samples and held-out examples come to the training set, as two histograms of one scale."""
+    top = float(np.quantile(np.concatenate([samples, held_out]), 0.995)) or 1.0
+    edges = np.linspace(0, top, BINS + 1)
+    shares = [np.histogram(np.minimum(x, top), edges)[0] / len(x) for x in (held_out, samples)]
+    highest = max(float(share.max()) for share in shares)
+    below, line = (_steps(share / highest) for share in shares)
+    floor = HEIGHT - FOOT
+    ticks = "".join(
+        f'<text x="{WIDTH * at:.0f}" y="{HEIGHT - 5}" text-anchor="{anchor}">{words.number(top * at)}</text>'
+        for at, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end"))
+    )
+    return Markup(  # numbers only
+        f'<svg class="spread" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Histograms of distances to the '
+        f'nearest training row"><path class="held" d="M0,{floor} {below} L{WIDTH},{floor} Z"/>'
+        f'<path class="train" d="M0,{floor} {line}"/>'
+        f'<line class="axis" x1="0" x2="{WIDTH}" y1="{floor}" y2="{floor}"/>{ticks}</svg>'
+    )
+
+
+def _steps(heights: Floats) -> str:
+    floor, wide = HEIGHT - FOOT, WIDTH / len(heights)
+    y = floor - (floor - 8) * heights
+    return " ".join(f"L{i * wide:.1f},{v:.1f} L{(i + 1) * wide:.1f},{v:.1f}" for i, v in enumerate(y))

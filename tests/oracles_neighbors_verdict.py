@@ -1,0 +1,57 @@
+"""The slow, obvious version of what the verdict rests on."""
+
+import itertools
+
+import numpy as np
+
+
+def pooled_by_loop(T, H, S, near=50):
+    """Return labels of distinct pooled rows, the one nearest to each sample, its distance, and over the mean of 50."""
+    rows = [tuple(row) for row in np.concatenate([T, H]).tolist()]
+    distinct = list(dict.fromkeys(rows))
+    labels = [np.mean([i < len(T) for i, row in enumerate(rows) if row == one]) for one in distinct]
+    group, distance, free = [], [], []
+    for sample in S:
+        apart = np.array([np.sqrt(((np.array(row) - sample) ** 2).sum()) for row in rows])
+        nearest = int(apart.argmin())
+        group.append(distinct.index(rows[nearest]))
+        distance.append(apart[nearest])
+        mean = np.sort(apart)[:near].mean()
+        free.append(apart[nearest] / mean if mean > 0 else 0.0)
+    return np.array(labels), np.array(group), np.array(distance), np.array(free)
+
+
+def largest_z_by_loop(labels, group, orders, sizes):
+    """Return the largest Z over tails and orders, one tail at a time, with c_g counted."""
+    mean = sum(labels) / len(labels)
+    spread = sum((x - mean) ** 2 for x in labels) / (len(labels) - 1)
+    largest = -np.inf
+    for order in orders:
+        for size in sizes:
+            counts = [sum(group[i] == g for i in order[:size]) for g in range(len(labels))]
+            excess = sum(c * (x - mean) for c, x in zip(counts, labels, strict=True))
+            average = sum(counts) / len(counts)
+            variance = spread * sum((c - average) ** 2 for c in counts)
+            largest = max(largest, excess / np.sqrt(variance) if variance > 1e-12 else 0.0)
+    return largest
+
+
+def exact_p_by_loop(labels, group, orders, sizes):
+    """Return the share of all ways to deal the labels whose largest Z reaches that at hand."""
+    ones = int(sum(labels))
+    at_hand = largest_z_by_loop(labels, group, orders, sizes)
+    found = []
+    for chosen in itertools.combinations(range(len(labels)), ones):
+        dealt = np.isin(np.arange(len(labels)), chosen).astype(float)
+        found.append(largest_z_by_loop(dealt, group, orders, sizes) >= at_hand - 1e-9)
+    return np.mean(found)
+
+
+def same_set_share_by_loop(pool, labels, k):
+    """Return the share of the k nearest other rows that have a row's own label."""
+    same = []
+    for i, row in enumerate(pool):
+        others = [j for j in range(len(pool)) if j != i]
+        near = sorted(others, key=lambda j: ((pool[j] - row) ** 2).sum())[:k]
+        same += [labels[j] == labels[i] for j in near]
+    return np.mean(same)
