@@ -122,7 +122,7 @@ def test_ties_narrow_its_law():
 
 
 def test_fresh_samples_give_a_standard_normal_z():
-    found = [data_copying_test(*three(1000 + s, 200, 150, 150, 2), n_cells=3) for s in range(150)]
+    found = [data_copying_test(*three(1000 + s, 200, 150, 150, 2), n_cells=3) for s in range(300)]
     z, raw = np.array([f.z for f in found]), np.array([f.value for f in found])
     assert stats.kstest([f.p_value for f in found], "uniform").pvalue > 0.01
     assert abs(z.mean()) < 0.3 and 0.85 < z.std() < 1.15
