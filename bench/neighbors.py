@@ -3,11 +3,12 @@
     python bench/neighbors.py search                    # 1,000 x 60,000 x 784 and 50,000 x 50,000 x 64
     python bench/neighbors.py copying                   # C_T against the straightforward way
     python bench/neighbors.py copycheck --mnist FILE    # 60,000 / 10,000 / 10,000, seconds and peak memory
-    python bench/neighbors.py memory                    # 60,000 queries in 10,000 rows of 784
+    python bench/neighbors.py memory                    # 60,000 x 10,000 x 784 and 2,000 x 1,000,000 x 64
     python bench/neighbors.py index                     # IVF and HNSW: recall, seconds
 
 Every way runs in turn in each round, so a busy machine slows all alike; ratios are of one round. `--shrink 10` divides
-the numbers of rows. Peers run at the best of several settings, found before the rounds.
+the numbers of rows. Peers and the GEMM run at the best of several settings, found before the rounds on 2,000 queries;
+all are in float32 with as many threads, and find the nearest row and how far it is.
 """
 
 import argparse
@@ -38,13 +39,8 @@ def timed(call):
     return clock() - start
 
 
-def best(calls):
-    """Return the fastest of several settings, each tried twice."""
-    return min(calls, key=lambda call: min(timed(call), timed(call)))
-
-
 def fastest(settings, call_of):
-    """Return the setting with which a call is fastest."""
+    """Return the setting with which a call is fastest, each tried twice."""
     return min(settings, key=lambda setting: min(timed(call_of(setting)) for _ in range(2)))
 
 
@@ -60,42 +56,63 @@ def in_turn(ways, rounds, unit):
         print(f"  {way:<28} {statistics.median(values):8.3f} s {middle:6.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f})")
 
 
-def gemm(queries, base, rows, columns):
-    """Return a call that multiplies queries and base in tiles of one size, each written over the last."""
-    tile = np.empty((rows, columns), np.float32)
+def gemm(queries, base, library, rows, columns):
+    """Return a call that multiplies queries and base in float32, in tiles each of which is written over the last."""
+    made = {"numpy": np.empty, "torch": torch.empty}[library]
+    multiply = {"numpy": np.matmul, "torch": torch.matmul}[library]
+    dtype = {"numpy": np.float32, "torch": torch.float32}[library]
+    left, right = (queries, base) if library == "numpy" else (torch.from_numpy(queries), torch.from_numpy(base))
+    tile = made((rows, columns), dtype=dtype)
 
     def call():
-        for i in range(0, len(queries), rows):
-            for j in range(0, len(base), columns):
-                left, right = queries[i : i + rows], base[j : j + columns]
-                np.matmul(left, right.T, out=tile[: len(left), : len(right)])
+        for i in range(0, len(left), rows):
+            for j in range(0, len(right), columns):
+                some, others = left[i : i + rows], right[j : j + columns]
+                multiply(some, others.T, out=tile[: len(some), : len(others)])
 
     return call
 
 
-def torch_gemm(queries, base, rows):
-    left, right = torch.from_numpy(queries), torch.from_numpy(base).T
+def sklearn_nearest(queries, base, algorithm, jobs, fused, megabytes):
+    """Return a call of scikit-learn; without `fused` it makes distances in chunks of `megabytes`."""
+    fitted = NearestNeighbors(n_neighbors=1, algorithm=algorithm, n_jobs=jobs).fit(base)
 
     def call():
-        for part in left.split(rows):
-            part @ right
+        with sklearn.config_context(enable_cython_pairwise_dist=fused, working_memory=megabytes):
+            fitted.kneighbors(queries)
 
     return call
 
 
-def brute(queries, base, jobs):
-    fitted = NearestNeighbors(n_neighbors=1, algorithm="brute", n_jobs=jobs).fit(base)
-    return lambda: fitted.kneighbors(queries)
-
-
-def cdist(queries, base, rows):
+def cdist(queries, base, rows, columns):
+    """Return a call of torch.cdist in tiles, each reduced to the least distance and its place."""
     left, right = torch.from_numpy(queries), torch.from_numpy(base)
 
     def call():
-        for part in left.split(rows):
-            torch.cdist(part, right).min(1)
+        for some in left.split(rows):
+            parts = [
+                torch.cdist(some, others, compute_mode="use_mm_for_euclid_dist").min(1)
+                for others in right.split(columns)
+            ]
+            torch.stack([part.values for part in parts]).min(0)
 
     return call
+
+
+BRUTE = [("brute", jobs, *how) for jobs in (None, -1) for how in ((True, 1024), (False, 64), (False, 1024))]
+TREES = [("kd_tree", -1, True, 1024), ("ball_tree", -1, True, 1024)]  # of no use in so many dimensions, but tried
+
+
+def best_settings(queries, base):
+    """Return the settings of GEMM, scikit-learn and cdist that are fastest on some of the queries."""
+    n = len(base)
+    tiles = [(library, *tile) for library in ("numpy", "torch") for tile in ((500, 2048), (1000, 4096), (500, n))]
+    product = fastest(tiles, lambda tile: gemm(queries, base, *tile))
+    few = queries[:100]
+    kind = fastest([BRUTE[0], *TREES], lambda setting: sklearn_nearest(few, base, *setting))
+    theirs = kind if kind in TREES else fastest(BRUTE, lambda setting: sklearn_nearest(queries, base, *setting))
+    pieces = [(50, n), (250, n), (1000, n), (250, 4096), (1000, 4096)]
+    return product, theirs, fastest(pieces, lambda piece: cdist(queries, base, *piece))
 
 
 def search(arguments):
@@ -103,21 +120,15 @@ def search(arguments):
     for m, n, width in ((1000, 60_000, 784), (50_000, 50_000, 64)):
         m, n = m if m == 1000 else m // arguments.shrink, n // arguments.shrink
         queries, base = (rng.random((size, width), dtype=np.float32) for size in (m, n))
-        some = queries[:2000]
-        print("finding the best settings")
-        tiles = [(500, 2048), (1000, 4096), (1000, n), (m if m * n < 10**8 else 2000, n)]
-        product = best([gemm(queries, base, *tile) for tile in tiles] + [torch_gemm(queries, base, 500)])
-        jobs = fastest((None, -1), lambda jobs: brute(some, base, jobs))  # noqa: B023
-        rows = fastest((50, 250, 1000), lambda rows: cdist(some, base, rows))  # noqa: B023
+        tile, theirs, piece = best_settings(queries[:2000], base)
         ways = {
             "genmem.nearest": lambda queries=queries, base=base: nearest(queries, base),
-            "plain GEMM": product,
+            f"plain GEMM, {' '.join(map(str, tile))}": gemm(queries, base, *tile),
             "faiss.knn": lambda queries=queries, base=base: faiss.knn(queries, base, 1),
-            f"scikit-learn, n_jobs={jobs}": brute(queries, base, jobs),
-            f"torch.cdist, {rows} rows": cdist(queries, base, rows),
+            f"scikit-learn, {' '.join(map(str, theirs))}": sklearn_nearest(queries, base, *theirs),
+            f"torch.cdist, {piece[0]} x {piece[1]}": cdist(queries, base, *piece),
         }
         print(f"{m:,} queries in {n:,} x {width}, one neighbour")
-        nearest(some, base)
         in_turn(ways, arguments.rounds, "genmem.nearest")
 
 
@@ -130,13 +141,16 @@ def plain_c_t(train, test, samples, n_cells):
         t, p, q = (rows[labels == cell] for rows, labels in zip((train, test, samples), at, strict=True))
         if len(q) <= 20 or len(p) == 0 or len(t) == 0:
             continue
-        near = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(t)
-        d_p, d_q = (near.kneighbors(rows)[0][:, 0] for rows in (p, q))
-        n, m = len(p), len(q)
-        u = mannwhitneyu(d_q, d_p).statistic
-        z = (u - (n * m / 2 - 0.5)) / np.sqrt(n * m * (n + m + 1) / 12)
-        total, weights = total + n * z, weights + n
+        total, weights = total + len(p) * plain_z(t, p, q), weights + len(p)
     return total / weights
+
+
+def plain_z(train, test, samples):
+    """Return the Mann-Whitney Z of samples' distances to the training examples against held-out rows'."""
+    near = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(train)
+    d_p, d_q = (near.kneighbors(rows)[0][:, 0] for rows in (test, samples))
+    n, m = len(test), len(samples)
+    return (mannwhitneyu(d_q, d_p).statistic - (n * m / 2 - 0.5)) / np.sqrt(n * m * (n + m + 1) / 12)
 
 
 def three_sets(arguments):
@@ -153,15 +167,22 @@ def three_sets(arguments):
 
 
 def copying(arguments):
+    from genmem.neighbors.cells import default_cells
     from genmem.neighbors.copying import data_copying_test
+    from genmem.neighbors.searches import Searches
 
-    train, test, samples = three_sets(arguments)
+    sets = train, test, samples = three_sets(arguments)
+    cells = default_cells(*map(len, sets))
+    shared = Searches(*sets)
+    ours = data_copying_test(*sets, n_cells=cells, searches=shared)
     ways = {
-        "data_copying_test": lambda: data_copying_test(train, test, samples, n_cells=10),
-        "straightforward C_T": lambda: plain_c_t(train, test, samples, 10),
+        "data_copying_test": lambda: data_copying_test(*sets, n_cells=cells),
+        "the same, searches shared": lambda: data_copying_test(*sets, n_cells=cells, searches=shared),
+        "straightforward C_T and Z_U": lambda: (plain_c_t(*sets, cells), plain_z(*sets)),
+        "straightforward C_T alone": lambda: plain_c_t(*sets, cells),
     }
-    print(f"C_T at {len(train):,} / {len(test):,} / {len(samples):,} x {train.shape[1]}, 10 cells")
-    print(f"  {data_copying_test(train, test, samples, n_cells=10).value:.3f} and {ways['straightforward C_T']():.3f}")
+    print(f"C_T at {len(train):,} / {len(test):,} / {len(samples):,} x {train.shape[1]}, {cells} cells")
+    print(f"  C_T {ours.value:.3f} and {plain_c_t(*sets, cells):.3f}, Z_U {ours.details['z_u']:.3f}")
     in_turn(ways, arguments.rounds, "data_copying_test")
 
 
@@ -169,25 +190,29 @@ def copycheck(arguments):
     from genmem.neighbors.copycheck import copycheck
 
     sets = three_sets(arguments)
-    before, profile = peak(), cProfile.Profile()
-    start = time.perf_counter()
-    profile.enable()
-    found = copycheck(*sets)
-    profile.disable()
+    before, profile = peak(), cProfile.Profile(time.process_time)
+    start, processor = time.perf_counter(), time.process_time()
+    found = profile.runcall(copycheck, *sets)
     print(
-        f"copycheck: {time.perf_counter() - start:.1f} s, {peak() - before:.0f} MB above {before:.0f}; {found.verdict}"
+        f"copycheck at {' / '.join(f'{len(rows):,}' for rows in sets)}: {time.perf_counter() - start:.1f} s, "
+        f"{time.process_time() - processor:.1f} s of processor time, {peak() - before:.0f} MB above {before:.0f}; "
+        f"{found.verdict}"
     )
-    pstats.Stats(profile).sort_stats("cumtime").print_stats("genmem", 40)
+    pstats.Stats(profile).sort_stats("cumtime").print_stats("genmem", 30)
 
 
 def memory(arguments):
+    for sizes in ((60_000, 10_000, 784), (2_000, 1_000_000, 64)):
+        memory_of(sizes[0] // arguments.shrink, sizes[1] // arguments.shrink, sizes[2])
+
+
+def memory_of(m, n, width):
     rng = np.random.default_rng(0)
-    sizes = (60_000 // arguments.shrink, 10_000 // arguments.shrink)
-    queries, base = (rng.random((n, 784), dtype=np.float32) for n in sizes)
+    queries, base = (rng.random((size, width), dtype=np.float32) for size in (m, n))
     nearest(queries[:100], base[:100])
     before = peak()
-    nearest(queries, base)
-    print(f"{sizes[0]:,} queries in {sizes[1]:,} x 784: {peak() - before:.0f} MB above {before:.0f} MB with the arrays")
+    took = timed(lambda: nearest(queries, base))
+    print(f"{m:,} queries in {n:,} x {width}: {took:.1f} s, {peak() - before:.0f} MB above {before:.0f} with arrays")
 
 
 def index(arguments):

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 @POSTERIOR
 @scoring
 @click.option("--influence/--no-influence", help="Also ask which examples shaped the model.")
-def audit(workers: Any, dask: Any, lanes: Any, recompute: bool, influence: bool, **asked: Any) -> None:
+@click.option("--copies/--no-copies", help="Also check samples of the model for copies of training examples.")
+def audit(workers: Any, dask: Any, lanes: Any, recompute: bool, influence: bool, copies: bool, **asked: Any) -> None:
     """Audit DATA from plan to report; run it again to resume.
 
     DATA is "digits", a .npy, .npz, .csv or .parquet file, an MNIST IDX file, or a folder of images whose class
@@ -28,11 +29,12 @@ def audit(workers: Any, dask: Any, lanes: Any, recompute: bool, influence: bool,
     from genmem.pipeline import carry_out
 
     how = {name: asked[name] for name in ("estimator", "posterior", "target_reliability")}
-    run = _plan({**asked, "influence": influence})
+    last = {"influence": influence, "copies": copies}
+    run = _plan({**asked, **last})
     _announce(run, err=True)
     where = {"workers": workers, "dask": dask, "lanes": lanes}
     with bars() as progress:
-        done = carry_out(run, **how, **where, recompute=recompute, influence=influence, progress=progress)
+        done = carry_out(run, **how, **where, **last, recompute=recompute, progress=progress)
     for finding in done.findings:
         click.echo(finding["sentence"])
     click.echo(done.path)
@@ -99,7 +101,10 @@ def report(run_directory: str) -> None:
 @attributing
 def influence(run_directory: str, **how: Any) -> None:
     """Find which training examples shaped the model of RUN, and its samples; write its report again."""
-    _stage("influence", run_directory, **how)
+    about = _stage("influence", run_directory, **how)
+    covered = f"Gradients of {about['coverage']}." if about["coverage"] else None
+    said = (about["skipped"], about["subset"], about["note"], covered)
+    click.echo(" ".join(part for part in said if part), err=True)
 
 
 ALL = (audit, plan, refit, fit, posterior, score, neighbors, regions, report, influence, copycheck)
@@ -112,7 +117,7 @@ def _plan(asked: dict[str, Any]) -> "Run":
     settings = parse_settings(dict(asked.pop("settings")))
     request = _request(asked, settings)
     device, target = asked.pop("device"), asked.pop("target_reliability", None)
-    for name in ("estimator", "posterior", "influence"):
+    for name in ("estimator", "posterior", "influence", "copies"):
         asked.pop(name, None)
     if target is not None and asked["max_repeats"] is None:
         asked["max_repeats"] = 3 * asked["repeats"]
@@ -165,7 +170,7 @@ def _size(count: float) -> str:
     return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
 
 
-def _stage(name: str, run_directory: str, **options: Any) -> None:
+def _stage(name: str, run_directory: str, **options: Any) -> Any:
     from genmem import stages
     from genmem.run import Run
 
@@ -173,5 +178,6 @@ def _stage(name: str, run_directory: str, **options: Any) -> None:
     if "" not in sys.path:
         sys.path.insert(0, "")
     with bars() as progress:
-        getattr(stages, name)(run, progress=progress, **options)
+        done = getattr(stages, name)(run, progress=progress, **options)
     click.echo(run.path)
+    return done

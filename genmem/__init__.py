@@ -10,6 +10,7 @@ from genmem.errors import DataError, GenmemError, IncompleteRunError, ModelError
 from genmem.version import __version__
 
 if TYPE_CHECKING:
+    from genmem.approximate import nearest_approximately
     from genmem.data import Data, load, prepare
     from genmem.influence import influence_scores, self_influence
     from genmem.leaveout import MemorizationScores, leave_one_out, memorization_score, refit
@@ -31,7 +32,15 @@ if TYPE_CHECKING:
         make_model,
         save_model,
     )
-    from genmem.neighbors.copycheck import CopyCheck, copycheck
+    from genmem.neighbors import (
+        CopyCheck,
+        CopyingTest,
+        conformal_rows,
+        conformal_samples,
+        copycheck,
+        data_copying_test,
+        distance_ratio,
+    )
     from genmem.pipeline import Audit, audit
     from genmem.protocols import Density, draw
     from genmem.run import Run
@@ -40,6 +49,7 @@ if TYPE_CHECKING:
     from genmem.training import Checkpoint
 
 _HOMES = {
+    "genmem.approximate": ("nearest_approximately",),
     "genmem.data": ("Data", "load", "prepare"),
     "genmem.influence": ("influence_scores", "self_influence"),
     "genmem.leaveout": ("MemorizationScores", "leave_one_out", "memorization_score", "refit"),
@@ -61,7 +71,15 @@ _HOMES = {
         "make_model",
         "save_model",
     ),
-    "genmem.neighbors.copycheck": ("CopyCheck", "copycheck"),
+    "genmem.neighbors": (
+        "CopyCheck",
+        "CopyingTest",
+        "conformal_rows",
+        "conformal_samples",
+        "copycheck",
+        "data_copying_test",
+        "distance_ratio",
+    ),
     "genmem.pipeline": ("Audit", "audit"),
     "genmem.protocols": ("Density", "draw"),
     "genmem.run": ("Run",),
@@ -78,6 +96,7 @@ __all__ = [
     "Checkpoint",
     "ConvVAE",
     "CopyCheck",
+    "CopyingTest",
     "Data",
     "DataError",
     "DeepDensity",
@@ -100,7 +119,11 @@ __all__ = [
     "TorchKernelDensity",
     "__version__",
     "audit",
+    "conformal_rows",
+    "conformal_samples",
     "copycheck",
+    "data_copying_test",
+    "distance_ratio",
     "draw",
     "from_module",
     "from_pyro",
@@ -111,6 +134,7 @@ __all__ = [
     "make_model",
     "memorization_score",
     "nearest",
+    "nearest_approximately",
     "prepare",
     "refit",
     "save_model",

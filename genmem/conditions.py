@@ -94,6 +94,10 @@ def _comparison(piece: str, text: str, names: Collection[str]) -> Comparison:
     if found is None:
         raise DataError(expected=f"a condition: {_GRAMMAR}", got=repr(text), do=f"Correct the part {piece.strip()!r}.")
     name, compare, number = found.groups()
+    if math.isinf(float(number)):
+        raise DataError(
+            expected="a finite number in a condition", got=number, do=f"Correct the part {piece.strip()!r}."
+        )
     if name not in names:
         near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.4)
         hint = f"Did you mean {' or '.join(near)}? " if near else ""

@@ -17,8 +17,8 @@ PAPER = "Kong & Chaudhuri 2021, arXiv 2105.14203"
 DEPTH = 5  # proponents and opponents looked at
 SHOWN = 12
 SCALES = {  # in the order they are told in
-    "dot": "By dot products",
-    "query": "With scores over the length of the training example's gradient",
+    "dot": "by dot products",
+    "query": "with scores over the length of the training example's gradient",
     "cosine": "by cosines",
 }
 ASKED = (  # of results/influence.json, what audit.json says
@@ -136,7 +136,8 @@ def _by_scale(found: Found) -> str:
         for scale, words in SCALES.items()
         if scale != found.about["scale"] and f"checked_proponents_{scale}" in found.arrays
     ]
-    return f" {', '.join(counts)} pass." if counts else ""
+    told = ", ".join(counts)
+    return f" {told[0].upper()}{told[1:]} pass." if counts else ""
 
 
 def label_agreement(found: Arrays, labels: NDArray[Any]) -> list[dict[str, Any]]:

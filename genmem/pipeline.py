@@ -1,4 +1,4 @@
-"""The whole audit on one page: plan, refit, fit, posterior, score, neighbours, regions, report, influence if asked."""
+"""The whole audit on one page: from plan to report, stage by stage; influence and copies where asked for."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -71,6 +71,7 @@ def audit(
     lanes: int | Literal["auto"] = "auto",
     recompute: bool = False,
     influence: bool = False,
+    copies: bool = False,
     progress: Listener = ignore,
     request: Mapping[str, Any] | None = None,
 ) -> Audit:
@@ -108,6 +109,7 @@ def audit(
         lanes: networks trained in one batch (see `refit`).
         recompute: compute damaged shards and failed refits again rather than refuse or leave them out.
         influence: also ask which training examples shaped the model (see `stages.influence`).
+        copies: also check samples of the model for copies of training examples (see `stages.copies`).
         progress: told what is going on.
         request: what was asked, for the report: {"command": ..., "python": ...}.
 
@@ -136,7 +138,7 @@ def audit(
         "importance_samples": importance_samples,
     }
     how: dict[str, Any] = {"estimator": estimator, "posterior": posterior, "target_reliability": target_reliability}
-    request = request or _request(data, model, out, {**asked, **how, "influence": influence})
+    request = request or _request(data, model, out, {**asked, **how, "influence": influence, "copies": copies})
     run = stages.plan(data, model, out, request=request, **asked)
     return carry_out(
         run,
@@ -147,6 +149,7 @@ def audit(
         lanes=lanes,
         recompute=recompute,
         influence=influence,
+        copies=copies,
         progress=progress,
     )
 
@@ -190,6 +193,7 @@ def carry_out(
     lanes: int | Literal["auto"] = "auto",
     recompute: bool = False,
     influence: bool = False,
+    copies: bool = False,
     progress: Listener = ignore,
 ) -> Audit:
     """Run every stage of a planned audit; what is stored already is kept. Arguments as in `audit`."""
@@ -212,5 +216,7 @@ def carry_out(
         stages.regions(run, progress=progress)
         stages.report(run, progress=progress)
         if influence:
-            stages.influence(run, progress=progress)  # last, so that there is a report without it too
+            stages.influence(run, progress=progress)  # after the report, so that there is one without it too
+        if copies:
+            stages.copies(run, progress=progress)
     return Audit(path=run.path, scores=scores, summary=run.read_json("audit.json"))

@@ -173,7 +173,7 @@ class ExactSearch:
     @cached_property
     def _centre(self) -> NDArray[np.float32] | None:
         # The median, for one outlier would move a mean away from everything else.
-        some = self.B[:: -(-len(self.B) // 256)].astype(np.float64) * self.scale
+        some = self.B[:: -(-len(self.B) // 64)].astype(np.float64) * self.scale
         middle = np.median(some, axis=0).astype(np.float32)
         before, after = (np.median(np.square(values).sum(axis=1)) for values in (some, some - middle))
         return middle if before > _WORTH * after else None

@@ -1,6 +1,7 @@
 """`genmem copycheck`: any generator from three sets, its files, its exit codes, and what it keeps to itself."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -114,11 +115,13 @@ def test_fresh_samples_pass():
     assert run(["copycheck", *SETS[:-1], "fresh.npy", "--fail-if", "copied_share_low > 0.01"]) == 0
 
 
-@pytest.mark.parametrize("condition", ["copied_shar > 0.01", "copied_share_low", "copied_share_low > 1; 2"])
+@pytest.mark.parametrize(
+    "condition", ["copied_shar > 0.01", "copied_share_low", "copied_share_low > 1; 2", "copied_share > 1e999"]
+)
 def test_conditions_that_cannot_be_read_cost_no_time(condition, capsys, monkeypatch):
     monkeypatch.setattr("genmem.stages.checking.load_three", lambda *_, **__: pytest.fail("was loaded first"))
     assert run(["copycheck", *SETS, "--fail-if", condition]) == 2
-    assert "Traceback" not in (said := capsys.readouterr().err) and "Expected a condition" in said
+    assert "Traceback" not in (said := capsys.readouterr().err) and "condition" in said
     assert not Path("runs").exists()
 
 
@@ -215,7 +218,42 @@ def test_folders_of_others_are_left_alone(capsys):
     assert run(["copycheck", *SETS, "--out", "again"]) == run(["copycheck", *SETS, "--out", "again"]) == 0
 
 
+def test_a_check_that_was_killed_while_writing_is_made_anew(monkeypatch):
+    def killed(file, fill):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("genmem.stages.checking.write_atomically", killed)
+        assert run(["copycheck", *SETS, "--out", "out"]) == 130
+    Path("out/report.html.77.partial").touch()
+    assert {file.name for file in Path("out").glob("*.*")} >= {"pairs.parquet", "samples.parquet", "rows.parquet"}
+    assert run(["copycheck", *SETS, "--out", "out"]) == 0 and Path("out/copycheck.json").exists()
+    Path("begun").mkdir()
+    Path("begun/pairs.parquet.77.partial").touch()
+    assert run(["copycheck", *SETS, "--out", "begun"]) == 0
+    for name in ("report.html", "rows.parquet"):  # names that others use too
+        Path(name.split(".")[0]).mkdir()
+        Path(name.split(".")[0], name).write_text("mine")
+        assert run(["copycheck", *SETS, "--out", name.split(".")[0]]) == 2
+
+
+def test_where_nothing_can_be_written_costs_no_time(capsys, monkeypatch):
+    monkeypatch.setattr("genmem.stages.checking.load_three", lambda *_, **__: pytest.fail("was loaded first"))
+    assert run(["copycheck", *SETS, "--out", "train.npy/deep/down"]) == 2
+    assert "which is no folder" in capsys.readouterr().err
+    monkeypatch.setattr("os.access", lambda _, mode: not mode & os.W_OK)  # whoever runs tests may write anywhere
+    assert run(["copycheck", *SETS, "--out", "new/out"]) == 2
+    assert "which is read-only" in capsys.readouterr().err and not Path("new").exists()
+
+
 # --- what users get wrong
+
+
+def test_the_training_set_is_no_held_out_set(capsys):
+    Path("again.npy").write_bytes(Path("train.npy").read_bytes())
+    for test in ("train.npy", "again.npy"):
+        assert run(["copycheck", "--train", "train.npy", "--test", test, *SETS[4:], "--out", "bad"]) == 2
+        assert "the training set again" in capsys.readouterr().err and not Path("bad").exists()
 
 
 def test_bad_input_exits_2_with_a_sentence(capsys):

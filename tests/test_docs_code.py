@@ -1,4 +1,4 @@
-"""The pages on custom models run: every block of Python, one page after another in a namespace of its own."""
+"""Pages run: every block of Python, one page after another in a namespace of its own."""
 
 import re
 import shlex
@@ -9,7 +9,7 @@ import pytest
 from genmem_cli.main import run
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = [page for page in ("custom-models.md", "pyro.md", "diffusion.md") if (DOCS / page).exists()]
+PAGES = [page for page in ("custom-models.md", "pyro.md", "diffusion.md", "copycheck.md") if (DOCS / page).exists()]
 SMALL = ["--epochs", "1", "--repeats", "1", "--folds", "2", "--subset", "60"]
 
 

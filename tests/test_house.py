@@ -119,6 +119,13 @@ def test_every_public_name_resolves():
         genmem.nothing  # noqa: B018
 
 
+def test_neighbors_names_what_it_offers_and_loads_little():
+    code = "import genmem.neighbors as n, sys; print([k for k in n.__all__ if not callable(getattr(n, k))]"
+    code += ", [m for m in ('torch', 'faiss', 'sklearn', 'pyarrow', 'PIL') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[] []"
+
+
 def test_packages_are_the_folders():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     folders = {str(p.parent.relative_to(ROOT)).replace("/", ".") for p in (ROOT / "genmem").rglob("__init__.py")}

@@ -141,7 +141,7 @@ def test_another_k_or_scale_uses_the_same_sums(done, tmp_path):
 
     before = sums()
     about = stages.influence(run, **{**ASKED, "k": 2}, scale="cosine")
-    assert about["k"] == 2 and "lengths of both gradients" in about["unit"]
+    assert about["k"] == 2 and about["unit"] == "cosines of gradients, from -1 to 1"
     assert (np.abs(run.result("influence")["samples_proponent_scores"]) <= 1).all()
     assert sums() == before and before
 
@@ -188,7 +188,8 @@ def test_a_subset_is_said(copied, monkeypatch):
         about["n"] == 30 and "Of 150 training examples a random 30" in about["subset"] and "budget" in about["subset"]
     )
     assert set(found["samples_proponents"].ravel()) <= set(found["examples"]) and len(found["checked"]) == 30
-    assert about["subset"] in visible(copied.path / "report.html")
+    page, listed = visible(copied.path / "report.html"), np.isin(found["memorized"], found["examples"])
+    assert about["subset"] in page and page.count("itself not among the examples considered") == (~listed).sum() > 0
     jsonschema.validate(json.loads((copied.path / "audit.json").read_text()), SCHEMA)
     monkeypatch.setitem(ways.BUDGET, "cpu", 1e30)
     assert stages.influence(copied, **ASKED, examples=40)["n"] == 40
@@ -204,7 +205,9 @@ def test_a_subset_is_said(copied, monkeypatch):
 def test_command_and_its_errors(copied, capsys):
     few = ["--draws", "2", "--samples", "0", "--queries", "2", "--weights", "adam"]
     assert cli(["influence", str(copied.path), *few]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == str(copied.path)
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1] == str(copied.path)
+    assert "weights adam, 2 draws" in said.err and copied.read_json("results/influence.json")["coverage"] in said.err
     page = visible(copied.path / "report.html")
     assert "Where did these samples" not in page and "weights adam, 2 draws" in page
     shutil.rmtree(copied.path / "trajectory")

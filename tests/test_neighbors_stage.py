@@ -236,7 +236,7 @@ def test_the_report_shows_pairs_by_their_rows_in_the_source(done):
     first = found["shown"][0]
     train, test = (int(run.data().index[found[f"pair_{kind}"][first]]) for kind in ("train", "test"))
     assert f'alt="training {train}"' in own_part(page) and f'alt="held out {test}"' in own_part(page)
-    assert done[1]["note"] in words and done[1]["power"]["sentence"] in words
+    assert done[1]["note"] in words and words.count(done[1]["power"]["sentence"]) == 1
 
 
 def test_rows_of_a_table_are_shown_as_columns(parrot):
@@ -250,3 +250,13 @@ def test_a_new_check_reaches_the_report(copied):
     copies = json.loads((copied.path / "audit.json").read_text())["copies"]
     assert copies["data"]["n_samples"] == 80 and copies["space"]["name"] == "latent"
     assert "80 samples were drawn from it." in visible(copied.path / "report.html")
+
+
+def test_copies_as_the_last_stage_of_an_audit(tmp_path, capsys):
+    arguments = "audit digits --subset 90 --model kde --folds 3 --repeats 1 --copies --out".split()
+    assert cli([*arguments, str(tmp_path / "kde")]) == 0
+    audit = json.loads((tmp_path / "kde" / "audit.json").read_text())
+    jsonschema.validate(audit, SCHEMA)
+    assert audit["copies"]["data"]["n_train"] == 60 and audit["copies"]["sentence"] in capsys.readouterr().out
+    assert "copies=True" in audit["asked"]["python"] and "--copies" in audit["asked"]["command"]
+    assert "Does the model repeat its training set?" in visible(tmp_path / "kde" / "report.html")

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from genmem.errors import DataError
-from genmem.neighbors.dealing import _drawn, _of_one_row, dealt, nearest_of_both
+from genmem.neighbors.dealing import _drawn, of_one_row, dealt, nearest_of_both
 from genmem.neighbors.searches import Searches
 from genmem.neighbors.shares import tail_excess_power, tail_excess_test, tail_share_test, train_share_test
 from genmem.stats import share_interval
@@ -76,7 +76,7 @@ def test_a_group_in_both_sets_counts_by_its_rows():
     found = train_share_test(T, H, S)
     assert found.value == pytest.approx((2 / 3 + 1) / 4) and found.null == pytest.approx((2 / 3 + 1 + 0) / 3)
     both = nearest_of_both(Searches(T, H, S))
-    drawn = np.array([_of_one_row(both.labels, seed, both.place) for seed in range(600)])
+    drawn = np.array([of_one_row(both.labels, seed, both.place) for seed in range(600)])
     assert set(np.unique(drawn)) == {0, 1}
     np.testing.assert_allclose(drawn.mean(axis=0), both.labels, atol=0.06)
 

@@ -308,6 +308,16 @@ def test_refused_spaces(space, message):
     refused(message, space, *three())
 
 
+def test_blocks_larger_than_the_images_are_refused():
+    images = three(shape=(3, 4))
+    refused("at most 4 x 4 pixels.*got pooled:5", "pooled:5", *images)
+    assert in_space("pooled:4", *images)[0][0].shape == (30, 1)
+
+
+def test_a_function_that_ends_the_program_is_refused():
+    refused("SystemExit: 3", lambda rows: sys.exit(3), *three())
+
+
 def test_refused_sets():
     train, test, samples = three(shape=(3, 4))
     refused("one width", "raw", train, test, samples[:, :2])

@@ -1,6 +1,7 @@
 """TracIn against its definition, what it promises (completeness, no bias), and what it costs and survives."""
 
 import copy
+import json
 import math
 import tracemalloc
 from functools import partial
@@ -596,6 +597,12 @@ def test_a_network_and_a_trajectory_from_disk_will_do(tmp_path):
     fresh = model.settled_.make_module((5,))
     found = influence_scores(Trained(fresh, load_trajectory(tmp_path)), VECTORS, VECTORS[:3], weights="adam")
     assert np.array_equal(found, influence_scores(model, VECTORS, VECTORS[:3], weights="adam"))
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    for lost in (lambda row: row.update(learning_rate=None), lambda row: row.pop("learning_rate")):
+        lost(manifest["checkpoints"][0])
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(ModelError, match="the learning rate of each checkpoint.*got nan at step 0"):
+            influence_scores(Trained(fresh, load_trajectory(tmp_path)), VECTORS, VECTORS[:3])
 
 
 def test_batch_normalisation_counts_as_in_evaluation():
@@ -639,6 +646,9 @@ def test_errors_say_what_to_do():
         ({"loss": "elbo"}, "loss to be one of trained, paper"),
         ({"weights": "one"}, "weights to be one of"),
         ({"checkpoints": [2]}, "a checkpoint with steps after it"),
+        ({"checkpoints": 1}, "positions of checkpoints from 0 to 2.*got 1"),
+        ({"checkpoints": [0.5]}, r"got \[0.5\]"),
+        ({"ledger": "folder"}, "ledger to be a genmem.influence.Ledger"),
     ):
         with pytest.raises(ModelError, match=message):
             influence_scores(model, VECTORS, VECTORS, **change)
@@ -652,6 +662,9 @@ def test_errors_say_what_to_do():
             influence_scores(model, VECTORS, VECTORS, groups=wrong)
     with pytest.raises(DataError, match="NaN"):
         influence_scores(model, VECTORS * np.nan, VECTORS)
+    for other in (model, genmem.KNNDensity(k=2)):
+        with pytest.raises(DataError, match="X_query of rows of one shape"):
+            influence_scores(other, VECTORS, [[1.0, 2.0], [3.0]])
     with pytest.raises(ModelError, match="2 or more draws"):
         self_influence(model, VECTORS, draws=1)
     with pytest.raises(ModelError, match="the network that the trajectory is of"):

@@ -201,8 +201,8 @@ def self_influence(
         weights: as there.
         draws: as there; 2 or more.
         seed: as there.
-        return_std: return a pair, with the standard error over draws (the jackknife): 0 for models that draw nothing,
-            NaN with 2 draws or loss="paper".
+        return_std: return a pair, with the standard error over draws (the jackknife; up to twice too large where
+            self-influence is within its noise of 0): 0 for models that draw nothing, NaN with 2 draws or loss="paper".
         loss: as there.
         checkpoints: as there.
         ledger: as there.

@@ -9,6 +9,20 @@ from genmem.errors import DataError
 from genmem.models.vectors import matrix
 
 
+def array_of(X: ArrayLike, name: str) -> NDArray[Any]:
+    """Return anything like an array as one.
+
+    Raises:
+        DataError: its rows are of different lengths.
+    """
+    try:
+        return np.asarray(X)
+    except ValueError as error:
+        raise DataError(
+            expected=f"{name} of rows of one shape", got=f"what is no array: {error}", do="Pad them to one shape."
+        ) from error
+
+
 def flat_examples(X: ArrayLike, name: str, least: int = 1) -> NDArray[Any]:
     """Return examples (n, *event) as a matrix (n, d), common dtypes as they are.
 
@@ -16,7 +30,7 @@ def flat_examples(X: ArrayLike, name: str, least: int = 1) -> NDArray[Any]:
         DataError: not numbers, fewer than 2 dimensions or `least` rows, or values that are not finite or whose
             squares are not.
     """
-    array = np.asarray(X)
+    array = array_of(X, name)
     flat = matrix(array.reshape(len(array), -1) if array.ndim > 2 and array.size else array, name)
     if len(flat) < least:
         raise DataError(

@@ -30,6 +30,7 @@ class PerExampleLoss(nn.Module):
     def forward(self, x: Tensor, noise: Tensor | None = None, draws: int = 1) -> Tensor:
         """Return the loss of each example: (batch,)."""
         (loss,) = self._loss
+        x = x.clone()  # a network may overwrite what it is given
         if loss is not None:
             return loss(self.module, x) if noise is None else loss(self.module, x, noise)
         if noise is not None:

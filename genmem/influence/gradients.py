@@ -21,7 +21,7 @@ from genmem.influence.fallback import Loss, PerExampleLoss, dense, loop_rows, vm
 from genmem.influence.pieces import Rows
 from genmem.influence.probing import Coverage, Reading
 from genmem.influence.products import Direction, Features, along
-from genmem.influence.refusals import refuse_constant, refuse_shape, refuse_unfit, refuse_used, refuse_wrong
+from genmem.influence.refusals import refuse_constant, refuse_shape, refuse_unfit, refuse_used, refuse_wrong, working
 from genmem.training.ensemble import isolated_streams
 
 TRIED = 3  # examples
@@ -60,12 +60,18 @@ class PerExampleGradients:
         self.module, self.loss = module, PerExampleLoss(module, loss)
         self.trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
         refuse_unfit(module, self.trained)
+        with working():
+            self._try_out(x, noise, hooks)
+
+    def _try_out(self, x: Tensor, noise: Tensor | None, hooks: bool) -> None:
         x, noise = self._tried(x, noise)
         self._tried_draws = 2 if noise is None and self.loss.takes_draws() else 1
         self._draws_own = False
         if noise is None:
             with torch.no_grad():
-                self._draws_own = not torch.equal(self._try(x, None, 0), self._try(x, None, 1))
+                first, second = self._try(x, None, 0), self._try(x, None, 1)
+            refuse_shape(first, len(x))
+            self._draws_own = not torch.equal(first, second)
         self._refuse_mixed(x, noise)
         self._examples, self._verified = (x, noise), False
         self._way_along: str | None = None
@@ -297,15 +303,7 @@ class PerExampleGradients:
             losses = self._try(x, noise)
         refuse_shape(losses, len(x))
         refuse_constant(losses, self.trained)
-        if self._draws_own:  # a batch of one would draw other noise
-            if not x.requires_grad:
-                return
-            (slope,) = torch.autograd.grad(losses[0], x, allow_unused=True)
-            mixed = slope is not None and bool(slope[1:].count_nonzero())
-        else:
-            with torch.enable_grad():
-                alone = self._try(x[:1], None if noise is None else noise[:, :1])
-            mixed = self._differ(losses[:1], alone)
+        mixed = self._see_each_other(losses, x) if self._draws_own else self._differ_alone(losses, x, noise)
         if mixed:
             raise ModelError(
                 expected="a loss of each example that does not depend on the others in its batch",
@@ -313,10 +311,30 @@ class PerExampleGradients:
                 do="Call .eval() first; do not divide by the batch size, nor normalise over the batch.",
             )
 
-    def _differ(self, losses: Tensor, others: Tensor) -> bool:
-        """Return whether losses have other gradients than others have, by more than rounding."""
-        rows, differences = loop_rows(losses, self.trained), loop_rows(losses - others, self.trained)
-        norm, error = (
-            sum((row.square().sum() for row in some.values()), torch.zeros(())) for some in (rows, differences)
+    def _see_each_other(self, losses: Tensor, x: Tensor) -> bool:
+        """Return whether a loss has a slope along another example: a batch of one would draw other noise."""
+        if not x.requires_grad:
+            return False
+        slopes = [torch.autograd.grad(loss, x, allow_unused=True, retain_graph=True)[0] for loss in losses]
+        return any(
+            bool(slope.flatten(1).count_nonzero(1)[torch.arange(len(x), device=x.device) != i].any())
+            for i, slope in enumerate(slopes)
+            if slope is not None
         )
-        return bool(error > 1e-6 * norm)
+
+    def _differ_alone(self, losses: Tensor, x: Tensor, noise: Tensor | None) -> bool:
+        """Return whether any loss has another gradient in this batch than by itself, by more than rounding.
+
+        Each is looked at: in a network that takes the batch for a sequence, the first sees none of the others.
+        """
+        try:
+            with torch.enable_grad():
+                each = [self._try(x[i : i + 1], None if noise is None else noise[:, i : i + 1]) for i in range(len(x))]
+                others = torch.cat(each)
+        except Exception:  # a batch of one is refused in many ways where examples are normalised together
+            return True
+        rows, differences = loop_rows(losses, self.trained), loop_rows(losses - others, self.trained)
+        norms, errors = (
+            sum((row.square().sum(1) for row in some.values()), torch.zeros(())) for some in (rows, differences)
+        )
+        return bool((errors > 1e-6 * norms.clamp(min=1e-6 * float(norms.max()))).any())

@@ -1,6 +1,8 @@
 """What is refused before or while gradients are computed, and what to do about it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,13 @@ def refuse_unfit(module: nn.Module, trained: Mapping[str, Tensor]) -> None:
             got=f"{type(module).__name__} with none that has requires_grad=True",
             do="Call requires_grad_() on the parameters that were trained.",
         )
+    for name, p in trained.items():
+        if p.dtype not in (torch.float32, torch.float64):
+            raise ModelError(
+                expected="parameters of float32 or float64",
+                got=f"{name!r} of {str(p.dtype).removeprefix('torch.')}",
+                do="Write a complex one as two real ones." if p.is_complex() else "Call .float() on the network first.",
+            )
     for name, layer in module.named_modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and (layer.training or layer.running_mean is None):
             do = "Call .eval() on the network first." if layer.training else "Train with track_running_stats=True."
@@ -36,12 +45,26 @@ def _refuse_layer(name: str, layer: nn.Module, why: str, do: str) -> None:
     )
 
 
-def refuse_shape(losses: Tensor, n: int) -> None:
+@contextmanager
+def working() -> Iterator[None]:
+    """Refuse a network that torch cannot run, or differentiate, on the examples that are tried."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ModelError(
+            expected="a network that takes these examples, and a loss with a gradient",
+            got=f"an error of torch: {str(error).splitlines()[0][:300]}",
+            do="Pass examples as it was trained on; on the way to the loss leave out numpy, .item() and operations "
+            "without a derivative.",
+        ) from error
+
+
+def refuse_shape(losses: Any, n: int) -> None:
     """Refuse losses that are not one for each example."""
-    if losses.shape != (n,):
+    if not isinstance(losses, Tensor) or losses.shape != (n,):
         raise ModelError(
             expected=f"a loss for each example, shape ({n},)",
-            got=f"shape {tuple(losses.shape)}",
+            got=f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else f"a {type(losses).__name__}",
             do="Return losses without summing or averaging over the batch.",
         )
 

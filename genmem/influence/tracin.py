@@ -21,14 +21,14 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from genmem.errors import DataError, ModelError
-from genmem.influence.examples import groups_of
+from genmem.influence.examples import array_of, groups_of
 from genmem.influence.jobs import Pairs, SelfProducts, parts_of
 from genmem.influence.ledger import Ledger, Memory, Store
 from genmem.influence.products import unbiased_from_pairs
 from genmem.influence.selection import TopInfluences, check_k, check_scale, nothing, scaled, with_block
 from genmem.influence.visits import Count, Settings, Trained, Visits, accumulate, block_of, digest
 from genmem.influence.weights import note_on
-from genmem.models.base import DeepDensity, as_tensor
+from genmem.models.base import DeepDensity, as_tensor, require
 from genmem.progress import Listener
 
 FloatArray = NDArray[np.float64]
@@ -85,7 +85,7 @@ def network_self_influence(
     model: DeepDensity | Trained, X: ArrayLike, *, ledger: Ledger | None, progress: Listener, settings: Settings
 ) -> tuple[FloatArray, FloatArray]:
     """Return self-influence and its standard error, (n,) each: see `self_influence`."""
-    trained, x = _trained_of(model), as_tensor(np.asarray(X), CPU)
+    trained, x = _trained_of(model), as_tensor(array_of(X, "X"), CPU)
     _same_event(model, x, "X")
     visits = Visits(trained, x, settings)
     job = SelfProducts(visits)
@@ -145,7 +145,7 @@ def _opened(
 ) -> _Work:
     check_scale(scale)
     trained = _trained_of(model)
-    x, z = (as_tensor(np.asarray(X), CPU) for X in (X_train, X_query))
+    x, z = (as_tensor(array_of(X, name), CPU) for X, name in ((X_train, "X_train"), (X_query, "X_query")))
     for some, name in ((x, "X_train"), (z, "X_query")):
         _same_event(model, some, name)
     if x.shape[1:] != z.shape[1:]:
@@ -187,6 +187,7 @@ def _blocks(work: _Work, scale: str, ledger: Ledger | None, progress: Listener) 
 def _kept(ledger: Ledger | None, about: Mapping[str, object], visits: Visits) -> AbstractContextManager[Store]:
     if ledger is None:
         return nullcontext(Memory())
+    require("ledger", ledger, lambda given: isinstance(given, Ledger), "a genmem.influence.Ledger, or None")
     return ledger.opened({**about, **visits.identity()})
 
 

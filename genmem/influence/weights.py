@@ -1,6 +1,7 @@
 """What a checkpoint counts for: the steps until the next one, and how far each of them went."""
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -70,11 +71,14 @@ def positions_of(trajectory: Trajectory, checkpoints: Sequence[int] | None) -> l
         ModelError: there are none, they are not all there, or not in order.
     """
     n = len(trajectory)
-    used = list(range(n)) if checkpoints is None else [int(i) for i in checkpoints]
+    try:
+        used = list(range(n)) if checkpoints is None else [operator.index(i) for i in checkpoints]
+    except TypeError:
+        used = []
     if not used or used != sorted(set(used)) or used[0] < 0 or used[-1] >= n:
         raise ModelError(
             expected=f"positions of checkpoints from 0 to {n - 1}, each once and in order" if n else "a checkpoint",
-            got=f"{used}",
+            got=f"{used if checkpoints is None else checkpoints!r}",
             do="Change checkpoints." if n else "Fit the model with checkpoint_every=.",
         )
     return used

@@ -85,8 +85,12 @@ def calibrated_distance(
 
 def local_ratio(searches: Searches, queries: Name, k: int = NEIGHBOURS) -> tuple[FloatArray, NDArray[np.int64]]:
     """Return d_1 / mean(d_1, ..., d_k) over distinct training rows, (m,), and the nearest row; 0 / 0 is 0."""
+    return searches.once(f"local ratio of {queries} to {k}", lambda sets: _local_ratio(sets, queries, k))
+
+
+def _local_ratio(searches: Searches, queries: Name, k: int) -> tuple[FloatArray, NDArray[np.int64]]:
     train = searches["train"]
-    distinct = _first_of_identical(train)
+    distinct = searches.once("distinct training rows", lambda sets: _first_of_identical(sets["train"]))
     count = min(int(k), len(distinct))
     if len(distinct) == len(train):
         distances, indices = searches.near(queries, "train", count)

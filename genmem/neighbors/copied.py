@@ -2,13 +2,15 @@
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import hypergeom
 
 from genmem.neighbors.calibrated import local_ratio
-from genmem.neighbors.dealing import nearest_of_both
+from genmem.neighbors.dealing import NearestOfBoth, nearest_of_both, of_one_row
 from genmem.neighbors.flagging import check_level
 from genmem.neighbors.results import Result
 from genmem.neighbors.searches import Searches, searches_of
@@ -40,7 +42,13 @@ class Bound:
 
 
 def copied_share(
-    train: ArrayLike, test: ArrayLike, samples: ArrayLike, *, level: float = 0.05, searches: Searches | None = None
+    train: ArrayLike,
+    test: ArrayLike,
+    samples: ArrayLike,
+    *,
+    level: float = 0.05,
+    seed: int = 0,
+    searches: Searches | None = None,
 ) -> Result:
     """Bound the share of the samples at hand that are copies of training rows, from below and above.
 
@@ -48,10 +56,11 @@ def copied_share(
     Two bounds from below, each with a quarter of the error, and the larger one counts:
 
     - By labels. For samples that are no copies it is chance whether the row they lie nearest to, among all rows, is
-      a training row or a held-out one. With b held-out rows hit within some distance, the training rows hit by chance
-      within it are few: a negative hypergeometric law, over distinct rows, so that many samples at one row count
-      once. What is hit beyond that was hit by copies: at least those of the rows with the fewest samples. Holds at
-      all distances at once, by a union over b = 0, 1, 2, 4, ...; however sharp the samples are.
+      a training row or a held-out one; a row of both sets counts as one of its copies. With b held-out rows hit
+      within some distance, the training rows hit by chance within it are few: a negative hypergeometric law, over
+      distinct rows, so that many samples at one row count once. What is hit beyond that was hit by copies: at least
+      those of the rows with the fewest samples. Holds at all distances at once, by a union over b = 0, 1, 2, 4, ...;
+      however sharp the samples are.
     - By neighbourhoods. Samples drawn without regard to the training rows see about the same pattern of neighbours
       wherever they lie. Those whose distance, relative to the mean of their 50 nearest, is less than half the j-th
       smallest of held-out rows are copies but for a few: exact law of ranks, union over j = 1, 2, 4, ... while
@@ -71,26 +80,42 @@ def copied_share(
         test: (n_test, *event) held-out examples.
         samples: (n_samples, *event).
         level: of the interval's error, 0.05 for 95%.
+        seed: of the row that a group of identical rows in both sets takes its label from.
         searches: of the same three sets, where there are some.
 
     Returns:
         `interval` is of the share of these samples; `p_value` of there being no copies is conservative. `details`
-        holds both bounds, as shares, their p-values, and "excess_by_labels", the excess over all distances: without
-        bias for copies that lie nearest to their row, but noisy.
+        holds both bounds, as shares, their p-values, and "estimate", the excess within the distance of the best bound;
+        "excess_by_labels", the same over all distances: without bias for copies that lie nearest to their row, but
+        noisy.
 
     Raises:
         DataError: a set is empty or not finite, widths differ, or the level is not between 0 and 1.
     """
     check_level(level)
     near = searches_of(train, test, samples, searches)
-    m = len(near["samples"])
-    hits, of_test = _hits(near), local_ratio(near, "test")[0]
+    return bounded_share(near, Errors(level / 4, level / 4, level / 2), seed)
+
+
+class Errors(NamedTuple):
+    """Errors of the bounds: from below by labels and by neighbourhoods, from above."""
+
+    labels: float
+    neighbourhoods: float
+    above: float
+
+
+def bounded_share(near: Searches, errors: Errors, seed: int) -> Result:
+    """Return `copied_share` with each bound's error its own."""
+    m, of_test = len(near["samples"]), local_ratio(near, "test")[0]
+    both = near.once("both", nearest_of_both)
+    hits, strict = hits_of(both, of_one_row(both.labels, seed, both.place) == 1), hits_of(both, both.labels == 1)
     ways = {
-        "labels": by_labels(hits, level / 4),
-        "neighbourhoods": by_neighbourhoods(hits, _relative(near, hits), of_test, level / 4),
+        "labels": by_labels(hits, errors.labels),
+        "neighbourhoods": by_neighbourhoods(strict, _relative(near, strict), of_test, errors.neighbourhoods),
     }
-    best = max(ways.values(), key=lambda way: way.low)
-    low, high = best.low, max(m - others_by_labels(hits, level / 2), best.low)
+    best = max(ways.values(), key=lambda way: (way.low, -way.p_value))
+    low, high = best.low, max(m - others_by_labels(hits, errors.above), best.low)
     value = float(np.clip(best.estimate, low, high)) / m if low else 0.0
     interval = low / m, high / m
     by_expectation = float(hits.in_train.sum() - hits.odds * (~hits.in_train).sum()) / m
@@ -103,13 +128,13 @@ def copied_share(
         p_value=min(1.0, 2 * min(way.p_value for way in ways.values())),
         direction="higher",
         n=m,
-        sentence=_sentence(value, interval, level),
+        sentence=_sentence(value, interval, sum(errors)),
         cannot_see=(
             "Copies that this space moves away (shifted, flipped, re-coloured), and copies so far from their row that "
             "held-out rows lie as near. One row copied often, where fewer than 79 rows are held out."
         ),
         citation=_CITATION,
-        details={"excess_by_labels": by_expectation}
+        details={"excess_by_labels": by_expectation, "estimate": best.estimate / m}
         | {f"low_by_{name}": way.low / m for name, way in ways.items()}
         | {f"p_by_{name}": way.p_value for name, way in ways.items()},
     )
@@ -124,10 +149,10 @@ class Hits:
 
     Attributes:
         distance: (m,) to it.
-        in_train: (m,) whether it is found in the training set only.
+        in_train: (m,) whether it counts as a training row.
         group: (m,) its number among distinct rows.
-        n_train: distinct rows found in the training set only.
-        n_other: distinct rows found among held-out ones.
+        n_train: distinct rows that do.
+        n_other: the others.
     """
 
     distance: FloatArray
@@ -139,15 +164,13 @@ class Hits:
     @property
     def odds(self) -> float:
         """Return how many rows there are in the training set to each held-out one."""
-        return self.n_train / self.n_other
+        return self.n_train / max(1, self.n_other)
 
 
-def _hits(near: Searches) -> Hits:
-    both = near.once("both", nearest_of_both)
-    in_train_only = both.labels == 1
-    n_train = int(in_train_only.sum())
+def hits_of(both: NearestOfBoth, label: NDArray[np.bool_]) -> Hits:
+    """Return the rows hit, `label` (groups,) saying which of them count as training rows."""
     group = both.group.astype(np.int64)
-    return Hits(both.distance, in_train_only[group], group, n_train, len(both.labels) - n_train)
+    return Hits(both.distance, label[group], group, int(label.sum()), int((~label).sum()))
 
 
 def by_labels(hits: Hits, error: float) -> Bound:
@@ -240,6 +263,7 @@ def _below(hits: Hits, ratio: FloatArray, ordered: FloatArray, j: int, error: fl
     return Bound(max(0, count - by_chance), float(count), _p_of_many(count, j, n, m))
 
 
+@lru_cache(maxsize=2**14)  # planted copies ask for the same ones in every trial
 def _p_of_many(a: int, j: int, n: int, m: int) -> float:
     """Return the probability that `a` or more of m fresh rows come before the j-th of n held-out rows."""
     return float(hypergeom.sf(a - 1, n + m, m, a + j - 1)) if a > 0 else 1.0
@@ -252,7 +276,8 @@ def _doubling(most: int) -> list[int]:
 
 def _best(bounds: list[tuple[float, Bound]]) -> Bound:
     """Return the best of bounds that each took a part of the error, with the p-value of all together."""
-    best = max((bound for _, bound in bounds), key=lambda bound: bound.low, default=Bound(0, 0.0, 1.0))
+    ordered = (bound for _, bound in bounds)
+    best = max(ordered, key=lambda bound: (bound.low, -bound.p_value), default=Bound(0, 0.0, 1.0))
     return Bound(best.low, best.estimate, min([1.0, *(bound.p_value / part for part, bound in bounds)]))
 
 

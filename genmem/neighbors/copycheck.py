@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,21 +12,23 @@ from genmem.neighbors.authenticity import authenticity
 from genmem.neighbors.calibrated import NEIGHBOURS, calibrated_distance, local_ratio
 from genmem.neighbors.conformal import conformal_rows, conformal_samples
 from genmem.neighbors.context import context
-from genmem.neighbors.copied import copied_share
+from genmem.neighbors.copied import Errors, bounded_share
 from genmem.neighbors.copying import CopyingTest, data_copying_test
+from genmem.neighbors.identical import FRESH, fewest_rows, identical_rows
 from genmem.neighbors.membership import membership_inference
 from genmem.neighbors.nearer import NEAR, Nearer, nearer_of, over_mean
 from genmem.neighbors.pairs import suspicious_pairs
 from genmem.neighbors.power import TRIALS, Power, detectable_share
 from genmem.neighbors.ratios import ratio_test
 from genmem.neighbors.results import Flags, Result
-from genmem.neighbors.scan import critical_value, excess_share, scan_share_test
+from genmem.neighbors.scan import critical_value, scan_share_test
 from genmem.neighbors.searches import Searches
 from genmem.neighbors.shares import tail_excess_test, tail_share_test, train_share_test
 from genmem.neighbors.source import same_source_test
 from genmem.neighbors.spaces import Features, Space, in_space
 from genmem.neighbors.verdict import (
-    ALPHA,
+    GATHERED,
+    SCAN,
     Evidence,
     Verdict,
     decide,
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 
 NOISE = 0.5  # of the noisy copies that power is also told for, in median distances of held-out rows
 _FEWEST = 2  # rows of training and held-out sets
+_ABOVE = 0.025  # error of the upper end of the share of copies
+_LABELS = 0.025 - SCAN - FRESH - GATHERED  # of its lower end, what is left for rows hit
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -136,24 +140,14 @@ def copycheck(
     ('no evidence', 'copies found')
     """
     (T, H, S), where = in_space(space, train, test, samples, seed=seed, image_shape=image_shape, latent=latent)
-    sets = _searched(Searches(T, H, S))
+    sets = searched(Searches(T, H, S))
     shared: dict[str, Any] = {"searches": sets}
     triple = (T, H, S)
 
-    scan = scan_share_test(*triple, seed=seed, **shared)
-    c_t = data_copying_test(*triple, n_cells=n_cells, seed=seed, **shared)
-    excess, calibrated = tail_excess_test(*triple, **shared), calibrated_distance(*triple, level=level, **shared)
-    nearer = sets.once("nearer", nearer_of)
-    by_rows = copied_share(*triple, level=2 * ALPHA, **shared)
-    to_test = over_mean(sets.near("samples", "test", min(NEIGHBOURS, len(H)))[0])
-    to_train = local_ratio(sets, "samples")[0]
-    gathered = gathered_share(by_rows.details["low_by_neighbourhoods"], to_train, to_test)
-    evidence = Evidence(scan.p_value, gathered, nearer_p(c_t, excess))
-    verdict, share = decide(evidence), merged_share(by_rows, evidence, scan, nearer)
-
+    scan, c_t, excess, share, evidence = read(sets, n_cells=n_cells, seed=seed)
+    verdict, calibrated = decide(evidence), calibrated_distance(*triple, level=level, **shared)
     powers = [_power(sets, scan, noise, power_trials, seed) for noise in (0.0, NOISE)]
     source = same_source_test(*triple, rows=context_rows, seed=seed, **shared)
-    identical = int((sets.distance("samples", "train") == 0).sum())
     flagged = conformal_samples(*triple, level=level, **shared)
     tests = (
         scan,
@@ -169,7 +163,7 @@ def copycheck(
     )
     return CopyCheck(
         verdict=verdict,
-        sentence=verdict_sentence(verdict, share, powers[0], identical, source),
+        sentence=verdict_sentence(verdict, share, powers[0], evidence.identical, source),
         copied_share=share,
         power=powers[0],
         power_noisy=powers[1],
@@ -186,7 +180,30 @@ def copycheck(
     )
 
 
-def _searched(sets: Searches) -> Searches:
+class Reading(NamedTuple):
+    """The tests that decide, the share of copies, and what the verdict is read from."""
+
+    scan: Result
+    c_t: CopyingTest
+    excess: Result
+    share: Result
+    evidence: Evidence
+
+
+def read(sets: Searches, *, n_cells: int | None = None, seed: int = 0) -> Reading:
+    """Return what `decide` needs, and no more."""
+    triple = (sets["train"], sets["test"], sets["samples"])
+    scan = scan_share_test(*triple, seed=seed, searches=sets)
+    c_t = data_copying_test(*triple, n_cells=n_cells, seed=seed, searches=sets)
+    excess = tail_excess_test(*triple, searches=sets)
+    by_rows = bounded_share(sets, Errors(_LABELS, GATHERED, _ABOVE), seed)
+    to_test = over_mean(sets.near("samples", "test", min(NEIGHBOURS, len(sets["test"])))[0])
+    gathered = gathered_share(by_rows.details["low_by_neighbourhoods"], local_ratio(sets, "samples")[0], to_test)
+    evidence = Evidence(scan.p_value, identical_rows(sets), gathered, nearer_p(c_t, excess))
+    return Reading(scan, c_t, excess, merged_share(by_rows, evidence, sets.once("nearer", nearer_of)), evidence)
+
+
+def searched(sets: Searches) -> Searches:
     """Make the searches that several tests share, each once, for the most neighbours that any asks for."""
     for name in ("train", "test"):
         if len(sets.sets[name]) < _FEWEST:
@@ -201,30 +218,32 @@ def _searched(sets: Searches) -> Searches:
     return sets
 
 
-def merged_share(by_rows: Result, evidence: Evidence, scan: Result, nearer: Nearer) -> Result:
-    """Return the share of samples that are copies, from three lower bounds and an upper one; errors add up to 5%.
+def merged_share(by_rows: Result, evidence: Evidence, nearer: Nearer) -> Result:
+    """Return the share of samples that are copies, with a 95% interval: errors of its ends add up to 2.5% each.
 
-    From below by rows and by neighbourhoods (`copied_share`, errors of ALPHA / 2 each) and by the excess of training
-    neighbours at any depth (`excess_share`, 5% less what the others take); 0 unless the verdict is that copies were
-    found, so that the two never disagree. From above by rows (ALPHA), samples at rows of both sets counted in.
+    From below the largest of bounds by rows hit and by neighbourhoods (`copied_share`), by identical rows, and of one
+    sample where the verdict is that copies were found; 0 otherwise, so that the two never disagree. From above by
+    rows, samples at rows of both sets counted in.
     """
-    value, low = excess_share(scan, nearer, error=0.05 - 2 * ALPHA)
-    bounds = {"labels": by_rows.details["low_by_labels"], "neighbourhoods": evidence.gathered, "scan": low}
-    if decide(evidence) != "copies found":
-        bounds = dict.fromkeys(bounds, 0.0)
+    found = decide(evidence) == "copies found"
+    bounds = {
+        "labels": by_rows.details["low_by_labels"],
+        "neighbourhoods": evidence.gathered,
+        "identity": evidence.identical.copies / by_rows.n,
+        "verdict": 1 / by_rows.n,
+    }
+    bounds = {name: bound if found else 0.0 for name, bound in bounds.items()}
     either = nearer.labels[nearer.group]
-    above = min(1.0, by_rows.interval[1] + float(((either > 0) & (either < 1)).mean()))
-    best = max(bounds, key=lambda name: bounds[name])
-    high = max(above, bounds[best])
-    estimate = value if best == "scan" and bounds[best] > 0 else by_rows.value
-    estimate = float(np.clip(estimate, bounds[best], high))
+    low = max(bounds.values())
+    high = max(low, min(1.0, by_rows.interval[1] + float(((either > 0) & (either < 1)).mean())))
+    estimate = float(np.clip(by_rows.details["estimate"] if found else 0.0, low, high))
     return replace(
         by_rows,
         value=estimate,
-        interval=(bounds[best], high),
+        interval=(low, high),
         p_value=np.nan,
         sentence=(
-            f"Of the samples {estimate:.2%} are copies of training rows by estimate (95% interval {bounds[best]:.2%} "
+            f"Of the samples {estimate:.2%} are copies of training rows by estimate (95% interval {low:.2%} "
             f"to {high:.2%}); 0 of fresh data."
         ),
         details={f"low_by_{name}": bound for name, bound in bounds.items()},
@@ -232,5 +251,7 @@ def merged_share(by_rows: Result, evidence: Evidence, scan: Result, nearer: Near
 
 
 def _power(sets: Searches, scan: Result, noise: float, trials: int, seed: int) -> Power:
-    critical = critical_value(scan.details["null_draws"], ALPHA / 2)
-    return detectable_share(sets, critical=critical, alpha=ALPHA / 2, noise=noise, trials=trials, seed=seed)
+    critical = critical_value(scan.details["null_draws"], SCAN)
+    rows = fewest_rows(sets) if noise == 0 and trials else np.inf
+    errors = {"alpha": SCAN, "alone": GATHERED, "identical": rows}
+    return detectable_share(sets, critical=critical, **errors, noise=noise, trials=trials, seed=seed)

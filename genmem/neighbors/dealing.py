@@ -106,7 +106,7 @@ def dealt(
         place: (groups,) of each group in an order that does not depend on that of the rows.
     """
     c, shares = np.asarray(counts, np.int64), np.asarray(labels, np.float64)
-    label, total = _of_one_row(shares, seed, place), int(c.sum())
+    label, total = of_one_row(shares, seed, place), int(c.sum())
     hits, expected = int(c @ label), total * float(label.mean())
     spread = ((c - c.mean()) ** 2).sum() * ((label - label.mean()) ** 2).sum()
     sd = float(np.sqrt(spread / max(1, len(c) - 1)))
@@ -118,7 +118,8 @@ def dealt(
 Counts = NDArray[np.int64]
 
 
-def _of_one_row(shares: Floats, seed: int, place: NDArray[np.intp] | None) -> Counts:
+def of_one_row(shares: Floats, seed: int, place: NDArray[np.intp] | None) -> Counts:
+    """Return the label of one row drawn from each group, 0 or 1; see `dealt` for why."""
     u = stream(seed, "rows of groups").random(len(shares))
     return (u[slice(None) if place is None else place] < shares).astype(np.int64)  # u < 1
 

@@ -69,10 +69,16 @@ def image_space(
     """Return the function behind "pooled" or "spectrum" for examples of such an array, and what it is in words.
 
     Raises:
-        DataError: they are no images.
+        DataError: they are no images, or smaller than the blocks.
     """
     found, note = shape_of_images(shape, image_shape)
     if name == "pooled":
+        if size > max(found[:2]):
+            raise DataError(
+                expected=f"blocks of at most {max(found[:2])} x {max(found[:2])} pixels, the size of the images",
+                got=f"pooled:{size}",
+                do="Choose a smaller K.",
+            )
         words = f"images averaged over {size} x {size} pixels"
         return (lambda rows: pooled(as_images(rows, found), size)), words + note
     words = "amplitudes of the Fourier transform of images, shifts and mirror images alike"

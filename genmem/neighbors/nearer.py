@@ -4,15 +4,14 @@ Rows of both sets are pooled. Were no row copied, which of them were trained on 
 draws: sharp, wide or lopsided. Every test that reads only these labels is therefore blind to all but copying.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genmem.neighbors.dealing import nearest_of_both
+from genmem.neighbors.dealing import nearest_of_both, of_one_row
 from genmem.neighbors.searches import Name, Searches
-from genmem.rows import canonical_order
 
 NEAR = 50  # neighbours that say how dense the data are about a sample
 TAILS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -33,6 +32,7 @@ class Nearer:
             nearest pooled rows, which does not depend on how dense the data are there.
         distance: (m,) to the nearest pooled row.
         density_free: (m,) the quotient by which the second order goes, at most 1; 0 where the distance is.
+        place: (groups,) of each group in an order that rows' values alone decide.
     """
 
     labels: FloatArray
@@ -40,6 +40,17 @@ class Nearer:
     orders: NDArray[np.intp]
     distance: FloatArray
     density_free: FloatArray
+    place: IndexArray
+
+    def of_one_row(self, seed: int) -> "Nearer":
+        """Return the same with the label of one row drawn from each group: labels then are exchangeable.
+
+        Shares of groups are not: where rows are dealt to the two sets one by one, large groups have shares near the
+        mean and groups of one have 0 or 1.
+        """
+        if ((self.labels == 0) | (self.labels == 1)).all():
+            return self
+        return replace(self, labels=of_one_row(self.labels, seed, self.place).astype(np.float64))
 
     @cached_property
     def null(self) -> float:
@@ -102,9 +113,9 @@ def nearer_of(searches: Searches) -> Nearer:
     both = searches.once("both", nearest_of_both)
     free = np.divide(both.distance, mean, out=np.zeros_like(mean), where=mean > 0)
     place = np.empty(len(free), np.intp)  # equally near samples are ordered by what they hold
-    place[canonical_order(searches["samples"])] = np.arange(len(free))
+    place[searches.order("samples")] = np.arange(len(free))
     orders = np.stack([np.lexsort((place, both.distance)), np.lexsort((place, both.distance, free))])
-    return Nearer(both.labels, both.group, orders, both.distance, free)
+    return Nearer(both.labels, both.group, orders, both.distance, free, both.place)
 
 
 def pooled_distances(searches: Searches) -> FloatArray:

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from genmem.neighbors.results import Flags
 from genmem.neighbors.searches import Searches
 from genmem.neighbors.ties import nearest_row
-from genmem.rows import canonical_order
 
 MOST = 1000
 
@@ -34,7 +33,7 @@ def suspicious_pairs(
     """
     (to_train, train), (to_test, test) = (_nearest(searches, base) for base in ("train", "test"))
     place = np.empty(len(train), np.intp)  # equally suspicious ones in an order that their values decide
-    place[canonical_order(searches["samples"])] = np.arange(len(place))
+    place[searches.order("samples")] = np.arange(len(place))
     at = np.lexsort((place, to_train, calibrated.statistic, to_train >= to_test))[:most]
     ratio = np.divide(to_train, to_test, out=np.where(to_train > 0, np.inf, 1.0), where=to_test > 0)
     columns = {

@@ -90,6 +90,8 @@ def detectable_share(
     *,
     critical: float,
     alpha: float,
+    alone: float | None = None,
+    identical: float = np.inf,
     noise: float = 0.0,
     at: float = POWER,
     trials: int = TRIALS,
@@ -99,13 +101,15 @@ def detectable_share(
 
     In each trial the labels of pooled rows are permuted, which takes away whatever copying there is; then some
     samples, drawn at random, are replaced by copies of different rows now labelled training. The copies are found if
-    the largest Z of `scan_share_test` exceeds `critical`, or if `by_neighbourhoods` has a bound above 0 at the same
-    error. Where the samples hold copies already, others stand out less, and the share told is too large.
+    the largest Z of `scan_share_test` exceeds `critical`, if `by_neighbourhoods` has a bound above 0, or if they are
+    `identical` or more. Where the samples hold copies already, others stand out less, and the share told is too large.
 
     Args:
         searches: the three sets.
         critical: the largest Z above which copies are said to be found.
         alpha: the false-alarm rate it stands for.
+        alone: the error of the bound by neighbourhoods; alpha if None.
+        identical: how many exact copies of different rows show by being identical, see `fewest_rows`.
         noise: length of the noise added to each copy, in median distances of a held-out row to the training set.
         at: the power asked for.
         trials: of each share; 0 to ask nothing.
@@ -115,16 +119,18 @@ def detectable_share(
         return Power(
             np.nan, np.empty(0), np.empty(0), at, alpha, noise, 0, "What would have been missed was not asked."
         )
-    nearer = searches.once("nearer", nearer_of)
+    nearer = searches.once("nearer", nearer_of).of_one_row(seed)
     copies = _copies(searches, noise, seed)
-    size = len(nearer.group)
+    size, error = len(nearer.group), alpha if alone is None else alone
     counts = np.unique(np.round(np.geomspace(1, size, _STEPS)).astype(np.intp))
     tried: dict[int, float] = {}
 
     def enough(place: int) -> bool:
         count = int(counts[place])
         if count not in tried:
-            tried[count] = _found(nearer, copies, count, critical, alpha, trials, seed)
+            tried[count] = (
+                1.0 if count >= identical else _found(nearer, copies, count, (critical, alpha, error), trials, seed)
+            )
         return tried[count] >= at
 
     low, high = -1, len(counts)  # power grows with the share, so halve the range
@@ -174,19 +180,21 @@ def _nearest_pooled(rows: FloatArray, searches: Searches) -> tuple[FloatArray, I
     return np.take_along_axis(distances, order, 1), first, found[0][0]
 
 
-def _found(nearer: Nearer, copies: _Copies, count: int, critical: float, alpha: float, trials: int, seed: int) -> float:
-    """Return how often so many copies are found.
+def _found(
+    nearer: Nearer, copies: _Copies, count: int, rule: tuple[float, float, float], trials: int, seed: int
+) -> float:
+    """Return how often so many copies are found; `rule` holds the critical Z, its alpha, and the error alone.
 
     A fifth of the trials will do where that share is far from the power asked for. Few samples have a law of the
     largest Z that depends on how many of them share a row, so there it is found anew.
     """
-    rng, found = stream(seed, "planted copies", count), 0
+    (critical, alpha, error), rng, found = rule, stream(seed, "planted copies", count), 0
     if len(nearer.group) < _FEW:
         critical = critical_value(largest_by_chance(_planted(nearer, copies, count, rng), _DRAWS, seed), alpha)
     for trial in range(1, trials + 1):
         planted = _planted(nearer, copies, count, rng)
         largest = float(standardised(planted.excess(planted.labels), planted.deviations).max())
-        found += largest > critical or copies.stand_out(count, len(planted.group), alpha, rng)
+        found += largest > critical or copies.stand_out(count, len(planted.group), error, rng)
         if trial == max(1, trials // 5) and not 0.6 < found / trial < 1:
             return found / trial
     return found / trials
@@ -203,7 +211,7 @@ def _planted(nearer: Nearer, copies: _Copies, count: int, rng: np.random.Generat
     group[at], distance[at], free[at] = copies.group[chosen], copies.distance[chosen], copies.density_free[chosen]
     any_order = rng.permutation(len(group))  # equally near samples come in any
     orders = [any_order[np.argsort(near[any_order], kind="stable")] for near in (distance, free)]
-    return Nearer(labels, group, np.stack(orders), distance, free)
+    return Nearer(labels, group, np.stack(orders), distance, free, nearer.place)
 
 
 def _sentence(smallest: float, at: float, noise: float) -> str:

@@ -45,14 +45,16 @@ def scan_share_test(
     10, 20, 50 and 100% of the samples, by distance and again by distance over the mean distance to the 50 nearest
     pooled rows, we count those whose row is a training row, Z = (count - mean) / deviation, and take the largest Z.
     Its law without copying comes from permuting the labels of groups of identical rows, so that one p-value answers
-    for all depths and both orders. Neither order looks at labels: sharp, wide or lopsided samples change nothing.
+    for all depths and both orders. A group that is in both sets has the label of one of its rows, drawn by the seed:
+    its share would not be exchangeable with labels of single rows. Neither order looks at labels: sharp, wide or
+    lopsided samples change nothing.
 
     Args:
         train: (n_train, *event).
         test: (n_test, *event) held-out examples.
         samples: (n_samples, *event).
         draws: of the permutation; the smallest p-value is 1 / (draws + 1).
-        seed: of the permutation.
+        seed: of the permutation, and of the row that a group in both sets takes its label from.
         searches: of the same three sets, where there are some.
 
     Returns:
@@ -67,7 +69,7 @@ def scan_share_test(
         Multivariate Two-Sample Tests Based on Nearest Neighbors (Schilling, 1986),
         https://doi.org/10.1080/01621459.1986.10478337
     """
-    nearer = searches_of(train, test, samples, searches).once("nearer", nearer_of)
+    nearer = searches_of(train, test, samples, searches).once("nearer", nearer_of).of_one_row(seed)
     z = standardised(nearer.excess(nearer.labels), nearer.deviations)
     highest, null = float(z.max()), largest_by_chance(nearer, draws, seed)
     draws = len(null)
@@ -100,8 +102,8 @@ def scan_share_test(
 def largest_by_chance(nearer: Nearer, draws: int, seed: int) -> FloatArray:
     """Return the largest Z of `draws` permutations of the labels of groups of identical rows.
 
-    Where there are no more than `draws` ways to deal labels of 0 and 1, of every way but the one at hand: with that
-    one counted in, p is exact.
+    Labels are 0 or 1. Where there are no more than `draws` ways to deal them, of every way but the one at hand:
+    with that one counted in, p is exact.
     """
     hit, place = np.unique(nearer.group, return_inverse=True)
     counts, scale = _counts(nearer, place, len(hit)), nearer.deviations.ravel()
@@ -118,7 +120,7 @@ def _dealt(
 ) -> Iterator[NDArray[np.float64]]:
     """Yield labels of the groups that are hit, (some, hit), a few ways to deal them at a time."""
     ones = int(labels.sum())
-    if ((labels == 0) | (labels == 1)).all() and math.comb(len(labels), ones) <= draws:
+    if math.comb(len(labels), ones) <= draws:
         ways = arrangements([len(labels)], [ones], draws, rng)[0]
         yield ways[(ways != labels).any(1)][:, hit]
         return
@@ -146,23 +148,6 @@ def _counts(nearer: Nearer, place: NDArray[np.intp], hit: int) -> FloatArray:
         for size in nearer.tails
     ]
     return np.stack(columns, axis=1)
-
-
-def excess_share(scan: Result, nearer: Nearer, error: float = 0.025) -> tuple[float, float]:
-    """Return an estimate, and a lower bound with this error, of the share of samples that owe their row to training.
-
-    Where K of the k samples in a tail are copies and the labels of the rest are chance, the expected excess of
-    training neighbours is K (1 - p), p the share of training rows; the excess over 1 - p estimates K. The bound holds
-    in all tails at once, by the upper point of the largest Z; the estimate is taken where Z is largest.
-    """
-    if nearer.spread == 0:
-        return 0.0, 0.0
-    critical = critical_value(scan.details["null_draws"], error)
-    per_copy = (1 - nearer.null) * len(nearer.group)
-    excess, spread = nearer.excess(nearer.labels), nearer.deviations
-    there = spread > 0
-    low = float(np.max((excess - critical * spread)[there], initial=0.0)) if np.isfinite(critical) else 0.0
-    return float(excess.ravel()[int(np.argmax(scan.details["z"]))] / per_copy), low / per_copy
 
 
 def _sentence(nearer: Nearer, z: FloatArray, p: float) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genmem.errors import DataError
+from genmem.rows import canonical_order
 from genmem.search import Pairs, nearest
 
 Name = Literal["train", "test", "samples"]
@@ -59,6 +60,10 @@ class Searches:
     def distance(self, queries: Name, base: Name) -> NDArray[np.float64]:
         """Return the distance of each row of `queries` to its nearest row of `base`, (m,)."""
         return self.near(queries, base)[0][:, 0]
+
+    def order(self, name: Name) -> NDArray[np.intp]:
+        """Return the `canonical_order` (n,) of the rows of a set, which their values alone decide."""
+        return self.once(f"order of {name}", lambda sets: canonical_order(sets[name]))
 
     def once(self, name: str, make: Callable[["Searches"], T]) -> T:
         """Return what `make` gives for these sets, made when first asked for under this name."""

@@ -178,7 +178,7 @@ def _in_blocks(function: Features, rows: Array, at: NDArray[np.intp], event: tup
 def _called(function: Features, block: Array, name: str) -> Array:
     try:
         points = np.asarray(function(block))
-    except Exception as error:  # the user's code, or a tensor that numpy cannot read
+    except (Exception, SystemExit) as error:  # the user's code, or a tensor that numpy cannot read
         raise DataError(
             expected=f"{name} to turn rows of shape {block.shape} into points",
             got=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",

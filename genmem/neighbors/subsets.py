@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from genmem.errors import DataError
 from genmem.neighbors.searches import Name, Searches
-from genmem.rows import canonical_order
 from genmem.seeding import stream
 
 
@@ -26,5 +25,5 @@ def some_rows(searches: Searches, name: Name, rows: int, seed: int) -> NDArray[A
     """Return `rows` of a set, drawn without replacement; the order of the set plays no part."""
     matrix = searches[name]
     ranks = np.sort(stream(seed, f"rows of {name}").choice(len(matrix), rows, replace=False))
-    chosen: NDArray[Any] = matrix[canonical_order(matrix)[ranks]]
+    chosen: NDArray[Any] = matrix[searches.order(name)[ranks]]
     return chosen

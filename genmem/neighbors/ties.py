@@ -4,7 +4,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmem.neighbors.searches import Name, Searches
-from genmem.rows import canonical_order
 from genmem.search import nearest
 
 
@@ -18,6 +17,6 @@ def nearest_row(searches: Searches, queries: Name, base: Name) -> tuple[NDArray[
     found = indices[:, 0].copy()
     tied = np.flatnonzero(distances[:, 0] == distances[:, -1]) if distances.shape[1] > 1 else found[:0]
     if len(tied):
-        order = canonical_order(rows)
+        order = searches.order(base)
         found[tied] = order[nearest(searches[queries][tied], rows[order])[1][:, 0]]
     return distances[:, 0], found

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from genmem.neighbors.identical import Identical
 from genmem.neighbors.power import Power
 from genmem.neighbors.results import Result
 
@@ -13,6 +14,7 @@ FloatArray = NDArray[np.float64]
 Verdict = Literal["copies found", "sharp but not copying", "no evidence"]
 
 ALPHA = 0.01  # false alarms of either verdict on fresh samples, at most
+SCAN, GATHERED = 0.4 * ALPHA, 0.5 * ALPHA  # what ways to "copies found" take of it; identical rows take FRESH, a tenth
 AGREED = 0.95  # of samples as near to a row as copies are must be so to a training row
 
 
@@ -22,7 +24,8 @@ class Evidence:
 
     Attributes:
         scan_p: of `scan_share_test`: whatever the samples are like, labels of their nearest rows are chance.
-        gathered: lower bound, at an error of ALPHA / 2, of the share of samples far nearer to one training row than
+        identical: samples that are identical to training rows, see `identical_rows`.
+        gathered: lower bound, at an error of GATHERED, of the share of samples far nearer to one training row than
             their neighbourhood lets expect (`copied_share`, by neighbourhoods); 0 where others lie as near to
             held-out rows, see `gathered_share`.
         nearer_p: three times the smallest p of C_T, Z_U and the tail excess: samples lie nearer to training rows
@@ -30,15 +33,26 @@ class Evidence:
     """
 
     scan_p: float
+    identical: Identical
     gathered: float
     nearer_p: float
 
 
 def decide(evidence: Evidence) -> Verdict:
     """Return the verdict. Fresh samples get each of the first two with a probability of ALPHA at most."""
-    if evidence.scan_p <= ALPHA / 2 or evidence.gathered > 0:
+    if evidence.scan_p <= SCAN or evidence.identical.copies > 0 or evidence.gathered > 0:
         return "copies found"
-    return "sharp but not copying" if evidence.nearer_p <= ALPHA else "no evidence"
+    return (
+        "sharp but not copying" if evidence.nearer_p <= ALPHA and not unexplained(evidence.identical) else "no evidence"
+    )
+
+
+def unexplained(identical: Identical) -> bool:
+    """Return whether more samples are identical to training rows than held-out rows are, and none to those.
+
+    Sharpness does not make rows identical; where it could (rows of few values), held-out rows are met as well.
+    """
+    return identical.p_samples <= ALPHA and identical.at_test == 0
 
 
 def nearer_p(c_t: Result, tail_excess: Result) -> float:
@@ -66,7 +80,7 @@ def gathered_share(low: float, local: FloatArray, local_test: FloatArray) -> flo
     return low if own >= AGREED * (own + other) else 0.0
 
 
-def verdict_sentence(verdict: Verdict, share: Result, power: Power, identical: int, source: Result) -> str:
+def verdict_sentence(verdict: Verdict, share: Result, power: Power, identical: Identical, source: Result) -> str:
     """Return the verdict in words, with what would have been missed."""
     low, high = share.interval
     if verdict == "copies found":
@@ -78,6 +92,11 @@ def verdict_sentence(verdict: Verdict, share: Result, power: Power, identical: i
         said = (
             "Samples lie nearer to training rows than held-out rows do, but just as near to held-out rows: they are "
             f"sharper than the data, not copies. {unseen(power)}"
+        )
+    elif unexplained(identical):
+        said = (
+            "Copying is not shown, but not unlikely: samples are identical to training rows and none to a held-out "
+            f"row, yet so few different rows are hit that chance could have put them on one side. {unseen(power)}"
         )
     else:
         said = f"No evidence of copying. {unseen(power)}"
@@ -93,8 +112,11 @@ def unseen(power: Power) -> str:
     return f"Copies of less than {power.smallest:.2%} of the samples would go unseen (power {power.at:.0%})."
 
 
-def _identical(count: int, n: int) -> str:
-    return f" {count:,} of {n:,} samples are identical to a training row." if count else ""
+def _identical(identical: Identical, n: int) -> str:
+    if not identical.any_train:
+        return ""
+    said = f" {identical.any_train:,} of {n:,} samples are identical to a training row"
+    return f"{said}, {identical.at_test:,} to a held-out row." if identical.at_test else f"{said}."
 
 
 def _caution(source: Result) -> str:

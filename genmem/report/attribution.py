@@ -27,6 +27,7 @@ class Query:
         sample: the number of the sample, counted from 1; 0 for an example.
         values: the sample; None for an example.
         itself: the influence of the example on itself; None for samples and where it is not among the strongest.
+        considered: whether the example is one of those that could be proponents; true for samples.
         rank: of the example itself among its proponents, counted from 1.
         proponents: positions and scores of others, the strongest first.
         opponents: the same of those that trained against it.
@@ -39,6 +40,7 @@ class Query:
     rank: int
     proponents: Scored
     opponents: Scored
+    considered: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def _query(
         rank=rank,
         proponents=[one for one in proponents if one[0] != position and one[1] > 0][:k],
         opponents=[one for one in opponents if one[0] != position and one[1] < 0][:k],
+        considered=position is None or bool(np.isin(position, found["examples"])),
     )
 
 
@@ -119,12 +122,12 @@ def verdict(results: Results, shown: Attribution | None) -> list[Verdict]:
 def influence_score(value: float) -> str:
     """Write an influence, short enough to stand below a small picture; infinite where all rests on one example.
 
-    >>> influence_score(3.1416), influence_score(-0.04281), influence_score(float("inf"))
-    ('3.14', '−0.043', '∞')
+    >>> influence_score(3.1416), influence_score(-0.04281), influence_score(-0.000921), influence_score(float("inf"))
+    ('3.14', '−0.043', '−0.0009', '∞')
     """
     if np.isposinf(value):
         return "∞"
-    return words.number(value if abs(value) >= 1 else float(f"{value:.2g}"))
+    return words.number(value if abs(value) >= 1 else float(f"{value:.{2 if abs(value) >= 1e-3 else 1}g}"))
 
 
 QUESTIONS: Mapping[str, str] = {"influence": QUESTION}

@@ -4,8 +4,9 @@ import datetime
 import inspect
 import json
 import math
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
@@ -24,7 +25,7 @@ from genmem.report.copies import CopyResults, spread_of
 from genmem.report.copy_page import render_copies
 from genmem.report.pictures import Scale, scale_of
 from genmem.rows import fingerprint
-from genmem.storage import write_atomically
+from genmem.storage import PARTIAL, write_atomically
 from genmem.version import __version__
 
 SCHEMA_VERSION = "1.0"
@@ -97,8 +98,8 @@ def check_copies(
         progress: told what is going on.
 
     Raises:
-        DataError: a set cannot be read or does not fit the others; the condition cannot be read, or what it asks about
-            is undefined (the files are there all the same).
+        DataError: a set cannot be read or does not fit the others; training and held-out set are one; the condition
+            cannot be read, or what it asks about is undefined (the files are there all the same).
         RunError: the folder is a run, holds files of others, or cannot be written.
     """
     asked = {name: value for name, value in locals().items() if name not in ("command", "progress")}
@@ -108,6 +109,7 @@ def check_copies(
     progress(Progress("copies", 0, 1))
     how = {name: asked[name] for name in ("array", "categorical", "scale", "id_column")}
     sets = _load((train, test, samples), image_shape, **how)
+    _refuse_one_set_twice(sets)
     check = _check(sets, space=space, level=level, seed=seed)
     about = {
         "schema_version": SCHEMA_VERSION,
@@ -142,14 +144,43 @@ def _folder(out: str | PathLike[str] | None, samples: Source) -> Path:
         raise RunError(
             expected=f"a folder at {folder}", got=error.strerror or str(error), do="Choose another --out."
         ) from error
-    if names and FILES["about"] not in names:
+    if names and FILES["about"] not in names and not _is_unfinished(names):
         what = "a run" if "run.json" in names else f"other files ({min(names)})"
         raise RunError(
             expected=f"a new or empty folder at {folder}, or that of an earlier check",
             got=f"one that holds {what}",
             do="Choose another --out.",
         )
+    _refuse_unwritable(folder)
     return folder
+
+
+def _is_unfinished(names: Collection[str]) -> bool:
+    """Whether these are files of a check that was killed while it wrote them, the pairs first."""
+    whole = {name for name in names if not name.endswith(PARTIAL)}
+    begun = {name.split(".parquet.")[0] for name in set(names) - whole}
+    return whole <= set(FILES.values()) and (FILES["pairs"] in whole or (not whole and begun == {"pairs"}))
+
+
+def _refuse_unwritable(folder: Path) -> None:
+    """Refuse a folder that can be neither made nor written to, before hours of work rather than after."""
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(parent))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise RunError(
+            expected=f"a folder that can be written at {folder}",
+            got=f"{there}, which is {'read-only' if there.is_dir() else 'no folder'}",
+            do="Choose another --out, or change the permissions.",
+        )
+
+
+def _refuse_one_set_twice(sets: ThreeSets) -> None:
+    train, test, _ = sets.arrays
+    if len(train) == len(test) and fingerprint(train) == fingerprint(test):
+        raise DataError(
+            expected="held-out examples that the model was not trained on",
+            got=f"the training set again: {sets.sources['train']} and {sets.sources['test']} hold the same rows",
+            do="Hold examples out before training: without them nothing tells copies from rows that are alike.",
+        )
 
 
 def _stem(samples: Source) -> str:

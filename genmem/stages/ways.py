@@ -31,7 +31,7 @@ UNITS = {
     "paper": "nats times the batch size",
 }
 
-SCALES = {"dot": "", "cosine": ", over the lengths of both gradients", "query": ", over the length of its gradient"}
+SCALES = {"dot": "{}", "cosine": "cosines of gradients, from -1 to 1", "query": "{}, over the length of its gradient"}
 
 FloatArray = NDArray[np.float64]
 Positions = NDArray[np.intp]
@@ -116,7 +116,7 @@ class AlongTrajectory:
             "method": "trajectory",
             "weights": kind,
             "scale": asked["scale"],
-            "unit": UNITS.get(kind, "nats") + SCALES.get(asked["scale"], ""),
+            "unit": SCALES.get(asked["scale"], "{}").format(UNITS.get(kind, "nats")),
             "draws": asked["draws"],
             "checkpoints": len(trajectory),
             "subset": subset,

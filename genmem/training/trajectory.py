@@ -1,6 +1,7 @@
 """Checkpoints of a training run, in memory and on disk."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,13 +112,14 @@ def load_trajectory(folder: Path) -> Trajectory | None:
         raise RunError(
             expected=f"the manifest of a trajectory in {file}",
             got=f"a damaged file ({error})",
-            do="Delete the trajectory folder and run the same command again.",
+            do="Delete the trajectory folder, then run `genmem fit` on the run, or the audit again.",
         ) from error
 
 
 def _from_disk(folder: Path, row: dict[str, object]) -> Checkpoint:
     path, moments = folder / str(row["file"]), row.get("moments")
-    rate = float(str(row["learning_rate"]))
+    known = row.get("learning_rate")  # what needs it says so; the states are good without it
+    rate = math.nan if known is None else float(str(known))
     squares = dict if moments is None else lambda: _read(folder / str(moments))
     return Checkpoint(int(str(row["epoch"])), int(str(row["step"])), rate, lambda: _read(path), squares)
 
@@ -129,5 +131,5 @@ def _read(path: Path) -> State:
         raise RunError(
             expected=f"a sound checkpoint {path}",
             got=f"one that cannot be read ({type(error).__name__})",
-            do="Delete the trajectory folder and run the same command again.",
+            do="Delete the trajectory folder, then run `genmem fit` on the run, or the audit again.",
         ) from error
