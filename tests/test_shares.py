@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from genmem.errors import DataError
-from genmem.neighbors.dealing import _drawn, of_one_row, dealt, nearest_of_both
+from genmem.neighbors.dealing import _drawn, dealt, nearest_of_both, of_one_row
 from genmem.neighbors.searches import Searches
 from genmem.neighbors.shares import tail_excess_power, tail_excess_test, tail_share_test, train_share_test
 from genmem.stats import share_interval
