@@ -93,7 +93,7 @@ def auc_interval(auc: float, m: int, n: int, level: float = 0.95) -> tuple[float
         https://doi.org/10.1002/sim.2324
 
     >>> [round(bound, 3) for bound in auc_interval(1.0, 50, 50)]
-    [0.929, 1.0]
+    [0.96, 1.0]
     """
     z, mean = float(stats.norm.ppf((1 + level) / 2)), (m + n) / 2
 

@@ -17,7 +17,7 @@ from genmem.models.base import is_count, is_seed
 from genmem.progress import Listener, Progress, ignore
 from genmem.rows import fingerprint
 from genmem.run import Run
-from genmem.stages.exploring import report
+from genmem.stages.exploring import report_again
 from genmem.stages.searching import nearest_others
 from genmem.stages.timing import stage
 from genmem.stages.ways import Attributed, Skipped, Way, way_of
@@ -93,8 +93,7 @@ def influence(
             run.write_json("results/influence.json", about)
         else:
             about = found.about
-    if (run.path / "report.html").exists():
-        report(run, progress=progress)
+    report_again(run, progress=progress)
     return about
 
 

@@ -26,7 +26,7 @@ from genmem.rows import fingerprint
 from genmem.run import Run
 from genmem.seeding import seed32
 from genmem.splits import Splits
-from genmem.stages.exploring import report
+from genmem.stages.exploring import report_again
 from genmem.stages.settling import shape_for
 from genmem.stages.timing import stage
 from genmem.training.trajectory import load_trajectory
@@ -106,8 +106,7 @@ def copies(
             sets = _refitted(run, model, progress) if outside is None else _trained(run, model, outside)
             about = _compute(run, sets, asked, _source(test))
         progress(Progress("copies", 1, 1))
-    if (run.path / "report.html").exists():
-        report(run, progress=progress)
+    report_again(run, progress=progress)
     return about
 
 

@@ -97,3 +97,10 @@ def report(run: Run, *, progress: Listener = ignore) -> Path:
         path = write_report(run.path)
         progress(Progress("report", 1, 1))
     return path
+
+
+def report_again(run: Run, *, progress: Listener = ignore) -> None:
+    """Write the report anew, where there is one and what it rests on is still there."""
+    needed = ("scores", "nearest", "neighbors", "cells")  # scoring anew takes some of these away
+    if (run.path / "report.html").exists() and all(run.has_result(name) for name in needed):
+        report(run, progress=progress)
