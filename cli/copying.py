@@ -35,7 +35,10 @@ def copycheck(fail_if: str | None, **asked: Any) -> None:
     click.get_current_context().exit(1 if found.failed else 0)
 
 
-@click.command(epilog='Python: genmem.stages.copies(genmem.Run.open("runs/digits"))')
+RUN = 'genmem.Run.open("runs/digits")'
+
+
+@click.command(epilog=f"Python: genmem.stages.neighbors({RUN}); genmem.stages.copies({RUN})")
 @a_run
 @sampling
 def neighbors(run_directory: str, test: str | None, **how: Any) -> None:

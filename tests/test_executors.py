@@ -105,7 +105,7 @@ def test_workers_end_with_their_driver(tmp_path, whole, number):
     with pytest.raises(RunError, match="another process"):
         refit(run)
     driver.send_signal(number)
-    driver.wait(30)
+    driver.wait(120)
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert not alive
     with run.lock():  # free again
@@ -117,7 +117,7 @@ def computing(pid):
     return [p for p in children(pid) if p.cpu_times().user > 1]
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=180):
     deadline = time.time() + seconds
     while not (found := condition()):
         assert time.time() < deadline
