@@ -1,14 +1,22 @@
 # Every target makes .venv in the checkout if need be and uses it.
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS ?= 2
+# Each worker starts with its half of the tests in order and takes over from the other only at the end: fixtures of a
+# module are made once, and neither worker waits for long.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+AT ?= tests
 
-.PHONY: install audit check test bench clean
+.PHONY: install audit quick test check bench clean
 
 audit: install  ## the main job on the embedded digits
 	$(BIN)/genmem audit digits --out runs/digits
 
-test: install  ## the tests, doctests and README commands
-	$(BIN)/python -m pytest
+quick: install  ## the tests that are done at once; those of one folder or file with AT=tests/...
+	$(PYTEST) -m "not gpu and not slow" $(PYTEST_ARGS) $(AT)
+
+test: install  ## all tests, doctests and README commands
+	$(PYTEST) --doctest-modules $(PYTEST_ARGS)
 
 check: install  ## style and types
 	$(BIN)/ruff check .

@@ -1,7 +1,14 @@
 """Shared data and the folder of the tests on the path, so that `import oracles` works from any of them."""
 
+import os
 import sys
 from pathlib import Path
+
+# Workers side by side share the cores: with several threads each they would wait for one another. Read at the import
+# of numpy, torch and faiss, and handed on to processes that tests start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 import numpy as np
 import pytest
