@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -271,9 +269,3 @@ def test_bad_input_exits_2_with_a_sentence(capsys):
         said = capsys.readouterr()
         assert "Traceback" not in said.err and said.err.strip(), arguments
         assert not Path("bad").exists(), arguments
-
-
-def test_help_names_no_heavy_library():
-    code = "import sys, genmem_cli.main as m; m.run(['copycheck', '--help']); "
-    code += "sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'faiss', 'sklearn', 'pyarrow')))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

@@ -271,7 +271,11 @@ class Widened(KernelDensity):
         return super().fit(np.asarray(X) * 2)
 
 
-@pytest.mark.parametrize("model", [VAE(), Widened(), BayesianGaussianMixture(), KNNDensity, object()], ids=repr)
+@pytest.mark.parametrize(
+    "model",
+    [VAE(), Widened(), BayesianGaussianMixture(), KNNDensity, object()],
+    ids=["vae", "widened", "bayesian", "class", "object"],  # the same in every worker, which an address is not
+)
 def test_other_models_are_refused(model):
     with pytest.raises(ModelError, match="instance" if isinstance(model, type) else "refit"):
         leave_one_out(model, np.zeros((5, 2)))

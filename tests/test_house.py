@@ -2,7 +2,6 @@
 
 import ast
 import re
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -78,12 +77,14 @@ def inner_files():
     return [path for path in python_files() if path != ROOT / "genmem" / "__init__.py"]
 
 
-@pytest.mark.parametrize("path", inner_files(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_go_one_way(path):
-    here = home_of(path)
-    for there in homes_imported(path):
-        assert LAYER_OF[here] <= LAYER_OF[there], f"{path.name} ({here}) must not import {there}"
-        assert not ({here, there} <= QUESTIONS and here != there), f"{here} must not import {there}"
+def test_imports_go_one_way():
+    wrong = []
+    for path in inner_files():
+        here = home_of(path)
+        for there in homes_imported(path):
+            if LAYER_OF[here] > LAYER_OF[there] or ({here, there} <= QUESTIONS and here != there):
+                wrong.append(f"{path.relative_to(ROOT)} ({here}) must not import {there}")
+    assert not wrong
 
 
 def test_floor_needs_numpy_and_scipy_only():
@@ -119,13 +120,6 @@ def test_every_public_name_resolves():
         genmem.nothing  # noqa: B018
 
 
-def test_neighbors_names_what_it_offers_and_loads_little():
-    code = "import genmem.neighbors as n, sys; print([k for k in n.__all__ if not callable(getattr(n, k))]"
-    code += ", [m for m in ('torch', 'faiss', 'sklearn', 'pyarrow', 'PIL') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[] []"
-
-
 def test_packages_are_the_folders():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     folders = {str(p.parent.relative_to(ROOT)).replace("/", ".") for p in (ROOT / "genmem").rglob("__init__.py")}
@@ -143,13 +137,6 @@ def test_every_dependency_is_pinned_and_imported():
         name = re.match(r"[\w-]+", requirement).group().lower()
         assert name in pins, f"{name} is not pinned"
         assert module_of.get(name, name) in imported, f"{name} is never imported"
-
-
-def test_help_loads_nothing_heavy():
-    heavy = ("torch", "numpy", "sklearn", "faiss", "pyro", "zuko", "diffusers")
-    code = f"import genmem_cli.main, sys; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_nothing_is_unpickled():

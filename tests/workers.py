@@ -55,12 +55,12 @@ def _address(log, seconds=60):
     raise TimeoutError(log.read_text())
 
 
-def children(pid=None):
+def children(pid=None, but=()):
     """Return the processes that this one, or another, started to compute (not those that keep loky's books)."""
     found = []
     for process in psutil.Process(pid).children():
         with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-            if "resource_tracker" not in " ".join(process.cmdline()):
+            if process not in but and "resource_tracker" not in " ".join(process.cmdline()):
                 found.append(process)
     return found
 
