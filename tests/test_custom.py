@@ -1,6 +1,5 @@
 """from_module: any network of a user's, what it may answer, and what is said when it does not."""
 
-import subprocess
 import sys
 import warnings
 
@@ -9,6 +8,7 @@ import oracles_custom as own
 import pytest
 import torch
 from contract import check_density, check_normalised
+from genmem_cli.main import run as cli
 from scipy import stats
 from sklearn.base import clone
 from torch import nn
@@ -448,7 +448,7 @@ def test_the_network_of_a_lightning_module():
         step.fit(X)
 
 
-def test_the_command_line_makes_the_model(tmp_path):
+def test_the_command_line_makes_the_model(tmp_path, monkeypatch, capsys):
     (tmp_path / "densities.py").write_text(
         "import oracles_custom as own\nfrom genmem import from_module\n\n"
         "def make_model(epochs=2):\n"
@@ -456,8 +456,8 @@ def test_the_command_line_makes_the_model(tmp_path):
     )
     command = ["audit", "digits", "--model", "densities:make_model", "--set", "epochs=3", "--subset", "40"]
     command += ["--folds", "2", "--repeats", "2", "--out", "run"]
-    code = f"import sys; sys.path[:0] = ['.', {own.__file__.rpartition('/')[0]!r}]\nfrom genmem_cli.main import run\n"
-    code += f"sys.exit(run({command!r}))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "densities", raising=False)
+    assert cli(command) == 0, capsys.readouterr().err
     assert Run.open(tmp_path / "run").plan["model"] == {"name": "densities:make_model", "params": {"epochs": 3}}
