@@ -50,6 +50,7 @@ def error_of(estimate, truth):
 # --- closer to the truth
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repeats", [2, 8])
 @pytest.mark.parametrize("residual", [0.5, 1.5])
 def test_beats_the_raw_score_and_the_prediction(repeats, residual):
@@ -60,6 +61,7 @@ def test_beats_the_raw_score_and_the_prediction(repeats, residual):
     assert found.ok and not found.reason
 
 
+@pytest.mark.slow
 def test_comes_near_the_best_possible_weight():
     study = Study(n=4000, repeats=4)
     found = study.adjusted()
@@ -71,6 +73,7 @@ def test_comes_near_the_best_possible_weight():
     assert np.corrcoef(found.weight, best)[0, 1] > 0.8
 
 
+@pytest.mark.slow
 def test_says_how_good_it_is():
     study = Study(n=4000, repeats=3)
     found = study.adjusted()
@@ -79,6 +82,7 @@ def test_says_how_good_it_is():
     assert np.mean(found.standard_error**2) == pytest.approx(error_of(found.score, study.truth), rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repeats", [2, 4])
 def test_covariates_that_say_nothing_do_no_harm(repeats):
     study = Study(repeats=repeats, signal=0.0, residual=3.0)
@@ -88,6 +92,7 @@ def test_covariates_that_say_nothing_do_no_harm(repeats):
     assert rank_loss < 0.01
 
 
+@pytest.mark.slow
 def test_scores_that_are_all_noise_are_shrunk_to_nothing():
     study = Study(signal=0.0, residual=0.0)
     found = study.adjusted()
@@ -95,6 +100,7 @@ def test_scores_that_are_all_noise_are_shrunk_to_nothing():
     assert found.weight.mean() < 0.15
 
 
+@pytest.mark.slow
 def test_without_noise_it_is_the_raw_score():
     study = Study(noise=0.0)
     found = study.adjusted()
@@ -102,6 +108,7 @@ def test_without_noise_it_is_the_raw_score():
     assert (found.weight == 1).all() and (found.standard_error == 0).all()
 
 
+@pytest.mark.slow
 def test_examples_without_an_error_take_that_of_their_like():
     study = Study()
     whole = study.adjusted()
@@ -111,6 +118,7 @@ def test_examples_without_an_error_take_that_of_their_like():
     assert error_of(found.score, study.truth) < 1.05 * error_of(whole.score, study.truth)
 
 
+@pytest.mark.slow
 def test_errors_of_many_repeats_count_for_themselves():
     rng = np.random.default_rng(3)
     loud = rng.random(2000) < 0.2  # unseen by the covariates
@@ -125,6 +133,7 @@ def test_errors_of_many_repeats_count_for_themselves():
 # --- one repeat
 
 
+@pytest.mark.slow
 def test_one_repeat_goes_by_placebos():
     study = Study(repeats=1, noise=4.0)
     shams = np.random.default_rng(5).standard_normal((3, 1500)) * study.spread / np.sqrt(2)
@@ -136,6 +145,7 @@ def test_one_repeat_goes_by_placebos():
         adjust(study.score, study.error, study.facts)
 
 
+@pytest.mark.slow
 def test_takes_what_the_scores_give():
     splits = Splits.k_fold(100, 5, 2)
     ell = np.random.default_rng(0).standard_normal(splits.held_out.shape) - 3 * splits.held_out
@@ -149,6 +159,7 @@ def test_takes_what_the_scores_give():
 # --- guards
 
 
+@pytest.mark.slow
 def test_guard_sees_a_covariate_with_the_noise_of_the_same_refits():
     study = Study(repeats=4)
     whole, first, second = (np.column_stack([study.facts, leak]) for leak in study.leaks())
@@ -177,6 +188,7 @@ def test_a_slope_is_wrong_when_large_and_significant(slope, error, ok):
     assert adjusted._verdict(adjusted._Slope(slope, error), None)[0] is ok
 
 
+@pytest.mark.slow
 def test_covariates_of_all_refits_would_hide_the_leak():
     study = Study(repeats=4)
     whole = np.column_stack([study.facts, study.leaks()[0]])
@@ -184,6 +196,7 @@ def test_covariates_of_all_refits_would_hide_the_leak():
     assert abs(blind.slope) < 0.1  # why the halves need covariates of their own
 
 
+@pytest.mark.slow
 def test_a_prediction_too_good_for_its_noise_is_noticed_without_halves():
     study = Study(repeats=4, residual=0.1)
     leaky = np.column_stack([study.facts, 0.1 * study.facts[:, 0] + study.noise.mean(axis=0)])
@@ -191,6 +204,7 @@ def test_a_prediction_too_good_for_its_noise_is_noticed_without_halves():
     assert found.ok is False and "closer" in found.reason
 
 
+@pytest.mark.slow
 def test_slope_is_zero_within_error_for_allowed_covariates():
     z = []
     for seed in range(6):
@@ -222,6 +236,7 @@ def test_forbidden_names_are_refused(name):
         adjust(np.arange(30.0), np.ones(30), Covariates(np.ones((30, 1)), (name,)))
 
 
+@pytest.mark.slow
 def test_copies_are_refused():
     study, rng = Study(n=300), np.random.default_rng(0)
     within = -50 + 10 * rng.standard_normal(300)
@@ -236,6 +251,7 @@ def test_copies_are_refused():
     study.adjusted(covariates=np.column_stack([study.facts, within]), forbidden={"log_prob_out": without})
 
 
+@pytest.mark.slow
 def test_duplicates_stay_on_one_side():
     rng = np.random.default_rng(1)
     pair = np.repeat(np.arange(300), 2)
@@ -250,6 +266,7 @@ def test_duplicates_stay_on_one_side():
 # --- the prediction
 
 
+@pytest.mark.slow
 def test_an_examples_own_score_never_enters_its_prediction():
     study = Study(n=200)
     before = study.adjusted().prediction
@@ -258,6 +275,7 @@ def test_an_examples_own_score_never_enters_its_prediction():
     assert after[17] == before[17] and (after != before).any()
 
 
+@pytest.mark.slow
 def test_same_seed_same_numbers_other_seed_other_folds():
     study = Study(n=300)
     halves = (study.facts, study.facts)
@@ -267,6 +285,7 @@ def test_same_seed_same_numbers_other_seed_other_folds():
     assert (one.score != other.score).any()
 
 
+@pytest.mark.slow
 def test_missing_values_are_tolerated():
     study = Study()
     study.facts[::3, 0] = np.nan
@@ -274,6 +293,7 @@ def test_missing_values_are_tolerated():
     assert error_of(found.score, study.truth) < error_of(study.score, study.truth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [20, 21, 60])
 def test_works_with_few_examples(n):
     study = Study(n=n)
@@ -281,6 +301,7 @@ def test_works_with_few_examples(n):
     assert np.isfinite(found.score).all() and ((found.weight >= 0) & (found.weight <= 1)).all()
 
 
+@pytest.mark.slow
 def test_constant_scores_and_covariates_are_answered():
     found = adjust(
         np.ones(40), np.ones(40), np.ones((40, 2)), half_scores=np.ones((2, 40)), half_covariates=[[[1]] * 40] * 2
@@ -299,6 +320,7 @@ def test_covariates_are_named_and_limited():
     assert found.values.shape == (90, len(found.names))
 
 
+@pytest.mark.slow
 def test_errors_teach():
     study = Study(n=30)
     bad = [

@@ -12,6 +12,7 @@ from genmem.neighbors.searches import Searches
 from genmem.stats import share_interval
 
 
+@pytest.mark.slow
 def test_equals_the_definition():
     for seed in range(6):
         train, test, samples = normal_sets(seed, 40, 30, 20, 3, copies=5, noise=0.05 * seed)
@@ -57,6 +58,7 @@ def test_exact_copies_of_rows_that_occur_twice_are_not_authentic_but_noisy_ones_
     assert authenticity(train, test, train[:60] + 1e-6).value == 1
 
 
+@pytest.mark.slow
 def test_mid_p_is_uniform_and_p_valid_on_fresh_samples():
     results = [authenticity(*normal_sets(seed, 100, 60, 70, 3)) for seed in range(120)]
     mid_p, p = (np.array(x) for x in zip(*((r.details["mid_p"], r.p_value) for r in results), strict=True))

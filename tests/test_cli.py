@@ -27,6 +27,7 @@ def table(tmp_path, blobs, monkeypatch):
     return tmp_path / "x.npy"
 
 
+@pytest.mark.slow
 def test_audit_ends_with_the_path_of_the_run(table, capsys):
     assert run(["audit", "x.npy", "--out", "out", *QUICK]) == 0
     captured = capsys.readouterr()
@@ -42,6 +43,7 @@ def test_default_run_directory(table, capsys):
     assert "6 refits" in lines[0]
 
 
+@pytest.mark.slow
 def test_stages_one_by_one_make_the_same_audit(table, capsys):
     assert run(["audit", "x.npy", "--out", "whole", *QUICK]) == 0
     assert run(["plan", "x.npy", "--out", "steps", *QUICK]) == 0
@@ -63,6 +65,7 @@ def test_stages_out_of_order_say_what_is_missing(table, capsys):
     assert "genmem score r" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_python_lines_of_the_help_run(table, capsys):
     assert run(["audit", "digits", "--out", "runs/digits", "--subset", "60", *QUICK]) == 0
     lines = [command.epilog.removeprefix("Python: ") for command in ALL]
@@ -131,12 +134,14 @@ def test_bad_input_exits_2_with_a_sentence(table, capsys):
         assert not Path("bad").exists(), f"{name}: refused before a run directory exists"
 
 
+@pytest.mark.slow
 def test_mismatch_names_the_key(table, capsys):
     run(["audit", "x.npy", "--out", "r", *QUICK])
     assert run(["audit", "x.npy", "--out", "r", *QUICK, "--set", "latent_dim=3"]) == 2
     assert "latent_dim=3" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_damaged_shard_is_named_and_recomputed(table, capsys):
     run(["audit", "x.npy", "--out", "r", *QUICK])
     shard = Path("r/shards/0001.npz")
@@ -158,6 +163,7 @@ def test_factory_beside_the_data(table, capsys):
     assert run(["score", "kde"]) == 0
 
 
+@pytest.mark.slow
 def test_full_disk(table, capsys, monkeypatch):
     run(["plan", "x.npy", "--out", "r", *QUICK])
 
@@ -172,6 +178,7 @@ def test_full_disk(table, capsys, monkeypatch):
     assert run(["refit", "r"]) == 0
 
 
+@pytest.mark.slow
 def test_interrupt_says_how_to_resume(table):
     arguments = ["audit", "x.npy", "--out", "r", "--folds", "3", "--repeats", "4", "--epochs", "9000"]
     started = subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -204,6 +211,7 @@ def test_an_interrupt_lost_in_a_library_stops_the_next_report(monkeypatch):
             listen(Progress("refit", 1, 1))
 
 
+@pytest.mark.slow
 def test_second_process_is_refused(table, capsys):
     run(["plan", "x.npy", "--out", "r", *QUICK])
     code = (

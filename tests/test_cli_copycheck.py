@@ -47,6 +47,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_verdict_files_and_last_line(capsys):
     assert run(["copycheck", *SETS]) == 0
     said = capsys.readouterr()
@@ -77,6 +78,7 @@ def test_tables_hold_every_row_with_its_neighbour():
     assert set(pairs["sample"].to_pylist()[:40]) == set(range(40)) and all(pairs["stands_out"].to_pylist()[:40])
 
 
+@pytest.mark.slow
 def test_the_python_line_of_the_report_repeats_it():
     run(["copycheck", *SETS, "--out", "out", "--seed", "3", "--level", "0.2", "--space", "pca:4", "--redact"])
     first = json.loads(Path("out/copycheck.json").read_text())

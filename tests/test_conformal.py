@@ -282,6 +282,7 @@ def test_labels_see_noisy_copies_that_neighbourhoods_do_not():
     assert result.details["low_by_labels"] > 0.1 > result.details["low_by_neighbourhoods"] + 0.09
 
 
+@pytest.mark.slow
 def test_p_of_the_share_is_valid():
     p = [copied_share(*normal_sets(seed, 60, 160, 60, 2)).p_value for seed in range(80)]
     p += [copied_share(*lattice_sets(seed)).p_value for seed in range(40)]

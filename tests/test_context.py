@@ -136,6 +136,7 @@ def test_each_pair_is_searched_once(rng, monkeypatch):
 # --- nulls
 
 
+@pytest.mark.slow
 def test_p_values_of_fresh_data_are_uniform(rng):
     leaks, two = [], []
     for _ in range(150):

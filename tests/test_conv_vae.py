@@ -164,6 +164,7 @@ def test_float32_is_as_good_as_float64(kind):
 # --- log p
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_log_p_equals_quadrature_over_z(kind):
     X = images(kind, shape=(2, 2))
@@ -172,6 +173,7 @@ def test_log_p_equals_quadrature_over_z(kind):
     np.testing.assert_allclose(estimate, log_prob_by_grid(model.module_, X[:5]), atol=0.05)
 
 
+@pytest.mark.slow
 def test_probabilities_of_all_binary_images_sum_to_one():
     X = images("bernoulli", shape=(2, 3))
     model = small("bernoulli", epochs=10, learning_rate=5e-3).fit(X)
@@ -192,6 +194,7 @@ def test_samples_of_levels_are_on_the_grid():
     assert drawn.min() >= 0 and 200 < drawn.max() <= 255
 
 
+@pytest.mark.slow
 def test_constant_margins_have_no_part_in_log_p():
     X = np.pad(images("gaussian", n=60), ((0, 0), (2, 2), (2, 2)), constant_values=0.25)
     model = small(epochs=60, learning_rate=5e-3).fit(X)
@@ -220,6 +223,7 @@ def test_constant_pixels_of_a_colour_image_take_their_weights_along():
     assert torch.equal(found[:, 30:].view(3, 4, 15, 3), every[:, 32:].view(3, 4, 16, 3)[:, :, kept])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["group", "batch"])
 def test_posteriors_can_be_refitted(norm):
     X = load("digits", subset=300).X.reshape(-1, 8, 8)
@@ -241,6 +245,7 @@ def test_posteriors_can_be_refitted(norm):
     assert (gain > -0.3).float().mean() > 0.98 and gain.mean() > 0.4
 
 
+@pytest.mark.slow
 def test_it_learns():
     X = load("digits", subset=400).X.reshape(-1, 8, 8)
     few, many = (ConvVAE(width=8, latent_dim=4, epochs=e, learning_rate=3e-3).fit(X[:300]) for e in (1, 25))
@@ -292,6 +297,7 @@ def test_it_has_a_name():
         make_model("conv-vae", {"widht": 4})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{"norm": "batch"}, {"likelihood": "discretized_logistic", "components": 2}], ids=["batch", "levels"]
 )

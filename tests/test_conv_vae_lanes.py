@@ -46,6 +46,7 @@ def assert_same_states(some, others, rtol, atol):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("norm", ["group", "batch"])
 def test_lanes_agree_with_one_after_another(norm, device):
@@ -55,6 +56,7 @@ def test_lanes_agree_with_one_after_another(norm, device):
     assert_same_states(looped, states([adam_by_loop(recipe, X.cpu(), lane) for lane in some_lanes(3)]), 2e-3, 2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("norm", ["group", "batch"])
 def test_a_lane_is_the_same_in_any_company(norm, device):
@@ -102,6 +104,7 @@ def test_lanes_are_proven_to_agree(likelihood, norm):
     assert can_batch(a_recipe(norm, likelihood), torch.from_numpy(images(likelihood)))  # a warning would be an error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_lanes_are_proven_to_agree_at_28_x_28(seed):
     """As large as that, rounding switches some rectifiers (of seed 1 where this was written): float64 tells."""

@@ -53,6 +53,7 @@ def found():
     return {name: check(*sets[:3]) for name, sets in CASES.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_the_verdict_is(found, name):
     result = found[name]
@@ -62,6 +63,7 @@ def test_the_verdict_is(found, name):
     assert (low > 0) == (result.verdict == FOUND)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "share"),
     [("the training set itself", 1), ("a subset", 1), ("a superset", 400 / 650), ("jitter", 1),
@@ -74,6 +76,7 @@ def test_the_share_of_copies_is_bounded(found, name, share):
     assert found[name].copied_share.value == pytest.approx(share, abs=0.04)
 
 
+@pytest.mark.slow
 def test_what_the_usual_tests_say(found):
     sharp, wide, nine = found["sharp"], found["20% copies, wide rest"], found["n_T = 9 n_H, fresh"]
     assert sharp.cells.p_value < 1e-6 and sharp["tail_excess"].p_value < 0.01  # both take sharpness for copying
@@ -86,6 +89,7 @@ def test_what_the_usual_tests_say(found):
     assert nine["train_share"].null == pytest.approx(0.9) and nine["train_share"].value == pytest.approx(0.9, abs=0.06)
 
 
+@pytest.mark.slow
 def test_one_row_often_is_caught_by_sample_not_by_row(found):
     one = found["one row 500 times"]
     assert one.samples.flagged.all() and one.calibrated.flagged.all() and not one.rows.flagged.any()
@@ -93,6 +97,7 @@ def test_one_row_often_is_caught_by_sample_not_by_row(found):
     assert set(one.pairs["train"]) == {0} and (one.pairs["distance_train"] == 0).all()
 
 
+@pytest.mark.slow
 def test_fresh_samples_are_not_flagged(found):
     for flags in (found["fresh"].samples, found["fresh"].rows, found["fresh"].calibrated):
         assert flags.flagged.mean() < 0.02
@@ -113,6 +118,7 @@ def moved(images, how):
     return np.roll(images, 1, axis=2) if how == "shifted" else images[:, :, ::-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["shifted", "flipped"])
 def test_moved_images_are_caught_where_the_space_undoes_the_move(how):
     images = load_digits().images[np.random.default_rng(0).permutation(1797)]
@@ -144,6 +150,7 @@ def test_the_order_of_rows_plays_no_part():
 ON_SOME_ROWS = {"same_source", "one_nn_train", "one_nn_test", "precision", "recall", "density", "coverage"}
 
 
+@pytest.mark.slow
 def test_dtypes_and_shapes_give_the_same():
     rng = np.random.default_rng(6)
     sets = [rng.integers(0, 256, (n, 4, 4), dtype=np.uint8) for n in (120, 80, 70)]
@@ -157,6 +164,7 @@ def test_dtypes_and_shapes_give_the_same():
                 assert other[test.name].value == pytest.approx(test.value, nan_ok=True), test.name
 
 
+@pytest.mark.slow
 def test_seeds_repeat():
     small = (T[:100], H[:80], FRESH[:80])
     one, two = (check(*small, seed=3, power_trials=10) for _ in range(2))

@@ -176,6 +176,7 @@ def test_no_text_of_the_user_becomes_markup():
         assert "{{ 7*7 }}" in page  # as it came, never evaluated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("say", ["", "".join(PAYLOADS)])
 def test_the_page_of_a_run_holds_the_same(tmp_path, say):
     X = np.random.default_rng(0).normal(size=(40, 6))

@@ -121,6 +121,7 @@ def test_ties_narrow_its_law():
 # --- on known truths
 
 
+@pytest.mark.slow
 def test_fresh_samples_give_a_standard_normal_z():
     found = [data_copying_test(*three(1000 + s, 200, 150, 150, 2), n_cells=3) for s in range(300)]
     z, raw = np.array([f.z for f in found]), np.array([f.value for f in found])
@@ -132,6 +133,7 @@ def test_fresh_samples_give_a_standard_normal_z():
     assert stats.kstest([f.details["p_u"] for f in found], "uniform").pvalue > 0.01
 
 
+@pytest.mark.slow
 def test_with_heavy_ties_p_stays_valid():
     rng = np.random.default_rng(7)
     draw = lambda n: rng.integers(0, 3, (n, 2))  # noqa: E731
@@ -165,6 +167,7 @@ def test_sharp_samples_are_a_false_alarm_it_owns_up_to():
     assert found.p_value < 1e-20 and "sharper" in found.cannot_see
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_mean_of_other_draws():
     T = gaussian(9, 400)
     found = [

@@ -123,6 +123,7 @@ def test_denoised_quantiles_take_off_what_noise_adds():
     assert abs(q.denoised[0, 0] - target) < 0.5 * abs(q.value[0, 0] - target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repeats", [2, 3])
 def test_false_alarms_over_all_epochs_keep_their_rate(repeats, monkeypatch):
     """200 null studies of 4 epochs: 5% of alarms are 10, and 20 come in less than one of 400 such tests."""

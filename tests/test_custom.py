@@ -58,6 +58,7 @@ def test_contract_of_a_bound():
     assert estimate_of(check_density(model, normal()).module_) == "bound"
 
 
+@pytest.mark.slow
 def test_density_integrates_to_one():
     check_normalised(user_gaussian(), normal(shape=(1,)))
     check_normalised(user_vae(log_weights=None, bound=True, epochs=20), normal(shape=(1,)), bound=True)
@@ -81,6 +82,7 @@ def test_exact_log_p_is_that_of_the_function():
     assert network.log_sd[2].item() == pytest.approx(np.log(3), abs=0.15)
 
 
+@pytest.mark.slow
 def test_importance_sampling_is_above_the_bound_and_near_log_p():
     X = normal(shape=(2,))
     weights = user_vae(epochs=1).fit(X)
@@ -167,6 +169,7 @@ def branching_nll(network, x):
     return nll * 2 if nll.mean() > 1e6 else nll
 
 
+@pytest.mark.slow
 def test_control_flow_falls_back_to_the_loop_with_one_warning(tmp_path):
     X = normal(n=80)
     model = user_gaussian(loss=branching_nll)
@@ -381,6 +384,7 @@ def test_scikit_learn_conventions():
     assert isinstance(model, ModuleDensity) and model.get_params()["sampler"] is own.vae_sample
 
 
+@pytest.mark.slow
 def test_audit_without_a_sampler_from_importable_functions(tmp_path):
     found = genmem.audit("digits", user_vae(sample=None), out=tmp_path / "run", subset=60, folds=2, repeats=2)
     assert np.isfinite(found.scores.score).all() and found.report.exists()
@@ -394,6 +398,7 @@ def test_audit_without_a_sampler_from_importable_functions(tmp_path):
     np.testing.assert_array_equal(stages.score(Run.open(tmp_path / "run")).score, found.scores.score)
 
 
+@pytest.mark.slow
 def test_audit_of_lambdas_resumes_only_where_they_are_passed_again(tmp_path):
     def model():
         return from_module(
@@ -448,6 +453,7 @@ def test_the_network_of_a_lightning_module():
         step.fit(X)
 
 
+@pytest.mark.slow
 def test_the_command_line_makes_the_model(tmp_path, monkeypatch, capsys):
     (tmp_path / "densities.py").write_text(
         "import oracles_custom as own\nfrom genmem import from_module\n\n"

@@ -30,6 +30,7 @@ def test_every_name_is_tested():
     assert set(SMALL) == set(BUILT_IN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
 def test_contract(name):
     data = genmem.load("digits", subset=90)
@@ -39,6 +40,7 @@ def test_contract(name):
     check_density(model, X.astype(np.float64) if name == "gmm" else X)  # scikit-learn's works in float32 on float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
 def test_audit_from_end_to_end(name, tmp_path):
     done = genmem.audit("digits", model=name, out=tmp_path / name, subset=60, folds=2, repeats=2, settings=SMALL[name])
@@ -81,6 +83,7 @@ def test_bad_data_are_refused_by_name(name, X):
         make_model(name).fit(X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["kde", "kde-torch", "knn"])
 def test_exact_scores_stand_beside_those_of_refits(name, tmp_path):
     done = genmem.audit("digits", model=name, out=tmp_path / name, subset=80, folds=4, repeats=1)
@@ -93,6 +96,7 @@ def test_exact_scores_stand_beside_those_of_refits(name, tmp_path):
     assert finding["examples"][0] == expected.score.argmax()
 
 
+@pytest.mark.slow
 def test_without_a_closed_form_there_are_no_exact_scores(tmp_path):
     done = genmem.audit("digits", model="gmm", out=tmp_path / "gmm", subset=80, folds=4, repeats=1)
     assert "leave_one_out" not in pq.read_table(done.path / "scores.parquet").column_names
@@ -115,6 +119,7 @@ def test_colour_images_get_a_likelihood_of_their_levels_unless_another_is_asked_
     assert settle_model("vae", {}, genmem.load(colour.X // 128), None).levels == 2
 
 
+@pytest.mark.slow
 def test_audits_of_scikit_learns_kernels_do_not_have_the_errors_of_its_trees(tmp_path):
     runs = [
         genmem.audit("digits", model=name, out=tmp_path / name, subset=300, folds=3, repeats=1)

@@ -72,6 +72,7 @@ def test_contract_for_vectors(objective):
     )
 
 
+@pytest.mark.slow
 @needs_diffusers
 @pytest.mark.parametrize("shape", [(4, 4), (5, 6, 3)])
 def test_contract_for_images(shape):
@@ -79,7 +80,10 @@ def test_contract_for_images(shape):
 
 
 @needs_diffusers
-@pytest.mark.parametrize("network", [convolution, "test_diffusion:convolution", "test_diffusion:diffusers_unet"])
+@pytest.mark.parametrize(
+    "network",
+    [convolution, "test_diffusion:convolution", pytest.param("test_diffusion:diffusers_unet", marks=pytest.mark.slow)],
+)
 def test_contract_for_own_networks(network):
     model = DiffusionModel(network=network, prediction_type="epsilon", timesteps=12, epochs=2)
     fitted = check_density(model, images(shape=(4, 6, 3)), tolerance=1e-3)
@@ -112,6 +116,7 @@ def test_log_p_is_in_units_of_the_data():
     np.testing.assert_allclose(there, here - 3 * np.log(8), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_standard_error_comes_with_the_bound():
     X = vectors()
     fitted = DiffusionModel(width=16, depth=1, epochs=2, timesteps=20).fit(X)
@@ -158,6 +163,7 @@ def test_lanes_of_vectors_agree_with_the_loop(objective):
     lanes_agree(DiffusionModel(width=16, depth=2, epochs=3, timesteps=20, objective=objective), vectors(40))
 
 
+@pytest.mark.slow
 @needs_diffusers
 @pytest.mark.parametrize("attention", [False, True])
 def test_lanes_of_images_agree_with_the_loop(attention):
@@ -186,6 +192,7 @@ def test_the_network_for_images_knows_the_timestep(channels):
     assert (early - late).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @needs_diffusers
 def test_pixels_stay_in_place():
     # One bright channel and one bright corner: axes mixed up anywhere would move them.
@@ -284,6 +291,7 @@ def test_data_it_cannot_take():
 # --- from end to end
 
 
+@pytest.mark.slow
 @needs_diffusers
 def test_a_tiny_unet_is_audited(tmp_path):
     X = genmem.load("digits", subset=32).X.reshape(-1, 8, 8)

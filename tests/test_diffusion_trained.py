@@ -59,6 +59,7 @@ NARROW = np.array([[0.6, 0.3], [0.0, 0.4]])
 MODES = [(0.7, [0.0, 0.0], np.diag([0.25, 1.0])), (0.3, [4.0, 1.0], NARROW.T @ np.diag([0.25, 1.0]) @ NARROW)]
 
 
+@pytest.mark.slow
 def test_samples_of_a_trained_model_have_the_density(trained_on_a_mixture):
     samples = draw(trained_on_a_mixture, 5000, seed=2)
     for angle in np.linspace(0, np.pi, 4, endpoint=False):
@@ -77,6 +78,7 @@ def test_samples_of_a_trained_model_have_the_density(trained_on_a_mixture):
         assert np.corrcoef(some.T)[0, 1] == pytest.approx(correlation, abs=0.12)
 
 
+@pytest.mark.slow
 def test_the_bound_of_a_trained_model_is_near_the_density(trained_on_a_mixture):
     other, _ = mixture(3000, seed=1)
     truth = np.logaddexp.reduce([np.log(w) + multivariate_normal(mean, c).logpdf(other) for w, mean, c in MODES])

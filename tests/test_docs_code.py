@@ -17,6 +17,7 @@ def blocks(page, language="python"):
     return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), flags=re.DOTALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -49,6 +50,7 @@ def test_the_networks_of_the_page_run_in_lanes(tmp_path, monkeypatch):
         assert can_batch(model.resolve(X).recipe((64,), 80, seed=0), torch.from_numpy(X))
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

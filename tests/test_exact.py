@@ -207,6 +207,7 @@ def test_workers_find_the_same(rng, model):
     np.testing.assert_array_equal(there.score, here.score)
 
 
+@pytest.mark.slow
 def test_processes_find_the_same(rng):
     X, model = separated(rng), GaussianMixture(2, random_state=0)
     with local_workers(2, threads=1) as workers:

@@ -40,6 +40,7 @@ def some_done(run, count=2):
     return lambda: len(list((run.path / "shards").glob("*.npz"))) >= count
 
 
+@pytest.mark.slow
 def test_a_killed_worker_of_this_machine_changes_nothing(tmp_path, whole):
     X, one = whole
     two, others = slow(tmp_path / "r", X), children()  # those of tests that ran before in this process
@@ -56,6 +57,7 @@ def cluster(tmp_path_factory):
         yield found
 
 
+@pytest.mark.slow
 def test_a_killed_dask_worker_changes_nothing_even_where_the_examples_are_sent(tmp_path, whole, cluster, monkeypatch):
     X, one = whole
     two, make_task = slow(tmp_path / "r", X), refitting.make_task
@@ -73,6 +75,7 @@ def test_a_killed_dask_worker_changes_nothing_even_where_the_examples_are_sent(t
     assert_same(one, two)
 
 
+@pytest.mark.slow
 def test_a_lost_scheduler_is_named_and_what_is_finished_is_kept(tmp_path, whole, cluster):
     address, scheduler, _ = cluster
     run = slow(tmp_path / "r", whole[0], epochs=600)
@@ -99,6 +102,7 @@ genmem.refit(genmem.Run.open(sys.argv[1]), workers=2)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_their_driver(tmp_path, whole, number):
     run = slow(tmp_path / "r", whole[0], epochs=3000)
@@ -195,6 +199,7 @@ def test_what_workers_cannot_do_is_told():
         list(spread(closed, twice, "a", lambda *both: both, np.arange(3)))
 
 
+@pytest.mark.slow
 def test_a_pool_of_local_workers_is_made_anew():
     with local_workers(1) as executor:
         with pytest.raises(BrokenExecutor):
@@ -203,6 +208,7 @@ def test_a_pool_of_local_workers_is_made_anew():
         assert executor.submit(torch.get_num_threads).result() == torch.get_num_threads()
 
 
+@pytest.mark.slow
 def test_a_group_that_workers_die_of_twice_is_tried_with_half_the_lanes(tmp_path, whole):
     X, _ = whole
     here, there = (planned(tmp_path / name, X, method="lanes") for name in ("here", "there"))

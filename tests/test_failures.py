@@ -100,6 +100,7 @@ def raising_for(split, error, train=networks.train):
     return attempt
 
 
+@pytest.mark.slow
 def test_where_a_batch_raises_only_the_guilty_split_fails(tmp_path, blobs, monkeypatch):
     run, sound = (planned(tmp_path / name, blobs[0], method="lanes") for name in "rs")
     refit(sound)
@@ -199,6 +200,7 @@ def out_of_memory_above(most, error, seen, train=networks.train):
     return attempt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [
@@ -218,6 +220,7 @@ def test_out_of_memory_halves_the_lanes_and_goes_on(tmp_path, blobs, monkeypatch
     assert run.failed() == {}
 
 
+@pytest.mark.slow
 def test_out_of_memory_with_one_lane_says_what_to_do(tmp_path, blobs, monkeypatch):
     monkeypatch.setattr(networks, "train", out_of_memory_above(0, MemoryError("no more"), []))
     run = planned(tmp_path / "r", blobs[0], method="lanes")

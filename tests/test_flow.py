@@ -79,12 +79,14 @@ def test_log_p_is_the_change_of_variables(kind, logit, columns):
     torch.testing.assert_close(module.log_weights(x)[0], flow_log_prob_by_jacobian(module, x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("X", [three_hills(), two_moons()], ids=["1-D", "2-D"])
 def test_density_integrates_to_one(kind, X):
     check_normalised(small_flow(kind, epochs=15), X, low=-6, high=6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_density_on_the_logit_integrates_to_one(kind):
     a = 0.02
@@ -118,6 +120,7 @@ def test_single_precision_is_enough(kind):
     torch.testing.assert_close(single.double(), double, atol=5e-3, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_beats_a_gaussian_on_a_mixture(kind):
     X, held_out = two_moons(), two_moons(seed=1)
@@ -138,6 +141,7 @@ def test_identity_outside_the_spline():
 # --- samples
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_samples_follow_the_density_in_one_dimension(kind):
     model = small_flow(kind, epochs=15).fit(three_hills())
@@ -146,6 +150,7 @@ def test_samples_follow_the_density_in_one_dimension(kind):
     assert stats.kstest(samples, lambda x: np.interp(x, grid, cumulated)).pvalue > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_samples_follow_the_density_in_two_dimensions(kind):
     model = small_flow(kind, epochs=15).fit(two_moons())
@@ -165,6 +170,7 @@ def test_samples_follow_the_density_in_two_dimensions(kind):
         assert samples[:, column].std() == pytest.approx(spread, rel=0.08)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_samples_of_digits_are_numbers(kind):
     X = load("digits").X

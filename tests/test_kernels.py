@@ -319,6 +319,7 @@ def test_a_full_mixture_samples_its_covariances(rng):
     np.testing.assert_allclose(samples.mean(axis=0), X.mean(axis=0), atol=0.05)
 
 
+@pytest.mark.slow
 def test_the_bandwidth_chosen_has_the_highest_likelihood(rng):
     X = np.concatenate([rng.normal(size=(150, 2)), rng.normal(size=(150, 2)) * 0.1 + 4])
 

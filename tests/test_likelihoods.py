@@ -262,6 +262,7 @@ def test_contract(kind, shape):
     check_density(small_vae(kind), data_for(kind, shape=shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_log_p_of_a_vae_equals_quadrature_over_z(kind):
     X = data_for(kind, shape=(2,))
@@ -277,6 +278,7 @@ def test_probabilities_of_a_vae_of_levels_sum_to_one():
     assert np.exp(model.score_samples(every, 4000)).sum() == pytest.approx(1, abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gaussian, pixel", "logit_normal, pixel, 256 levels", "discretized_logistic"])
 def test_samples_of_a_vae_follow_its_log_p(kind):
     X = data_for(kind, n=300, shape=(1,))

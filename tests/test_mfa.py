@@ -34,7 +34,7 @@ def small(**changes):
     return MixtureOfFactorAnalysers(**({"components": 3, "factors": 2, "epochs": 5, "batch_size": 32} | changes))
 
 
-@pytest.mark.parametrize("shape", [(4,), (2, 2)])
+@pytest.mark.parametrize("shape", [(4,), pytest.param((2, 2), marks=pytest.mark.slow)])
 def test_contract(shape):
     check_density(small(), clusters(60).reshape(-1, *shape))
 
@@ -98,6 +98,7 @@ def test_log_p_is_in_the_units_of_the_data():
         np.testing.assert_allclose(row, expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_draws_of_what_is_shared_follow_the_guide():
     X = torch.from_numpy(clusters(20))
     module = small().fit(X.numpy()).module_
@@ -124,11 +125,13 @@ def test_losses_add_up_to_trace_elbo():
     assert float(module(x).sum().detach()) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_density_integrates_to_one():
     check_normalised(small(epochs=10), clusters(60, d=1), points=1001, low=-25, high=25)
     check_normalised(small(epochs=10), clusters(60, d=2) / 3, points=601)
 
 
+@pytest.mark.slow
 def test_samples_follow_the_density():
     X = clusters(100, d=1)
     model = small(epochs=20).fit(X)
@@ -143,6 +146,7 @@ def test_samples_follow_the_density():
     assert ks_2samp(slow, from_density).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_samples_take_components_by_their_weights():
     rng = np.random.default_rng(0)
     X = (rng.normal(size=(200, 2)) + 8 * (np.arange(200) < 20)[:, None]).astype(np.float32)
@@ -154,6 +158,7 @@ def test_samples_take_components_by_their_weights():
 # --- fitting
 
 
+@pytest.mark.slow
 def test_lanes_equal_the_loop():
     X = torch.from_numpy(clusters(80))
     recipe = small().resolve(X.numpy()).recipe((4,), 70, seed=3)
@@ -167,6 +172,7 @@ def test_lanes_equal_the_loop():
             torch.testing.assert_close(value, other.state_dict()[name], atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_it_finds_clusters_that_one_gaussian_cannot():
     X, new = clusters(300), clusters(900)[300:]
     found = small(epochs=40, batch_size=64, learning_rate=0.03).fit(X).score_samples(new, 16).mean()
@@ -174,6 +180,7 @@ def test_it_finds_clusters_that_one_gaussian_cannot():
     assert found > one + 0.6 * (right - one)
 
 
+@pytest.mark.slow
 def test_an_audit_of_digits(tmp_path):
     found = genmem.audit(
         "digits",

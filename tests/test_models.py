@@ -46,6 +46,7 @@ def test_contract_of_scikit_learn(model):
     check_density(model, data_for("gaussian"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_log_prob_equals_quadrature(likelihood):
     X = data_for(likelihood)
@@ -54,6 +55,7 @@ def test_log_prob_equals_quadrature(likelihood):
     np.testing.assert_allclose(estimate, vae_log_prob_by_grid(model.module_, X[:12]), atol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("likelihood", "low", "high"), [("gaussian", -8, 8), ("logit_normal", 0, 1)])
 def test_density_integrates_to_one(likelihood, low, high):
     model = small_vae(likelihood, latent_dim=1, epochs=20).fit(data_for(likelihood, shape=(1,)))
@@ -68,6 +70,7 @@ def test_bernoulli_sums_to_one():
     assert np.exp(model.score_samples(every, importance_samples=4000)).sum() == pytest.approx(1, abs=0.02)
 
 
+@pytest.mark.slow
 def test_samples_follow_the_density():
     X = data_for("gaussian", n=400, shape=(1,))
     model = small_vae("gaussian", latent_dim=1, epochs=60).fit(X)
@@ -116,6 +119,7 @@ def test_evaluation_noise_belongs_to_the_row_and_draw():
     assert ((whole.effective_draws >= 1) & (whole.effective_draws <= 96)).all()
 
 
+@pytest.mark.slow
 def test_noise_of_held_out_digits_is_what_it_is_said_to_be():
     from genmem.data import load
 

@@ -27,6 +27,7 @@ def p_values(found, detail=None):
     return {name: np.array([one[name].details.get(detail, one[name].p_value) for one in found]) for name in names}
 
 
+@pytest.mark.slow
 def test_p_values_are_uniform_in_mid_p(found):
     for name, p in p_values(found, "mid_p").items():
         if len(np.unique(p)) > 15:
@@ -34,6 +35,7 @@ def test_p_values_are_uniform_in_mid_p(found):
         assert abs(p.mean() - 0.5) < 3.5 / np.sqrt(12 * DRAWS), (name, p.mean())  # few values: their mean is 1/2
 
 
+@pytest.mark.slow
 def test_p_values_are_valid(found):
     names = p_values(found)
     assert {"scan_share", "train_share", "tail_share", "c_t", "tail_excess"} <= set(names)
@@ -43,12 +45,14 @@ def test_p_values_are_valid(found):
             assert beyond > 0.005, (name, level, (p <= level).mean())
 
 
+@pytest.mark.slow
 def test_neither_verdict_nor_lists_speak(found):
     assert sum(one.verdict != "no evidence" for one in found) <= 2
     for flags in ("samples", "rows", "calibrated"):
         assert sum(getattr(one, flags).flagged.any() for one in found) <= 0.25 * DRAWS
 
 
+@pytest.mark.slow
 def test_lists_keep_their_false_discovery_rate():
     rates = {"samples": [], "rows": [], "calibrated": []}
     for seed in range(12):

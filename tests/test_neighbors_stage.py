@@ -81,6 +81,7 @@ def copied(audited, tmp_path):
 # --- the model and the three sets
 
 
+@pytest.mark.slow
 def test_the_refit_is_that_of_the_first_split(audited):
     run = Run.open(audited)
     held_out, X = run.splits().held_out[0], np.asarray(run.data().X)
@@ -93,6 +94,7 @@ def test_the_refit_is_that_of_the_first_split(audited):
     assert np.abs(found.log_prob - stored[0]).max() < 0.02 < 0.1 < np.abs(found.log_prob - stored[1]).max()
 
 
+@pytest.mark.slow
 def test_training_and_held_out_examples_are_those_of_the_plan(done):
     run, found = Run.open(done[0]), Run.open(done[0]).result("copycheck")
     held_out, X = run.splits().held_out[0], np.asarray(run.data().X)
@@ -107,6 +109,7 @@ def test_training_and_held_out_examples_are_those_of_the_plan(done):
         np.testing.assert_array_equal(found[f"shown_{kind}"], X[found[f"pair_{kind}"][found["shown"]]])
 
 
+@pytest.mark.slow
 def test_samples_derive_from_the_seed(done, copied):
     first = Run.open(done[0]).result("copycheck")
     stages.copies(copied)
@@ -116,6 +119,7 @@ def test_samples_derive_from_the_seed(done, copied):
     assert not np.isin(copied.result("copycheck")["samples"][:, 2], first["samples"][:, 2]).any()
 
 
+@pytest.mark.slow
 def test_a_model_that_copies_is_caught(parrot):
     run, about = Run.open(parrot[0]), parrot[1]
     found, X = run.result("copycheck"), np.asarray(run.data().X)
@@ -126,6 +130,7 @@ def test_a_model_that_copies_is_caught(parrot):
     assert set(copies) <= set(found["train"].tolist()) and len(copies) == 12
 
 
+@pytest.mark.slow
 def test_a_group_that_is_left_out_is_no_held_out_set(tmp_path):
     X, labels = np.random.default_rng(0).normal(size=(200, 4)), np.repeat(["a", "b"], 100)
     X[100:] += 50
@@ -136,6 +141,7 @@ def test_a_group_that_is_left_out_is_no_held_out_set(tmp_path):
     assert "random fifth" in about["note"] and about["verdict"] == "no evidence"
 
 
+@pytest.mark.slow
 def test_held_out_examples_of_ones_own(copied, tmp_path):
     from sklearn.datasets import load_digits
 
@@ -160,6 +166,7 @@ def test_held_out_examples_of_ones_own(copied, tmp_path):
 ASKED = {"examples": 2, "weights": "complete", "draws": 2, "seed": 0, "scale": "dot"}
 
 
+@pytest.mark.slow
 def test_bytes_from_outside_are_prepared_with_noise_of_their_own(tmp_path):
     X = np.random.default_rng(0).integers(0, 256, (240, 16), np.uint8)
     run = stages.plan(
@@ -176,6 +183,7 @@ def test_bytes_from_outside_are_prepared_with_noise_of_their_own(tmp_path):
 # --- asked once, refused in a sentence
 
 
+@pytest.mark.slow
 def test_done_once_is_not_done_again(copied):
     about = stages.copies(copied, samples=50)
     file = copied.path / "results" / "copycheck.npz"
@@ -187,6 +195,7 @@ def test_done_once_is_not_done_again(copied):
     assert stages.copies(copied, samples=60)["data"]["n_samples"] == 60 and file.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [{"samples": 0}, {"samples": True}, {"seed": -1}, {"level": 1.5}, {"space": "rwa"}])
 def test_what_makes_no_sense_is_refused(copied, asked):
     with pytest.raises(DataError):
@@ -203,6 +212,7 @@ def test_models_that_cannot_answer_say_so(tmp_path):
         stages.copies(run, space="latent")
 
 
+@pytest.mark.slow
 def test_masks_that_leave_nothing_are_refused(audited):
     for mask in (np.ones(240, bool), np.zeros(240), np.zeros(9, bool)):
         with pytest.raises(DataError, match="mask of 240"):
@@ -212,6 +222,7 @@ def test_masks_that_leave_nothing_are_refused(audited):
 # --- the audit and its report
 
 
+@pytest.mark.slow
 def test_the_audit_says_it(done, parrot):
     for path in (done[0], parrot[0]):
         audit = json.loads((path / "audit.json").read_text())
@@ -222,6 +233,7 @@ def test_the_audit_says_it(done, parrot):
         assert not any("not compared with the training set" in text for text in audit["limitations"])
 
 
+@pytest.mark.slow
 def test_without_a_check_the_audit_says_that(audited):
     audit = json.loads((audited / "audit.json").read_text())
     jsonschema.validate(audit, SCHEMA)
@@ -229,6 +241,7 @@ def test_without_a_check_the_audit_says_that(audited):
     assert "Does the model repeat its training set?" not in visible(audited / "report.html")
 
 
+@pytest.mark.slow
 def test_the_report_shows_pairs_by_their_rows_in_the_source(done):
     run, page = Run.open(done[0]), done[0] / "report.html"
     words, found = visible(page), Run.open(done[0]).result("copycheck")
@@ -239,11 +252,13 @@ def test_the_report_shows_pairs_by_their_rows_in_the_source(done):
     assert done[1]["note"] in words and words.count(done[1]["power"]["sentence"]) == 1
 
 
+@pytest.mark.slow
 def test_rows_of_a_table_are_shown_as_columns(parrot):
     words = visible(write_report(parrot[0]))
     assert "Column Sample Training Held out" in words and "Copies found." in words
 
 
+@pytest.mark.slow
 def test_a_new_check_reaches_the_report(copied):
     (copied.path / "report.html").touch()
     assert cli(["neighbors", str(copied.path), "--samples", "80", "--space", "latent"]) == 0
@@ -252,6 +267,7 @@ def test_a_new_check_reaches_the_report(copied):
     assert "80 samples were drawn from it." in visible(copied.path / "report.html")
 
 
+@pytest.mark.slow
 def test_copies_as_the_last_stage_of_an_audit(tmp_path, capsys):
     arguments = "audit digits --subset 90 --model kde --folds 3 --repeats 1 --copies --out".split()
     assert cli([*arguments, str(tmp_path / "kde")]) == 0

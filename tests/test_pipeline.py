@@ -26,6 +26,7 @@ def audited(tmp_path_factory):
     return genmem.audit("digits", out=tmp_path_factory.mktemp("runs") / "digits", subset=150, **QUICK)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_refits(audited):
     run = Run.open(audited.path)
     splits = run.splits()
@@ -41,6 +42,7 @@ def test_scores_are_those_of_the_refits(audited):
     np.testing.assert_array_equal(run.data().X, data.X[index])
 
 
+@pytest.mark.slow
 def test_audit_json_keeps_its_schema(audited):
     schema = json.loads(files("genmem.report").joinpath("audit.schema.json").read_text())
     summary = json.loads((audited.path / "audit.json").read_text())
@@ -52,6 +54,7 @@ def test_audit_json_keeps_its_schema(audited):
     assert set(summary["wall_time"]) >= {"plan", "refit", "fit", "score", "neighbors", "regions", "total"}
 
 
+@pytest.mark.slow
 def test_findings_hold_the_numbers(audited):
     scores = audited.scores
     found = {f["id"]: f for f in audited.findings}
@@ -67,6 +70,7 @@ def test_findings_hold_the_numbers(audited):
     assert found["neediest_label"]["value"] == pytest.approx(max(means.values()))
 
 
+@pytest.mark.slow
 def test_neighbours_are_the_nearest(audited):
     run = Run.open(audited.path)
     near, X = run.result("neighbors"), np.asarray(run.data().X, float)
@@ -78,6 +82,7 @@ def test_neighbours_are_the_nearest(audited):
     np.testing.assert_allclose(near["most_distances"][0], np.sort(distance)[:5])
 
 
+@pytest.mark.slow
 def test_trajectory_ends_with_the_scores(audited):
     run = Run.open(audited.path)
     path = run.result("trajectory")
@@ -88,6 +93,7 @@ def test_trajectory_ends_with_the_scores(audited):
     assert path["mean_in"][-1] > path["mean_in"][0]
 
 
+@pytest.mark.slow
 def test_everything_is_stored_for_later_questions(audited):
     from genmem.training.trajectory import load_trajectory
 
@@ -97,6 +103,7 @@ def test_everything_is_stored_for_later_questions(audited):
     assert audited.report.read_text().startswith("<!doctype html>") or "<html" in audited.report.read_text()[:200]
 
 
+@pytest.mark.slow
 def test_again_is_the_same_and_other_settings_are_refused(audited):
     again = genmem.audit("digits", out=audited.path, subset=150, **QUICK)
     np.testing.assert_array_equal(again.scores.score, audited.scores.score)
@@ -106,6 +113,7 @@ def test_again_is_the_same_and_other_settings_are_refused(audited):
         genmem.audit("digits", out=audited.path, subset=150, **{**QUICK, "repeats": 4})
 
 
+@pytest.mark.slow
 def test_arrays_and_estimators_from_python(tmp_path, blobs):
     X, y = blobs
     model = VAE(hidden=[8], latent_dim=2, epochs=3)
@@ -125,6 +133,7 @@ def test_a_density_of_scikit_learn(tmp_path, blobs):
     assert (found.scores.score > 0).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_grey_images_are_binarised_once(tmp_path):
     rng = np.random.default_rng(0)
     X = rng.integers(0, 256, (60, 8, 9), dtype=np.uint8)
@@ -136,6 +145,7 @@ def test_grey_images_are_binarised_once(tmp_path):
     np.testing.assert_array_equal(kept, stages.plan(X, out=tmp_path / "again", **QUICK).data().X)
 
 
+@pytest.mark.slow
 def test_colour_images_are_dequantised_once(tmp_path):
     rng = np.random.default_rng(0)
     X = rng.integers(0, 256, (60, 8, 9, 3), dtype=np.uint8)
@@ -145,6 +155,7 @@ def test_colour_images_are_dequantised_once(tmp_path):
     assert run.plan["model"]["params"]["likelihood"] == "logit_normal"
 
 
+@pytest.mark.slow
 def test_constant_columns_are_reported_and_left_out(tmp_path, blobs):
     X = np.insert(blobs[0], 2, 5.0, axis=1)
     found = genmem.audit(X, out=tmp_path / "r", **QUICK)
@@ -154,6 +165,7 @@ def test_constant_columns_are_reported_and_left_out(tmp_path, blobs):
     assert np.isfinite(found.scores.score).all()
 
 
+@pytest.mark.slow
 def test_refits_of_several_versions_are_reported(tmp_path, blobs, monkeypatch):
     found = genmem.audit(blobs[0], out=tmp_path / "r", **QUICK)
     said = found.summary["environment"]["versions"]
@@ -164,6 +176,7 @@ def test_refits_of_several_versions_are_reported(tmp_path, blobs, monkeypatch):
     assert any("99.0" in text and said["torch"] in text for text in again.summary["limitations"])
 
 
+@pytest.mark.slow
 def test_duplicates_are_reported(tmp_path, blobs):
     X = np.concatenate([blobs[0], blobs[0][:3]])
     found = genmem.audit(X, out=tmp_path / "r", **QUICK)
@@ -191,7 +204,7 @@ def test_duplicates_are_reported(tmp_path, blobs):
         ({"seed": "a"}, DataError, "seed"),
         ({"model": VAE(), "settings": {"latent": 3}}, ModelError, "latent"),
         ({"settings": {"constants": "abc"}}, ModelError, "constants"),
-        ({"lanes": 0}, ModelError, "lanes"),
+        pytest.param({"lanes": 0}, ModelError, "lanes", marks=pytest.mark.slow),
     ],
 )
 def test_what_cannot_be_audited_is_said(tmp_path, blobs, changes, error, message):
@@ -200,6 +213,7 @@ def test_what_cannot_be_audited_is_said(tmp_path, blobs, changes, error, message
         genmem.audit(blobs[0], out=tmp_path / "r", **arguments)
 
 
+@pytest.mark.slow
 def test_the_smallest_audit(tmp_path):
     found = genmem.audit(np.array([[0.0, 1.0], [1.0, 0.0]]), out=tmp_path / "r", **{**QUICK, "folds": 2})
     assert np.isfinite(found.scores.score).all()

@@ -47,7 +47,7 @@ def _sample_double(module, n):
     return output + (0.5 * module.log_variance).exp() * torch.randn_like(output)
 
 
-@pytest.mark.parametrize("latent", [1, 2])
+@pytest.mark.parametrize("latent", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_log_p_agrees_with_quadrature_where_the_encoder_misleads(latent):
     module = network(latent, scale=1.0, log_variance=0.0)
     module.encoder[-1].bias.data[:latent] += 3
@@ -77,6 +77,7 @@ def test_the_refitted_bound_is_no_lower(likelihood):
     assert (bounds[1] - bounds[0]).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_a_linear_decoder_has_its_exact_gaussian_posterior():
     module = network(3, hidden=(), scale=0.7)
     x = drawn_from(module, 30)
@@ -213,6 +214,7 @@ def run(template, tmp_path):
     return Run.open(shutil.copytree(template, tmp_path / "r"))
 
 
+@pytest.mark.slow
 def test_what_is_stored_is_the_refit_of_the_stored_weights(run):
     examples = [40, 3, 17, 59]
     refit_posteriors(run, examples)
@@ -227,6 +229,7 @@ def test_what_is_stored_is_the_refit_of_the_stored_weights(run):
         np.testing.assert_allclose(found.variance[split], whole.variance[found.examples], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_examples_added_later_and_shards_lost_give_the_same(run, monkeypatch):
     refit_posteriors(run, range(60))
     whole = read_posteriors(run)
@@ -251,6 +254,7 @@ def test_examples_added_later_and_shards_lost_give_the_same(run, monkeypatch):
     assert len(calls) == 7
 
 
+@pytest.mark.slow
 def test_workers_compute_the_same(run, tmp_path):
     refit_posteriors(run, [1, 2, 30])
     here = read_posteriors(run)
@@ -261,6 +265,7 @@ def test_workers_compute_the_same(run, tmp_path):
     np.testing.assert_array_equal(read_posteriors(run).log_probs, here.log_probs)
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_named_and_made_again(run):
     refit_posteriors(run, [1, 2])
     before, file = read_posteriors(run), driver._path(run, 3)
@@ -274,6 +279,7 @@ def test_a_damaged_file_is_named_and_made_again(run):
     np.testing.assert_array_equal(read_posteriors(run).log_probs, before.log_probs)
 
 
+@pytest.mark.slow
 def test_failed_splits_have_no_posteriors(run):
     shard = dict(np.load(run.shard_path(1)))
     arrays = {name: shard[name] for name in shard if name not in ("checksum", "has_weights")}
@@ -289,6 +295,7 @@ def test_failed_splits_have_no_posteriors(run):
     assert np.isnan(corrected.decoder[0, out]).all() and np.isfinite(corrected.decoder[:, ~out]).all()
 
 
+@pytest.mark.slow
 def test_other_numbers_of_draws_replace_what_was_there(run):
     refit_posteriors(run, [1, 2])
     refit_posteriors(run, [2, 3], draws=32)
@@ -296,6 +303,7 @@ def test_other_numbers_of_draws_replace_what_was_there(run):
     assert found.examples.tolist() == [2, 3] and found.draws == 32 and found.effective_draws.max() > 16
 
 
+@pytest.mark.slow
 def test_examples_that_are_not_there(run):
     with pytest.raises(DataError, match="from 0 to 59"):
         refit_posteriors(run, [60])
@@ -306,6 +314,7 @@ def test_examples_that_are_not_there(run):
 # --- what is done when
 
 
+@pytest.mark.slow
 def test_auto_refits_the_sample_and_what_is_flagged_where_the_bias_is_small(run, monkeypatch):
     monkeypatch.setattr(correction, "sample_of", lambda n, seed: np.arange(0, n, 2))
     monkeypatch.setattr(correction, "exceeds", lambda bias, score: False)
@@ -321,6 +330,7 @@ def test_auto_refits_the_sample_and_what_is_flagged_where_the_bias_is_small(run,
     assert found.score == pytest.approx(whole[:, at].mean())
 
 
+@pytest.mark.slow
 def test_auto_refits_everywhere_where_the_bias_is_large(run, monkeypatch):
     asked = []
     monkeypatch.setattr(correction, "sample_of", lambda n, seed: np.arange(0, n, 2))
@@ -337,12 +347,14 @@ def test_auto_refits_everywhere_where_the_bias_is_large(run, monkeypatch):
     assert again.bias == found.bias
 
 
+@pytest.mark.slow
 def test_more_draws_where_they_are_too_noisy(run, monkeypatch):
     monkeypatch.setattr(encoder, "NOISE_SHARE", 1e-9)
     assert correct_encoder(run).draws == 64
     assert correct_encoder(run).draws == 64
 
 
+@pytest.mark.slow
 def test_amortised_and_models_without_a_posterior(run, tmp_path, blobs):
     assert correct_encoder(run, "amortised") is None
     with pytest.raises(DataError, match="auto, refit, amortised"):

@@ -51,6 +51,7 @@ def network(kind, n=60, shape=(3,), seed=0):
     return density(kind).recipe(shape, n, seed=seed).make_module()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "scaled_vae"])
 def test_contract(kind):
     check_density(density(kind), data())
@@ -131,6 +132,7 @@ def test_scales_count_in_training_only():
 # --- log p and samples
 
 
+@pytest.mark.slow
 def test_log_p_equals_quadrature():
     X = data(n=200)
     model = density("vae", epochs=30).fit(X)
@@ -138,6 +140,7 @@ def test_log_p_equals_quadrature():
     np.testing.assert_allclose(model.score_samples(X[:20], 1600), vae_log_prob(net, X[:20]), atol=0.03)
 
 
+@pytest.mark.slow
 def test_log_p_is_the_posterior_predictive_density():
     X, new = data(n=80, shape=(2,)), data(n=50, shape=(2,), seed=1)
     model = density("bare_guide", epochs=350, batch_size=40, learning_rate=0.02).fit(X)
@@ -150,6 +153,7 @@ def test_log_p_is_the_posterior_predictive_density():
     np.testing.assert_allclose(fitted, exact, rtol=0.3)
 
 
+@pytest.mark.slow
 def test_shared_and_own_latents_together():
     """Given the shift, x is Gaussian: log p by quadrature over draws of the shift."""
     X = data(n=100)
@@ -166,12 +170,14 @@ def test_shared_and_own_latents_together():
     np.testing.assert_allclose(model.score_samples(X[:10], 800), expected, atol=0.15)
 
 
+@pytest.mark.slow
 def test_densities_integrate_to_one():
     check_normalised(density("vae", epochs=20), data(shape=(1,)), points=601)
     check_normalised(density("mixture", epochs=20), data(shape=(2,)), points=901)
     check_normalised(density("bare_guide", epochs=20), data(shape=(1,)), points=601)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["vae", "mixture", "flow"])
 def test_samples_follow_the_density(kind):
     X = data(n=200, shape=(1,))
@@ -290,6 +296,7 @@ def test_agrees_with_svi_of_pyro():
     pyro.clear_param_store()
 
 
+@pytest.mark.slow
 def test_an_audit_of_a_pyro_vae(tmp_path):
     found = genmem.audit(
         "digits", density("vae", epochs=2), tmp_path / "run", subset=60, folds=2, repeats=2, importance_samples=16

@@ -37,6 +37,7 @@ def a_users_folder(folder):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Reliability:UserWarning")  # no target is reached in one epoch
 def test_every_command_runs(tmp_path, monkeypatch, capsys):
     a_users_folder(tmp_path)
@@ -51,6 +52,7 @@ def test_every_command_runs(tmp_path, monkeypatch, capsys):
         assert run([*words[1:], *small]) == 0, (command, capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_every_block_of_python_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     found = blocks("python")

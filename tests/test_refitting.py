@@ -54,6 +54,7 @@ def assert_same(one, other, **tolerance):
             np.testing.assert_array_equal(one.shard_arrays(name), other.shard_arrays(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lanes", "loop"])
 def test_each_split_is_a_plain_refit(tmp_path, blobs, method):
     X = blobs[0][:60]
@@ -77,6 +78,7 @@ def _in_state_order(module):
     return [parameters[name] for name in module.state_dict()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_any_number_of_lanes_gives_the_same_numbers(tmp_path, blobs, device):
     runs = []
@@ -87,6 +89,7 @@ def test_any_number_of_lanes_gives_the_same_numbers(tmp_path, blobs, device):
         assert_same(runs[0], run, **({} if device == "cpu" else {"rtol": 1e-4, "atol": 1e-3}))
 
 
+@pytest.mark.slow
 def test_lanes_agree_with_the_loop(tmp_path, blobs):
     lanes, loop = (planned(tmp_path / way, blobs[0], method=way) for way in ("lanes", "loop"))
     refit(lanes)
@@ -94,6 +97,7 @@ def test_lanes_agree_with_the_loop(tmp_path, blobs):
     assert_same(lanes, loop, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [(0,), (1, 2, 7), (11,), tuple(range(12))])
 def test_a_resumed_run_equals_a_whole_one(tmp_path, blobs, missing):
     whole = planned(
@@ -108,6 +112,7 @@ def test_a_resumed_run_equals_a_whole_one(tmp_path, blobs, missing):
     assert_same(whole, cut)
 
 
+@pytest.mark.slow
 def test_executors_give_the_same_numbers(tmp_path, blobs):
     here = planned(tmp_path / "here", blobs[0], method="lanes", lanes=3)
     refit(here)
@@ -121,6 +126,7 @@ def test_executors_give_the_same_numbers(tmp_path, blobs):
         assert_same(here, there)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noisy", [False, True])
 def test_threads_do_not_disturb_each_other(tmp_path, blobs, noisy):
     model = PlainDensity(epochs=6, batch_size=16) if noisy else None
@@ -283,6 +289,7 @@ class PlainDensity(DeepDensity):
         return PlainModule(event_shape[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lanes", [1, 2, 3])
 def test_networks_that_draw_their_own_noise(tmp_path, blobs, lanes):
     one, other = (planned(tmp_path / n, blobs[0], PlainDensity(epochs=6, batch_size=16), method="lanes") for n in "ab")

@@ -58,6 +58,7 @@ def test_one_repeat_rests_on_the_examples_alone():
     assert whole.interval == pytest.approx(scipy_stats.t.interval(0.95, 19, scores.mean(), whole.standard_error))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repeats", [3, 8])
 def test_intervals_cover_the_mean_of_the_region_and_those_over_examples_alone_do_not(repeats):
     rng = np.random.default_rng(2)
@@ -73,6 +74,7 @@ def test_intervals_cover_the_mean_of_the_region_and_those_over_examples_alone_do
     assert np.mean(naive) < 0.87
 
 
+@pytest.mark.slow
 def test_no_difference_gives_uniform_p_and_a_needy_region_is_found():
     rng = np.random.default_rng(3)
     groups = np.repeat(np.arange(5), 80)

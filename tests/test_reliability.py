@@ -43,7 +43,7 @@ def damages(content):
     yield "empty", b""
 
 
-@pytest.mark.parametrize("kind", ["shards/0003.npz", "weights/0003.safetensors"])
+@pytest.mark.parametrize("kind", [pytest.param("shards/0003.npz", marks=pytest.mark.slow), "weights/0003.safetensors"])
 def test_damaged_files_are_refused_and_made_again(tmp_path, whole, kind):
     run = Run.open(shutil.copytree(whole.path, tmp_path / "r"))
     file, noticed = run.path / kind, 0
@@ -141,7 +141,9 @@ def test_a_full_disk_keeps_what_is_finished(disk, whole):
     assert before == {i: run.shard_path(i).stat().st_mtime_ns for i in done}
 
 
-@pytest.mark.parametrize("limit", [600, 3_000])  # neither weights nor shard fit; the weights fit
+@pytest.mark.parametrize(
+    "limit", [600, pytest.param(3_000, marks=pytest.mark.slow)]
+)  # neither weights nor shard fit; the weights fit
 def test_a_file_size_limit_is_a_full_disk(tmp_path, whole, limit):
     run = small(tmp_path / "r", np.asarray(whole.data().X))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -167,6 +169,7 @@ def leaves(value, path=()):
         yield from leaves(value[key], (*path, key))
 
 
+@pytest.mark.slow
 def test_a_plan_with_anything_anywhere_is_an_error_that_can_be_read(tmp_path, whole):
     run = Run.open(shutil.copytree(whole.path, tmp_path / "r"))
     file, refused = run.path / "run.json", 0

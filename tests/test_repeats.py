@@ -12,6 +12,7 @@ from genmem.run import Run
 from genmem.splits import Splits
 
 
+@pytest.mark.slow
 def test_only_the_repeats_in_use_are_refitted_and_read(tmp_path, blobs):
     run = planned(tmp_path / "r", blobs[0], method="lanes")
     assert run.repeats == 4 and run.looks == ()
@@ -91,6 +92,7 @@ def test_shards_of_many_splits_stay_whole(tmp_path, blobs):
     assert cut(task, splits, (1,), 60, 1) == [[0, 1], [2, 3], [4]]
 
 
+@pytest.mark.slow
 def test_two_workers_of_odd_widths_resume_to_the_same_bits(tmp_path, blobs):
     from concurrent.futures import ThreadPoolExecutor
 

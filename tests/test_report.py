@@ -78,6 +78,7 @@ class Tags(HTMLParser):
 # --- page one
 
 
+@pytest.mark.slow
 def test_page_one_answers_the_three_questions_with_numbers(digits_run):
     page, results = visible(write_report(digits_run)), read_results(digits_run)
     first = page[: page.index("Findings, by weight")]
@@ -91,6 +92,7 @@ def test_page_one_answers_the_three_questions_with_numbers(digits_run):
     assert "rank correlation of score and distance is .62" in first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("p_value", "said"), [(0.001, "Most needed for label"), (0.009, "No group clearly stands out")]
 )
@@ -105,6 +107,7 @@ def test_neediest_group_must_stand_out_from_ten(digits_run, p_value, said):
     assert ("neediest" in page.split("Where to add data")[-1]) == (p_value == 0.001)
 
 
+@pytest.mark.slow
 def test_findings_are_sorted_by_standard_errors_from_their_null(digits_run):
     findings = read_results(digits_run).audit["findings"]
     ordered = verdicts.ranked(findings)
@@ -116,11 +119,13 @@ def test_findings_are_sorted_by_standard_errors_from_their_null(digits_run):
     assert verdicts.weight(ordered[3]) == 0
 
 
+@pytest.mark.slow
 def test_every_finding_shows_value_null_interval_and_n(digits_run):
     page = visible(write_report(digits_run))
     assert "0.62 Spearman null 0 95% interval 0.58 to 0.66 p 1×10⁻⁹ n 600" in page
 
 
+@pytest.mark.slow
 def test_a_failed_check_is_announced_before_the_verdicts(tmp_path):
     page = visible(write_report(make_run(tmp_path / "run", repeats=1)))
     assert page.index("1 of 4 validity checks did not pass") < page.index("Which examples are memorized?")
@@ -129,6 +134,7 @@ def test_a_failed_check_is_announced_before_the_verdicts(tmp_path):
 # --- numbers that are not there
 
 
+@pytest.mark.slow
 def test_one_repeat_reads_as_words_never_nan(tmp_path):
     path = write_report(make_run(tmp_path / "run", repeats=1))
     assert "not available (one repeat)" in visible(path)
@@ -154,6 +160,7 @@ def test_two_examples_are_enough(tmp_path):
 # --- size
 
 
+@pytest.mark.slow
 def test_sixty_thousand_examples_stay_bounded_and_lose_no_flagged_one(tmp_path):
     X = np.random.default_rng(0).integers(0, 255, (60_000, 4)).astype(np.uint8)
     labels = np.array([f"a rather long name of class {i % 10}" for i in range(60_000)])
@@ -168,6 +175,7 @@ def test_sixty_thousand_examples_stay_bounded_and_lose_no_flagged_one(tmp_path):
     assert others["type"] == highlighted["type"] == "scattergl"
 
 
+@pytest.mark.slow
 def test_pictures_shrink_to_fit_the_page(tmp_path):
     X = np.random.default_rng(0).integers(0, 255, (60, 128, 128, 3)).astype(np.uint8)
     path = write_report(make_run(tmp_path / "run", X=X, image_shape=[128, 128, 3]))
@@ -178,6 +186,7 @@ def test_pictures_shrink_to_fit_the_page(tmp_path):
 # --- safety
 
 
+@pytest.mark.slow
 def test_page_loads_nothing_and_runs_only_its_own_scripts(digits_run):
     tags = Tags(write_report(digits_run).read_text(encoding="utf-8")).found
     scripts = [attrs for tag, attrs in tags if tag == "script"]
@@ -192,6 +201,7 @@ def test_page_loads_nothing_and_runs_only_its_own_scripts(digits_run):
     assert policy.split("script-src")[1].split(";")[0].split() == [f"'nonce-{scripts[-1]['nonce']}'", "'unsafe-eval'"]
 
 
+@pytest.mark.slow
 def test_payloads_stay_text(hostile_run):
     path = write_report(hostile_run)
     page = own_part(path)
@@ -204,6 +214,7 @@ def test_payloads_stay_text(hostile_run):
     assert "&lt;img src=x onerror" in page
 
 
+@pytest.mark.slow
 def test_payloads_stay_text_inside_plotly(hostile_run):
     path = write_report(hostile_run)
     for name in ("log_prob", "distance", "label", "cell"):
@@ -241,6 +252,7 @@ def browse(file, profile):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
+@pytest.mark.slow
 def test_a_name_that_is_no_text_does_not_stop_the_report(digits_run):
     audit = json.loads((digits_run / "audit.json").read_text())
     audit["data"]["source"] = "scan-\udcff.npy"
@@ -251,6 +263,7 @@ def test_a_name_that_is_no_text_does_not_stop_the_report(digits_run):
 # --- examples
 
 
+@pytest.mark.slow
 def test_gallery_pictures_are_the_examples(digits_run):
     results = read_results(digits_run)
     position = int(results.neighbors["most"][0])
@@ -279,6 +292,7 @@ def test_grey_images_keep_one_scale_for_all():
     assert constant.tolist() == [[0, 0]]
 
 
+@pytest.mark.slow
 def test_rows_of_a_table_show_the_columns_that_differ_most(tmp_path):
     X = np.random.default_rng(0).normal(size=(50, 12))
     columns = [f"feature {i}" for i in range(12)]
@@ -295,6 +309,7 @@ def test_rows_of_a_table_show_the_columns_that_differ_most(tmp_path):
 # --- files
 
 
+@pytest.mark.slow
 def test_the_page_is_a_function_of_the_results(digits_run):
     path = write_report(digits_run)
     assert path == digits_run / "report.html"

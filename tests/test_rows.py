@@ -55,6 +55,7 @@ def test_zero_equals_minus_zero():
     np.testing.assert_array_equal(identical_groups(np.array([[0.0, 1.0], [-0.0, 1.0], [0.0, 2.0]])), [0, 0, 1])
 
 
+@pytest.mark.slow
 def test_hashes_tell_rows_of_round_numbers_apart(rng):
     rows = rng.choice(np.array([0, -(2**31)], np.int32), size=(2**18, 64))
     assert len(np.unique(genmem.rows._row_hashes(rows))) == 2**18

@@ -45,6 +45,7 @@ def rewritten(path, change):
     return path
 
 
+@pytest.mark.slow
 def test_another_process_finds_the_same(saved):
     path, model = saved
     code = (

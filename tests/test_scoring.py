@@ -132,6 +132,7 @@ def test_log_mean_p_is_the_exact_permutation_p_where_all_arrangements_fit(splits
     np.testing.assert_allclose(found.p_value, slow, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_log_mean_p_is_close_to_exact_where_arrangements_are_drawn():
     splits = Splits.k_fold(12, 11, 3)
     ell = refits(splits, 7, effect=0.5)
@@ -182,6 +183,7 @@ def test_the_seed_moves_placebos_only():
 # --- unbiased where it should be, biased as predicted where not
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spread", "bias"), [(1, 0.064), (3, 1.044), (5, 2.677)])
 def test_log_mean_is_biased_by_heavy_tails_and_mean_log_is_not(spread, bias):
     splits = Splits.k_fold(60_000, 10, 10)
@@ -231,6 +233,7 @@ def sizes(splits, skew, shared, studies, estimator="mean_log", **options):
     return [(np.concatenate(p) <= level).mean() for level in (0.5, 0.1, 0.05, 0.01)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("skew", "shared"), NO_EFFECT)
 @pytest.mark.parametrize("repeats", [1, 2])
 @pytest.mark.parametrize("folds", [3, 4, 5, 10])
@@ -242,6 +245,7 @@ def test_p_by_placebo_is_uniform_under_no_effect(folds, repeats, skew, shared):
     assert 0.006 <= hundredth <= 0.014
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("skew", "shared"), NO_EFFECT)
 @pytest.mark.parametrize("repeats", [3, 5, 10])
 def test_moderated_t_is_uniform_without_skew_and_conservative_with_it(repeats, skew, shared):
@@ -261,13 +265,14 @@ def test_permutation_p_is_uniform_under_no_effect(repeats, skew, shared):
     assert hundredth == pytest.approx(0.01, abs=0.005)
 
 
+@pytest.mark.slow
 def test_other_designs_are_calibrated_too():
     for splits in (Splits.subsets(500, 0.7, 10), Splits.subsets(500, 0.75, 8), Splits.leave_out(200, np.arange(200))):
         _, tenth, twentieth, hundredth = sizes(splits, 1.5, 0.3, 40)
         assert 0.085 <= tenth <= 0.115 and 0.04 <= twentieth <= 0.06 and 0.006 <= hundredth <= 0.014
 
 
-@pytest.mark.parametrize("repeats", [1, 3])
+@pytest.mark.parametrize("repeats", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_examples_no_refit_trained_on_have_uniform_p(repeats):
     """Real refits of a kernel density estimate; the scored examples were in no training set, their labels are sham."""
     rng = np.random.default_rng(12)

@@ -55,6 +55,7 @@ def real_refits():
     return splits, np.array(ell)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repeats", [1, 2, 4])
 @pytest.mark.parametrize("estimator", ["mean_log", "log_mean"])
 def test_examples_no_network_trained_on_have_uniform_p(real_refits, repeats, estimator):
@@ -72,6 +73,7 @@ def test_examples_no_network_trained_on_have_uniform_p(real_refits, repeats, est
     assert sizes[1] <= 0.13 and sizes[2] <= 0.07
 
 
+@pytest.mark.slow
 def test_examples_the_networks_did_train_on_do_not(real_refits):
     splits, ell = real_refits
     found = memorization_score(ell[:, :80], splits.held_out)
@@ -161,6 +163,7 @@ def test_intervals_cover_simulated_scores(repeats, moderate):
     assert np.mean(covered) == pytest.approx(0.95, abs=0.012)
 
 
+@pytest.mark.slow
 def test_intervals_of_a_kernel_density_cover_less_than_they_say():
     """Whether two neighbours are left out together decides the score of an isolated point: rare, hence skewed."""
     X = np.random.default_rng(0).standard_t(5, (120, 2))

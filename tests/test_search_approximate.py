@@ -55,6 +55,7 @@ def test_the_recall_asked_for_is_reached_on_queries_not_used_to_choose(rng, inde
     assert len(found.checked) == 150
 
 
+@pytest.mark.slow
 def test_the_most_effort_of_an_inverted_file_is_exact(rng):
     base = rng.normal(size=(900, 5))
     base[700:] = base[:200]
@@ -230,6 +231,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["plain", "tied"])
 def test_memory_stays_bounded(case):
     # All distances between 8,000 rows take 244 MB in float32, twice that in float64.

@@ -150,6 +150,7 @@ def fresh(kind, seed):
 KINDS = ["ninefold", "twins in train", "twins in test", "lattice", "coarse lattice of unequal sets", "sharp"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_fresh_samples_are_no_copies(kind):
     found = [results_of(*fresh(kind, seed), draws=499) for seed in range(100)]
@@ -171,6 +172,7 @@ def spread_out(results):
     return [f.p_value - 2 * v * (f.p_value - f.details["mid_p"]) for f, v in zip(results, u, strict=True)]
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_share_covers_the_null():
     found = [train_share_test(*three(seed, 90, 60, 400, 2), draws=9) for seed in range(150)]
     assert 0.89 < np.mean([f.interval[0] <= f.null <= f.interval[1] for f in found]) < 0.99
@@ -232,6 +234,7 @@ def test_copies_of_rows_that_are_in_both_sets_show_nothing():
     assert "held out as well" in share.cannot_see and "identical to" in excess.cannot_see
 
 
+@pytest.mark.slow
 def test_power_is_what_simulation_finds():
     hits = []
     for seed in range(120):

@@ -57,6 +57,7 @@ def test_em_finds_what_the_closed_form_says_and_far_points_matter(bench):
         assert (np.argsort(distance) == np.argsort(closed[own])).all()
 
 
+@pytest.mark.slow
 def test_the_picture_is_written(bench, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["six_clusters.py", "--draws", "2", "--picture", str(tmp_path / "six.html")])
     bench.main()

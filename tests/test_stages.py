@@ -26,6 +26,7 @@ def X(blobs):
     return blobs[0]
 
 
+@pytest.mark.slow
 def test_repeats_are_added_until_the_scores_are_reliable(X, tmp_path):
     with pytest.warns(UserWarning, match="all 6 repeats"):
         found = genmem.audit(X, out=tmp_path / "r", repeats=2, max_repeats=6, target_reliability=0.999, **QUICK)
@@ -42,6 +43,7 @@ def test_repeats_are_added_until_the_scores_are_reliable(X, tmp_path):
         np.testing.assert_array_equal(run.log_probs(repeats=3), short.log_probs(repeats=3))
 
 
+@pytest.mark.slow
 def test_repeats_that_are_not_asked_for_stay_undone(X, tmp_path):
     run = stages.plan(X, out=tmp_path / "r", repeats=2, max_repeats=4, **QUICK)
     stages.refit(run)
@@ -50,6 +52,7 @@ def test_repeats_that_are_not_asked_for_stay_undone(X, tmp_path):
         stages.refit(run, target_reliability=1.5)
 
 
+@pytest.mark.slow
 def test_designs(X, tmp_path):
     subsets = stages.plan(X, out=tmp_path / "s", fraction=0.5, repeats=2, **UNFOLDED)
     assert subsets.splits().kind == "subsets" and subsets.splits().held_out.mean() == pytest.approx(0.5, abs=0.02)
@@ -65,6 +68,7 @@ def test_designs(X, tmp_path):
         stages.plan(X, out=tmp_path / "m", leave_out="labels", fraction=0.5, **UNFOLDED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("design", "said"), [({"folds": 3}, "its fold (trained on 67%"), ({"fraction": 0.5}, "random part")]
 )
@@ -73,6 +77,7 @@ def test_the_estimand_is_that_of_the_design(design, said, X, tmp_path):
     assert said in asked["estimand"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["amortised", "refit"])
 def test_posteriors_are_refitted_as_asked(mode, X, tmp_path):
     found = genmem.audit(X, out=tmp_path / "r", repeats=3, posterior=mode, **QUICK)
@@ -103,6 +108,7 @@ def test_models_without_an_encoder_have_nothing_to_refit(X, tmp_path):
         genmem.audit(X, model, out=tmp_path / "r", folds=3, repeats=1, posterior="refit")
 
 
+@pytest.mark.slow
 def test_adjusted_scores_stand_beside_the_raw_ones(X, tmp_path):
     asked = {"folds": 3, "repeats": 4, "epochs": 30, "score_epochs": (10, 30), "settings": SMALL}
     found = genmem.audit(X, out=tmp_path / "r", estimator="adjusted", posterior="amortised", **asked)
@@ -133,6 +139,7 @@ class Diverging(VAE):
     doomed: frozenset[int] = frozenset()
 
 
+@pytest.mark.slow
 def test_a_refit_that_diverges_is_left_out_and_counted(X, tmp_path, monkeypatch):
     from genmem.seeding import seed_for
 
@@ -150,6 +157,7 @@ def test_a_refit_that_diverges_is_left_out_and_counted(X, tmp_path, monkeypatch)
     assert np.isfinite(found.scores.score).all()
 
 
+@pytest.mark.slow
 def test_what_an_audit_takes_is_told_beforehand(X, tmp_path):
     run = stages.plan(X, out=tmp_path / "r", repeats=2, **QUICK)
     told = estimate(run)
@@ -186,6 +194,7 @@ class Line(nn.Module):
         return self.mean + torch.randn(n, len(self.mean))
 
 
+@pytest.mark.slow
 def test_parts_of_scores_do_not_outlive_the_refits_they_are_of(X, tmp_path):
     run = stages.plan(X, out=tmp_path / "r", repeats=3, max_repeats=4, **QUICK)
     stages.refit(run)
@@ -200,12 +209,14 @@ def test_parts_of_scores_do_not_outlive_the_refits_they_are_of(X, tmp_path):
     np.testing.assert_array_equal(scores.score, through_encoder)
 
 
+@pytest.mark.slow
 def test_parts_belong_to_the_default_estimator(X, tmp_path):
     found = genmem.audit(X, out=tmp_path / "r", repeats=3, posterior="refit", estimator="log_mean", **QUICK)
     assert "encoder_part" not in pq.read_table(found.path / "scores.parquet").column_names
     assert not [f for f in found.findings if f["id"] == "encoder_part"]
 
 
+@pytest.mark.slow
 def test_what_was_refitted_earlier_does_not_change_what_is_decided(X, tmp_path, monkeypatch):
     monkeypatch.setattr("genmem.leaveout.correction.exceeds", lambda *_: False)
     monkeypatch.setattr("genmem.leaveout.correction.sample_of", lambda n, seed: np.arange(0, n, 3))
@@ -217,6 +228,7 @@ def test_what_was_refitted_earlier_does_not_change_what_is_decided(X, tmp_path, 
     assert first.bias == again.bias
 
 
+@pytest.mark.slow
 def test_adjusted_scores_that_cannot_be_had_cost_nothing_else(X, tmp_path):
     found = genmem.audit(X[:12], out=tmp_path / "r", repeats=3, estimator="adjusted", **QUICK)
     check = next(c for c in found.summary["checks"] if c["id"] == "adjusted_guard")
@@ -224,6 +236,7 @@ def test_adjusted_scores_that_cannot_be_had_cost_nothing_else(X, tmp_path):
     assert "adjusted_score" not in pq.read_table(found.path / "scores.parquet").column_names
 
 
+@pytest.mark.slow
 def test_a_target_out_of_reach_is_said(X, tmp_path):
     with pytest.raises(DataError, match="at least repeats, 3"):
         stages.plan(X, out=tmp_path / "n", repeats=3, max_repeats=2, **QUICK)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import genmem
 from genmem.data import load
@@ -12,6 +13,7 @@ from genmem.models import VAE
 from genmem.run import Run
 
 
+@pytest.mark.slow
 def test_a_thinned_class_is_the_neediest(tmp_path):
     data = load("digits")
     rng, thin = np.random.default_rng(0), 4
@@ -29,6 +31,7 @@ def test_a_thinned_class_is_the_neediest(tmp_path):
     assert f"label {thin}" in found.report.read_text()
 
 
+@pytest.mark.slow
 def test_killed_at_twenty_random_moments_and_resumed_equals_uninterrupted(tmp_path):
     settings = "--folds 3 --repeats 6 --epochs 30 --subset 200 --set hidden=16 --set latent_dim=3 --score-epochs 10,30"
     settings += " --importance-samples 4"
@@ -46,6 +49,7 @@ def test_killed_at_twenty_random_moments_and_resumed_equals_uninterrupted(tmp_pa
         assert not list(cut.path.glob("**/*.partial"))
 
 
+@pytest.mark.slow
 def test_a_copy_in_the_data_hides_memorization(tmp_path):
     data = load("digits", subset=240)
     odd = np.random.default_rng(1).random((1, 64)).astype(np.float32)  # an image unlike any digit
