@@ -36,6 +36,7 @@ def test_audit_ends_with_the_path_of_the_run(table, capsys):
     assert all((Path("out") / name).exists() for name in ("audit.json", "scores.parquet", "report.html"))
 
 
+@pytest.mark.slow
 def test_default_run_directory(table, capsys):
     assert run(["plan", "x.npy", *QUICK]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -57,6 +58,7 @@ def test_stages_one_by_one_make_the_same_audit(table, capsys):
     np.testing.assert_allclose(one, other, atol=0.05)
 
 
+@pytest.mark.slow
 def test_stages_out_of_order_say_what_is_missing(table, capsys):
     run(["plan", "x.npy", "--out", "r", *QUICK])
     assert run(["score", "r"]) == 2
@@ -154,6 +156,7 @@ def test_damaged_shard_is_named_and_recomputed(table, capsys):
         assert again["log_probs"].shape == (1, 3, 120)
 
 
+@pytest.mark.slow
 def test_factory_beside_the_data(table, capsys):
     Path("my_model.py").write_text(
         "from sklearn.neighbors import KernelDensity\ndef kde(bandwidth): return KernelDensity(bandwidth=bandwidth)\n"

@@ -67,6 +67,7 @@ def test_verdict_files_and_last_line(capsys):
     assert about["sentence"].split(":")[0] in page and about["asked"]["command"] in page
 
 
+@pytest.mark.slow
 def test_tables_hold_every_row_with_its_neighbour():
     done = check_copies("train.npy", "test.npy", "samples.npy", out="out")
     samples, rows, pairs = (pq.read_table(f"out/{name}.parquet") for name in ("samples", "rows", "pairs"))

@@ -82,7 +82,11 @@ def test_contract_for_images(shape):
 @needs_diffusers
 @pytest.mark.parametrize(
     "network",
-    [convolution, "test_diffusion:convolution", pytest.param("test_diffusion:diffusers_unet", marks=pytest.mark.slow)],
+    [
+        pytest.param(convolution, marks=pytest.mark.slow),
+        "test_diffusion:convolution",
+        pytest.param("test_diffusion:diffusers_unet", marks=pytest.mark.slow),
+    ],
 )
 def test_contract_for_own_networks(network):
     model = DiffusionModel(network=network, prediction_type="epsilon", timesteps=12, epochs=2)
@@ -101,6 +105,7 @@ def test_settings_that_are_settled():
     assert settled.resolve(X[:5]).get_params() == settled.get_params()  # a refit has what all the data settled
 
 
+@pytest.mark.slow
 @needs_diffusers
 def test_settings_that_are_settled_for_images():
     settled = DiffusionModel(block_out_channels=(8,)).resolve(images() * 3 + 1)

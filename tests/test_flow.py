@@ -184,6 +184,7 @@ def test_samples_of_digits_are_numbers(kind):
 # --- lanes, and no stale answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("columns", [1, 4])
 @pytest.mark.parametrize("noise", [0.0, 0.1])
@@ -373,6 +374,7 @@ def test_state_loads_strictly():
     torch.testing.assert_close(module.log_weights(x), model.module_.log_weights(x), atol=0, rtol=0)
 
 
+@pytest.mark.slow
 def test_audit(tmp_path):
     model = Flow(hidden=[16], transforms=1, epochs=3, device="cpu")
     found = genmem.audit("digits", model, out=tmp_path / "run", subset=60, folds=2, repeats=2)

@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -47,8 +48,13 @@ def home_of(path):
     return parts[0] if parts[0] == "cli" else parts[1]
 
 
+@cache
 def imports_of(path):
-    """Yield (module, names) of every import outside TYPE_CHECKING blocks."""
+    """Return (module, names) of every import outside TYPE_CHECKING blocks."""
+    return list(_imports_of(path))
+
+
+def _imports_of(path):
     tree = ast.parse(path.read_text())
     typing_only = {
         id(child)

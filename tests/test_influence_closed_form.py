@@ -228,6 +228,7 @@ def test_a_strong_opponent_may_share_the_component():
     assert (own[worst] == own[:20]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "tied", "diag", "spherical"])
 def test_mixture_equals_refits_that_run_to_the_end(kind):
     rng = np.random.default_rng(3)
@@ -246,6 +247,7 @@ def test_mixture_equals_refits_that_run_to_the_end(kind):
     np.testing.assert_allclose(self_influence(model, X), found.diagonal(), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_mixture_refits_run_on_an_executor(monkeypatch):
     X, _, Z, _ = clusters(0, 2, far=9.0)
     model = GaussianMixture(3, random_state=1)
@@ -256,6 +258,7 @@ def test_mixture_refits_run_on_an_executor(monkeypatch):
         np.testing.assert_array_equal(self_influence(model, X, executor=pool), own)
 
 
+@pytest.mark.slow
 def test_mixture_of_nearly_singular_components_settles_but_for_rounding():
     X = np.random.default_rng(2).integers(0, 3, size=(25, 6)).astype(float)
     own = self_influence(GaussianMixture(2, random_state=0), X)
@@ -271,6 +274,7 @@ def test_mixture_starts_from_its_fit_and_leaves_the_model_as_it_was():
     agree(influence_scores(clone(fitted), X, Z), first)
 
 
+@pytest.mark.slow
 def test_mixture_without_a_random_state_takes_the_seed(monkeypatch):
     X, _, Z, _ = clusters(0, 2, far=40.0)
     seen, fitted = [], mixture_refits._fitted
@@ -285,6 +289,7 @@ def test_mixture_without_a_random_state_takes_the_seed(monkeypatch):
     assert not hasattr(unseeded, "means_") and unseeded.random_state is None
 
 
+@pytest.mark.slow
 def test_mixture_is_the_solution_it_was_fitted_to():
     X, own, Z, _ = clusters(0, 2, far=40.0)
     means = np.stack([X[own == c].mean(axis=0) for c in range(3)])
@@ -334,6 +339,7 @@ MODELS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS, ids=str)
 def test_self_influence_is_the_diagonal(model):
     rng = np.random.default_rng(1)
@@ -343,6 +349,7 @@ def test_self_influence_is_the_diagonal(model):
     assert scores.dtype == np.float64 and (error == 0).all() and error.shape == (30,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS, ids=str)
 def test_images_and_their_pixels_have_one_influence(model):
     rng = np.random.default_rng(2)

@@ -75,6 +75,7 @@ def test_without_proponents_there_is_nothing_to_say():
     assert all(said["value"] is None and said["n"] == 0 for said in latent_distance(found, np.zeros((3, 2))))
 
 
+@pytest.mark.slow
 def test_a_run_with_an_encoder_has_them(copied):
     stages.influence(copied, **ASKED)
     said = {f["id"]: f for f in find_influence(copied)}
@@ -95,6 +96,7 @@ def test_a_run_with_an_encoder_has_them(copied):
 # --- computing again
 
 
+@pytest.mark.slow
 def test_recompute_forgets_what_is_there(copied, monkeypatch):
     first = stages.influence(copied, **ASKED)
     before = copied.result("influence")
@@ -110,6 +112,7 @@ def test_recompute_forgets_what_is_there(copied, monkeypatch):
         np.testing.assert_array_equal(values, before[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_command_recomputes(copied, capsys):
     asked = ["influence", str(copied.path), *"--draws 2 --samples 1 --queries 1 --k 1".split()]
     assert cli(asked) == 0
@@ -122,6 +125,7 @@ def test_the_command_recomputes(copied, capsys):
 # --- the page
 
 
+@pytest.mark.slow
 def test_the_block_of_the_page_runs(audited, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(audited, tmp_path / "runs" / "digits-vae")

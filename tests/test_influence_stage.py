@@ -67,6 +67,7 @@ def fitted(run):
 # --- what is stored
 
 
+@pytest.mark.slow
 def test_lists_are_those_of_the_whole_matrix(done):
     run = Run.open(done[0])
     found, X = run.result("influence"), np.asarray(run.data().X)
@@ -87,6 +88,7 @@ def test_lists_are_those_of_the_whole_matrix(done):
     np.testing.assert_allclose(found["self_error"], error, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_findings_say_what_the_matrix_holds(done):
     run = Run.open(done[0])
     X, labels = np.asarray(run.data().X), run.data().labels
@@ -118,6 +120,7 @@ def test_findings_say_what_the_matrix_holds(done):
     assert of["distance to the nearest neighbour of rank 5"] == pytest.approx(stats.spearman(own, distance).rho)
 
 
+@pytest.mark.slow
 def test_audit_json_and_report_speak_of_influence(done):
     audit = json.loads((done[0] / "audit.json").read_text())
     jsonschema.validate(audit, SCHEMA)
@@ -133,6 +136,7 @@ def test_audit_json_and_report_speak_of_influence(done):
     assert pictures[pictures.index("sample 1 of the model") + 1].startswith(f"row {strongest},")
 
 
+@pytest.mark.slow
 def test_another_k_or_scale_uses_the_same_sums(done, tmp_path):
     run = Run.open(shutil.copytree(done[0], tmp_path / "again"))
 
@@ -146,6 +150,7 @@ def test_another_k_or_scale_uses_the_same_sums(done, tmp_path):
     assert sums() == before and before
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_the_same(done, copied):
     code = (
         "import os, sys; from genmem import Run, stages; count = []\n"
@@ -166,6 +171,7 @@ def test_killed_and_resumed_is_the_same(done, copied):
     assert shares == sorted(shares) and shares[-1] == 1
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again_until_scores_change(done, tmp_path, monkeypatch):
     run = Run.open(shutil.copytree(done[0], tmp_path / "again"))
     monkeypatch.setattr("genmem.stages.attributing.way_of", pytest.fail)
@@ -179,6 +185,7 @@ def test_what_is_done_is_not_done_again_until_scores_change(done, tmp_path, monk
     assert "influence" not in audit and "Influence</a>" not in own_part(run.path / "report.html")
 
 
+@pytest.mark.slow
 def test_a_subset_is_said(copied, monkeypatch):
     monkeypatch.setattr(ways, "LEAST", 30)
     monkeypatch.setitem(ways.BUDGET, "cpu", 0.0)
@@ -202,6 +209,7 @@ def test_a_subset_is_said(copied, monkeypatch):
 # --- the command line, and other models
 
 
+@pytest.mark.slow
 def test_command_and_its_errors(copied, capsys):
     few = ["--draws", "2", "--samples", "0", "--queries", "2", "--weights", "adam"]
     assert cli(["influence", str(copied.path), *few]) == 0
@@ -217,6 +225,7 @@ def test_command_and_its_errors(copied, capsys):
         stages.influence(copied)
 
 
+@pytest.mark.slow
 def test_kde_from_plan_to_report(tmp_path, capsys):
     arguments = "audit digits --subset 150 --model kde --folds 3 --repeats 2 --influence --out".split()
     assert cli([*arguments, str(tmp_path / "kde")]) == 0
@@ -237,6 +246,7 @@ def test_kde_from_plan_to_report(tmp_path, capsys):
         stages.influence(run, scale="cosine")
 
 
+@pytest.mark.slow
 def test_knn_has_no_opponents_to_name(blobs, tmp_path):
     path = genmem.audit(blobs[0], KNNDensity(k=7), out=tmp_path / "r", folds=3, repeats=2, influence=True).path
     found = Run.open(path).result("influence")
@@ -246,6 +256,7 @@ def test_knn_has_no_opponents_to_name(blobs, tmp_path):
     assert "Opponents none" in visible(path / "report.html")
 
 
+@pytest.mark.slow
 def test_mixtures_by_refits_while_there_are_few(blobs, tmp_path, monkeypatch):
     model = GaussianMixture(2, random_state=0)
     path = genmem.audit(blobs[0][::3], model, out=tmp_path / "r", labels=blobs[1][::3], folds=3, repeats=2).path
@@ -266,6 +277,7 @@ class Odd(KernelDensity):
     """A density nothing is known about."""
 
 
+@pytest.mark.slow
 def test_what_cannot_be_asked_is_said(copied, blobs, tmp_path):
     with pytest.raises(DataError, match="positions from 0 to 149"):
         stages.influence(copied, queries=[150])
@@ -324,6 +336,7 @@ def test_share_interval_covers():
 # --- the report
 
 
+@pytest.mark.slow
 def test_page_of_a_table_shows_rows_and_columns(tmp_path):
     X = np.random.default_rng(0).normal(size=(50, 12))
     run = make_run(tmp_path / "run", X=X, columns=[f"feature {i}" for i in range(12)], labels=None)
@@ -339,6 +352,7 @@ def test_page_of_a_table_shows_rows_and_columns(tmp_path):
     jsonschema.validate(json.loads((run / "audit.json").read_text()), SCHEMA)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [True, False])
 def test_payloads_stay_text(images, tmp_path):
     say, labels = "".join(PAYLOADS), np.array([f"{PAYLOADS[i % 3]}{i % 5}" for i in range(60)])

@@ -55,6 +55,7 @@ def test_they_are_those_of_the_whole_matrix(model, k, parts):
     assert told[-1].done == told[-1].total == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS, ids=str)
 def test_groups_are_summed(model, parts):
     groups = [2, 0, 1, 1, 2, 0, 2]

@@ -184,6 +184,7 @@ def test_what_are_no_whole_levels_is_refused(X, settings):
         small_vae("discretized_logistic", levels=17).resolve(np.array([[0, 17]], np.uint8))
 
 
+@pytest.mark.slow
 def test_uint8_and_floats_of_the_same_levels_are_the_same_to_a_vae():
     pixels = np.random.default_rng(0).integers(0, 256, (40, 3), dtype=np.uint8)
     one, other = (small_vae("discretized_logistic").fit(X) for X in (pixels, (pixels / 255).astype(np.float32)))

@@ -34,7 +34,9 @@ def small(**changes):
     return MixtureOfFactorAnalysers(**({"components": 3, "factors": 2, "epochs": 5, "batch_size": 32} | changes))
 
 
-@pytest.mark.parametrize("shape", [(4,), pytest.param((2, 2), marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "shape", [pytest.param((4,), marks=pytest.mark.slow), pytest.param((2, 2), marks=pytest.mark.slow)]
+)
 def test_contract(shape):
     check_density(small(), clusters(60).reshape(-1, *shape))
 

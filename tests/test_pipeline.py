@@ -126,6 +126,7 @@ def test_arrays_and_estimators_from_python(tmp_path, blobs):
     stages.refit(opened)  # rebuilt from the plan alone
 
 
+@pytest.mark.slow
 def test_a_density_of_scikit_learn(tmp_path, blobs):
     found = genmem.audit(blobs[0], KernelDensity(bandwidth=0.8), out=tmp_path / "r", folds=3, repeats=2)
     assert found.summary["environment"]["refit_method"] == "fit"

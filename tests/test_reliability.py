@@ -43,7 +43,13 @@ def damages(content):
     yield "empty", b""
 
 
-@pytest.mark.parametrize("kind", [pytest.param("shards/0003.npz", marks=pytest.mark.slow), "weights/0003.safetensors"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("shards/0003.npz", marks=pytest.mark.slow),
+        pytest.param("weights/0003.safetensors", marks=pytest.mark.slow),
+    ],
+)
 def test_damaged_files_are_refused_and_made_again(tmp_path, whole, kind):
     run = Run.open(shutil.copytree(whole.path, tmp_path / "r"))
     file, noticed = run.path / kind, 0
@@ -126,6 +132,7 @@ def disk(tmp_path, monkeypatch):
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_what_is_finished(disk, whole):
     folder, grow = disk
     run = small(folder / "r", np.asarray(whole.data().X))
@@ -142,7 +149,7 @@ def test_a_full_disk_keeps_what_is_finished(disk, whole):
 
 
 @pytest.mark.parametrize(
-    "limit", [600, pytest.param(3_000, marks=pytest.mark.slow)]
+    "limit", [pytest.param(600, marks=pytest.mark.slow), pytest.param(3_000, marks=pytest.mark.slow)]
 )  # neither weights nor shard fit; the weights fit
 def test_a_file_size_limit_is_a_full_disk(tmp_path, whole, limit):
     run = small(tmp_path / "r", np.asarray(whole.data().X))

@@ -99,6 +99,7 @@ def agree(model, X, Z, found, gradients, *, weights="complete", scale="dot", tol
 # --- the definition
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["complete", "adam"])
 @pytest.mark.parametrize("name", MODELS)
 def test_scores_equal_the_definition(name, weights):
@@ -149,6 +150,7 @@ def test_self_influence_equals_the_definition(name, weights):
     assert np.array_equal(with_std, estimate)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DRAW_FOR_THEMSELVES)
 def test_networks_that_draw_for_themselves_equal_the_definition(name):
     model, (_, draws) = fitted(name), DRAW_FOR_THEMSELVES[name]
@@ -171,6 +173,7 @@ def test_networks_that_draw_for_themselves_equal_the_definition(name):
     assert (abs(np.array(found) - truth) / (truth[1] + abs(truth[0]))).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_networks_without_chance_are_exact():
     flow = Flow(transforms=1, hidden=(8,), noise=0.0, **QUICK).fit(VECTORS)
     network = from_module(Bare, loss=bare_loss, bound=True, **QUICK).fit(X9)
@@ -231,6 +234,7 @@ def exact_network():
     return Exact((4,)).double()
 
 
+@pytest.mark.slow
 def test_scores_of_all_examples_add_up_to_the_fall_of_the_loss():
     x, errors = torch.from_numpy(X9).double(), []
     for rate in (2e-2, 1e-2):
@@ -247,6 +251,7 @@ def test_scores_of_all_examples_add_up_to_the_fall_of_the_loss():
     np.testing.assert_allclose(grouped.sum(), fall.sum(), rtol=0.05)
 
 
+@pytest.mark.slow
 def test_adam_weights_come_close_to_complete():
     x, module = torch.from_numpy(X9).double(), exact_network()
     trajectory, fall = descent(module, x, 40, 5e-4, torch.optim.Adam)
@@ -301,6 +306,7 @@ def test_weights_refuse_what_they_cannot_know():
 # --- no bias
 
 
+@pytest.mark.slow
 def test_self_influence_is_without_bias_and_a_squared_average_is_not():
     model = fitted("mlp")
     copies, weights = np.repeat(VECTORS[:1], 3000, 0), checkpoint_weights(model.trajectory_)
@@ -344,6 +350,7 @@ def test_examples_and_queries_never_share_draws():
 # --- the same numbers
 
 
+@pytest.mark.slow
 def test_numbers_do_not_depend_on_blocks(monkeypatch):
     model = fitted("mlp")
     X = np.random.default_rng(1).normal(size=(40, 5)).astype(np.float32)
@@ -443,6 +450,7 @@ class Largest(TorchDispatchMode):
         return made
 
 
+@pytest.mark.slow
 def test_no_matrix_of_all_pairs_is_held(monkeypatch):
     n, m = 8000, 150
     X = np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
@@ -492,6 +500,7 @@ CALLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_a_killed_computation_resumes_to_the_same_bits(name, tmp_path, small_blocks):
     call, total = CALLS[name], []
@@ -559,6 +568,7 @@ def test_a_damaged_ledger_says_what_to_do(tmp_path):
 # --- published code
 
 
+@pytest.mark.slow
 def test_the_loss_of_published_code():
     images = (255 * RNG.random((4, 8, 8, 3))).astype(np.uint8)
     colour = ConvVAE(width=8, latent_dim=2, **QUICK).fit(images / np.float32(255))
@@ -605,6 +615,7 @@ def test_a_network_and_a_trajectory_from_disk_will_do(tmp_path):
             influence_scores(Trained(fresh, load_trajectory(tmp_path)), VECTORS, VECTORS[:3])
 
 
+@pytest.mark.slow
 def test_batch_normalisation_counts_as_in_evaluation():
     images = (255 * RNG.random((6, 8, 8))).astype(np.uint8)
     model = ConvVAE(width=8, latent_dim=2, norm="batch", **QUICK).fit(images / np.float32(255))
@@ -626,6 +637,7 @@ def test_a_model_is_left_as_it_was():
     assert all(torch.equal(value, state[name]) for name, value in model.module_.state_dict().items())
 
 
+@pytest.mark.slow
 def test_errors_say_what_to_do():
     model = fitted("mlp")
     with pytest.raises(ModelError, match=r"Call `fit\(X\)` first"):

@@ -109,6 +109,7 @@ def test_training_is_plain_minibatch_adam():
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_lanes_learn():
     recipe, X = a_recipe(epochs=60), some_data()
     before = fresh_module(recipe, 0)
@@ -154,6 +155,7 @@ def test_can_batch_is_proven():
         assert not can_batch(a_recipe(Branching), X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lanes", [0, 3])
 def test_pace_is_that_of_one_network(lanes):
     pace = measure_pace(a_recipe(), some_data(), max(1, lanes), batched=lanes > 0)

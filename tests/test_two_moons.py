@@ -36,16 +36,19 @@ def page():
     }
 
 
+@pytest.mark.slow
 def test_c_t_is_where_it_was_found_before(found):
     # A mean of 3 seeds of spread .6 is within 3 errors, 1.04, of the truth; the number it is held against has one too.
     np.testing.assert_allclose(found[..., 0].mean(axis=1), PUBLISHED, atol=1.4)
 
 
+@pytest.mark.slow
 def test_the_share_nearest_to_training_points_is_where_it_was_found_before(found):
     np.testing.assert_allclose(found[:4, :, 2].mean(axis=1), SHARES[:4], atol=0.06)
     np.testing.assert_allclose(found[4:, :, 2].mean(axis=1), SHARES[4:], atol=0.25)  # few points are nearest to all
 
 
+@pytest.mark.slow
 def test_the_table_of_the_page_comes_out_again(bench, found):
     assert set(page()) == set(bench.BANDWIDTHS)
     for s, rows in zip(BANDWIDTHS, found, strict=True):
@@ -55,6 +58,7 @@ def test_the_table_of_the_page_comes_out_again(bench, found):
         assert (np.abs(rows.mean(axis=0) - mean) < 5 * error + 0.02 * np.maximum(1, np.abs(mean))).all(), s
 
 
+@pytest.mark.slow
 def test_copying_and_width_are_told_apart(bench, found):
     c_t, share, tail, authentic, held_out = (
         found[..., bench.NAMES.index(name)].mean(axis=1)
@@ -66,6 +70,7 @@ def test_copying_and_width_are_told_apart(bench, found):
     assert 0.33 < held_out.mean() < 0.43  # not one half
 
 
+@pytest.mark.slow
 def test_the_picture_is_written(bench, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "BANDWIDTHS", (0.1,))
     write = bench.write_picture

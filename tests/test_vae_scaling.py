@@ -33,6 +33,7 @@ def gaussian_log_p(X):
     return -0.5 * (np.log(2 * np.pi * X.var(0)) + (X - X.mean(0)) ** 2 / X.var(0)).sum(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "offset"), [(1, 10), (100, 0), (1, 1000), (1e-6, 0), (50, 2000)])
 def test_log_p_is_about_that_of_a_gaussian_whatever_the_units(scale, offset):
     X = (table(600).astype(np.float64) * scale + offset).astype(np.float32)
@@ -41,6 +42,7 @@ def test_log_p_is_about_that_of_a_gaussian_whatever_the_units(scale, offset):
     assert log_p.mean() < expected.mean() + 0.3
 
 
+@pytest.mark.slow
 def test_columns_of_very_different_spans_get_a_scale_each():
     X = table(600) * np.array([1, 1e-6, 3], np.float32)
     model = small().fit(X)
@@ -150,6 +152,7 @@ def test_a_model_of_x_is_the_model_of_standardised_x(likelihood, constant):
     torch.testing.assert_close(losses[1], losses[0] + float(np.log(scale).sum()), atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variance", ["scalar", "pixel"])
 def test_log_p_equals_quadrature_over_z(variance):
     X = np.insert(table(80) * [50, 1e-3, 1] + [2000, 0, -30], 1, 5.0, axis=1).astype(np.float32)
@@ -163,6 +166,7 @@ def test_log_p_equals_quadrature_over_z(variance):
     np.testing.assert_allclose(refitted.log_prob, expected, atol=0.1)
 
 
+@pytest.mark.slow
 def test_density_in_the_units_of_the_data_integrates_to_one():
     model = small(latent_dim=1).fit(table(200, 1) * 20 + 500)
     grid = np.linspace(300, 700, 2001)[:, None].astype(np.float32)
@@ -237,6 +241,7 @@ def test_one_of_the_two_can_be_given():
     assert np.isfinite(settled.set_params(epochs=1).fit(X).score_samples(X)).all()
 
 
+@pytest.mark.slow
 def test_an_audit_of_data_far_from_0(tmp_path):
     np.save(tmp_path / "X.npy", table(60) * 50 + 2000)
     arguments = ["audit", str(tmp_path / "X.npy"), "--folds", "2", "--repeats", "2", "--epochs", "2"]

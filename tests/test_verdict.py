@@ -139,6 +139,7 @@ def test_same_source_equals_a_loop_and_sees_another_source():
     assert np.isnan(nothing.p_value) and "nan" not in nothing.sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.0, 0.5])
 def test_planted_copies_are_found_as_often_as_told(noise):
     T, H, S = normal(6, 200, 150, 150, d=6)

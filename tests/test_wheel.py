@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 
 
+@pytest.mark.slow
 def test_wheel_audits_digits_outside_the_checkout(tmp_path):
     source = tmp_path / "source"  # a copy: building leaves files beside the source
     for name in ("genmem", "cli"):
