@@ -38,6 +38,7 @@ def small(kind="gaussian", **changes):
     return ConvVAE(**{"width": 4, "latent_dim": 2, "epochs": 2, "batch_size": 16, **KINDS[kind], **changes})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["group", "batch"])
 @pytest.mark.parametrize(("kind", "shape"), [*((k, (4, 4)) for k in KINDS), ("discretized_logistic", (4, 6, 3))])
 def test_contract(kind, shape, norm):

@@ -84,7 +84,7 @@ def test_contract_for_images(shape):
     "network",
     [
         pytest.param(convolution, marks=pytest.mark.slow),
-        "test_diffusion:convolution",
+        pytest.param("test_diffusion:convolution", marks=pytest.mark.slow),
         pytest.param("test_diffusion:diffusers_unet", marks=pytest.mark.slow),
     ],
 )

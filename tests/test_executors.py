@@ -85,6 +85,7 @@ def test_a_lost_scheduler_is_named_and_what_is_finished_is_kept(tmp_path, whole,
     assert 2 <= 12 - len(run.pending()) < 12
 
 
+@pytest.mark.slow
 def test_no_scheduler_and_no_dask(monkeypatch):
     monkeypatch.setattr(executors, "DASK_SECONDS", 0.2)
     with pytest.raises(RunError, match=r"scheduler at tcp://127\.0\.0\.1:1;"), dask_workers("tcp://127.0.0.1:1"):

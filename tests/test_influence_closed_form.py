@@ -221,6 +221,7 @@ def test_first_order_form_of_self_influence_is_the_published_one():
         agree(spherical_mixture_first_order(X, own, X).diagonal()[own == c], published)
 
 
+@pytest.mark.slow
 def test_a_strong_opponent_may_share_the_component():
     X, own, _, _ = clusters(2, 2, far=80.0, sizes=(40, 40, 40))
     scores = influence_scores(GaussianMixture(3, covariance_type="spherical", random_state=0), X, X[:20])

@@ -217,6 +217,7 @@ def test_8_bit_log_p_is_that_of_a_pixel(variance):
     assert (log_p.mean(1) <= of_pixel).all()  # and on average it is a lower bound
 
 
+@pytest.mark.slow
 def test_8_bit_correction_is_the_published_one():
     likelihood = make_likelihood("logit_normal", variance="pixel", levels=256, components=1, top=None, channels=1)
     d, generator = 12, torch.Generator().manual_seed(0)
@@ -228,6 +229,7 @@ def test_8_bit_correction_is_the_published_one():
     torch.testing.assert_close(likelihood.log_prob(x, output), density + correction)
 
 
+@pytest.mark.slow
 def test_levels_of_a_gaussian_shift_log_p_only():
     X = data_for("logit_normal")
     density, levels = (small_vae("gaussian", levels=setting).fit(X) for setting in (None, 256))

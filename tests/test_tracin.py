@@ -114,6 +114,7 @@ def test_scores_equal_the_definition(name, weights):
         agree(model, X, X[:2], few, gradients, weights=weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", selection.SCALES)
 @pytest.mark.parametrize("weights", ["lr", "adam"])
 def test_scaled_scores_equal_the_definition(scale, weights):
