@@ -51,24 +51,20 @@ def home_of(path):
 @cache
 def imports_of(path):
     """Return (module, names) of every import outside TYPE_CHECKING blocks."""
-    return list(_imports_of(path))
+    return list(_imports_in(ast.parse(path.read_text())))
 
 
-def _imports_of(path):
-    tree = ast.parse(path.read_text())
-    typing_only = {
-        id(child)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        for child in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if id(node) in typing_only:
+def _imports_in(node):
+    """Yield the imports among the statements below a node; expressions hold none."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from ((alias.name, []) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            yield child.module, [alias.name for alias in child.names]
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
             continue
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, []) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.module, [alias.name for alias in node.names]
+        elif isinstance(child, (ast.stmt, ast.excepthandler, ast.match_case)):
+            yield from _imports_in(child)
 
 
 def homes_imported(path):
