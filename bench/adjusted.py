@@ -13,10 +13,10 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from genmem import stages
+from genmem.data import identical_groups
 from genmem.leaveout.adjusted import adjust
-from genmem.leaveout.predictors import covariates
+from genmem.leaveout.covariates import covariates
 from genmem.leaveout.scoring import memorization_score
-from genmem.rows import identical_groups
 from genmem.run import Run
 from genmem.search import nearest
 

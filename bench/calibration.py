@@ -15,10 +15,9 @@ from scipy import stats as scipy_stats
 from sklearn.datasets import load_digits
 
 from genmem.leaveout import memorization_score
-from genmem.leaveout.estimators import log_mean, mean_log
+from genmem.leaveout.estimators import log_mean, mean_log, repeats_of
 from genmem.models import VAE, log_prob
-from genmem.repeats import repeats_of
-from genmem.splits import Splits
+from genmem.run import Splits
 from genmem.training import Lane, train
 
 ESTIMATORS = ("mean_log", "log_mean")

@@ -11,9 +11,9 @@ import sys
 
 import numpy as np
 
-from genmem.neighbors.calibrated import calibrated_distance
-from genmem.neighbors.conformal import conformal_samples, copied_share
-from genmem.neighbors.searches import Searches
+from genmem.neighbors.copied_share import copied_share
+from genmem.neighbors.flagged import calibrated_distance, conformal_samples
+from genmem.neighbors.sets import Searches
 
 CASES = {
     "fresh, 2-D": {"width": 2},

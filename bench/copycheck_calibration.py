@@ -15,7 +15,7 @@ from scipy import stats
 from sklearn.datasets import load_digits, make_moons
 
 from genmem.neighbors.copycheck import copycheck, read, searched
-from genmem.neighbors.searches import Searches
+from genmem.neighbors.sets import Searches
 from genmem.neighbors.verdict import decide
 
 

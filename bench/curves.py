@@ -12,7 +12,7 @@ import numpy as np
 
 from genmem.leaveout import fold_shifts
 from genmem.leaveout.curves import memorization_curve
-from genmem.splits import Splits
+from genmem.run import Splits
 
 EPOCHS = 5
 

@@ -37,8 +37,8 @@ import torch
 from torch.func import functional_call, grad, vmap
 
 from genmem import VAE, ConvVAE
-from genmem.influence.gradients import PerExampleGradients
-from genmem.influence.products import gram, inner, squared_norms, unbiased_self_influence
+from genmem.gradients.engine import PerExampleGradients
+from genmem.gradients.products import gram, inner, squared_norms, unbiased_self_influence
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "external"))
 

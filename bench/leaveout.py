@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 from genmem.leaveout.executors import local_workers
 from genmem.leaveout.scoring import memorization_score
 from genmem.models import VAE, log_prob
-from genmem.splits import Splits
+from genmem.run import Splits
 from genmem.training import Lane, train
 
 DRAWS = 256

@@ -27,13 +27,12 @@ import genmem
 from genmem import stats
 from genmem.data import load, plant_duplicates
 from genmem.leaveout import planned_model
-from genmem.neighbors.authenticity import authenticity
-from genmem.neighbors.conformal import conformal_rows
-from genmem.neighbors.copying import data_copying_test
-from genmem.neighbors.ratios import distance_ratio
-from genmem.neighbors.searches import Searches
+from genmem.neighbors.data_copying import data_copying_test
+from genmem.neighbors.flagged import conformal_rows
+from genmem.neighbors.ratios import authenticity, distance_ratio
+from genmem.neighbors.sets import Searches
 from genmem.search import nearest
-from genmem.stages.searching import nearest_others
+from genmem.stages._describe import nearest_others
 
 SPLITS, TOP, BLOCK = 5, 0.05, 256
 RHO, RELEASED = "rho", "rho, as released"

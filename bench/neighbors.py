@@ -167,9 +167,8 @@ def three_sets(arguments):
 
 
 def copying(arguments):
-    from genmem.neighbors.cells import default_cells
-    from genmem.neighbors.copying import data_copying_test
-    from genmem.neighbors.searches import Searches
+    from genmem.neighbors.data_copying import data_copying_test, default_cells
+    from genmem.neighbors.sets import Searches
 
     sets = train, test, samples = three_sets(arguments)
     cells = default_cells(*map(len, sets))
@@ -216,7 +215,7 @@ def memory_of(m, n, width):
 
 
 def index(arguments):
-    from genmem.approximate import nearest_approximately
+    from genmem.search import nearest_approximately
 
     rng = np.random.default_rng(0)
     n = 1_000_000 // arguments.shrink

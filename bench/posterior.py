@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
-from genmem.leaveout.encoder import mean_over_examples, parts
+from genmem.leaveout.encoder_bias import mean_over_examples, parts
 from genmem.models import VAE
 from genmem.models.posterior import STEPS, refit_posterior
-from genmem.splits import Splits
+from genmem.run import Splits
 from genmem.training import Lane, train
 
 AMORTISED = (1, 4, 16, 64, 256, 1024)

@@ -22,7 +22,7 @@ def refit(folder, way, repeats, epochs, method, width):
 
     import genmem
     from genmem.data import load
-    from genmem.splits import Splits
+    from genmem.run import Splits
 
     workers, threads = WAYS[way]
     torch.set_num_threads(threads)

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 import genmem
-from genmem.neighbors.searches import Searches
+from genmem.neighbors.sets import Searches
 from genmem.neighbors.shares import tail_share_test
 from genmem.neighbors.spaces import in_space
 

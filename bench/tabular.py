@@ -9,8 +9,8 @@ import argparse
 
 import numpy as np
 
-from genmem.neighbors.searches import Searches
-from genmem.neighbors.tabular import mixed_space
+from genmem.data.encoding import mixed_space
+from genmem.neighbors.sets import Searches
 
 NUMBERS = ("age", "hours", "income", "wealth", "gain", "loss")
 CATEGORIES = {"work": 8, "school": 16, "status": 7, "job": 14, "role": 6, "origin": 5, "sex": 2, "country": 40}

@@ -11,9 +11,9 @@ import numpy as np
 from sklearn.datasets import make_moons
 from sklearn.neighbors import KernelDensity
 
-from genmem.neighbors.authenticity import authenticity
-from genmem.neighbors.copying import data_copying_test
-from genmem.neighbors.searches import Searches
+from genmem.neighbors.data_copying import data_copying_test
+from genmem.neighbors.ratios import authenticity
+from genmem.neighbors.sets import Searches
 from genmem.neighbors.shares import tail_excess_test, tail_share_test, train_share_test
 
 BANDWIDTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 1.0, 3.0, 10.0)

@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import click
+
 from genmem_cli.copying import copycheck, neighbors
 from genmem_cli.options import POSTERIOR, a_run, attributing, computing, planning, refitting, scoring
 from genmem_cli.progress import bars
@@ -112,7 +113,7 @@ ALL = (audit, plan, refit, fit, posterior, score, neighbors, regions, report, in
 
 def _plan(asked: dict[str, Any]) -> "Run":
     from genmem import stages
-    from genmem.models.naming import parse_settings
+    from genmem.models.factory import parse_settings
 
     settings = parse_settings(dict(asked.pop("settings")))
     request = _request(asked, settings)
@@ -148,7 +149,7 @@ def _announce(run: "Run", *, err: bool) -> None:
     """Tell what the audit will take, unless there is nobody to read it."""
     if err and not sys.stderr.isatty():
         return
-    from genmem.estimate import estimate
+    from genmem.leaveout.probe import estimate
 
     probe, expected = run.probe or {}, estimate(run)
     how = f"{probe['lanes']} at a time" if probe["method"] == "lanes" else "one after another"

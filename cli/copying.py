@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 import click
+
 from genmem_cli.options import a_run, checking, sampling
 from genmem_cli.progress import bars
 

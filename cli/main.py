@@ -7,11 +7,11 @@ import warnings
 from typing import Any
 
 import click
-from genmem_cli import commands
-from genmem_cli.progress import watch_interrupts
 
 from genmem.errors import GenmemError
 from genmem.version import __version__
+from genmem_cli import commands
+from genmem_cli.progress import watch_interrupts
 
 INTERRUPTED = 130
 

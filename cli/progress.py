@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from genmem.progress import Listener, Progress
+    from genmem.protocols import Listener, Progress
 
 TITLES = {
     "refit": "Refitting models",
@@ -52,7 +52,7 @@ def bars() -> "Iterator[Listener]":
 @contextmanager
 def _drawn() -> "Iterator[Listener]":
     if not sys.stderr.isatty():
-        from genmem.progress import ignore
+        from genmem.protocols import ignore
 
         yield ignore
         return

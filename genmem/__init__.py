@@ -10,9 +10,8 @@ from genmem.errors import DataError, GenmemError, IncompleteRunError, ModelError
 from genmem.version import __version__
 
 if TYPE_CHECKING:
-    from genmem.approximate import nearest_approximately
     from genmem.data import Data, load, prepare
-    from genmem.influence import influence_scores, self_influence
+    from genmem.influence import Trained, checkpoint_weights, influence_scores, self_influence
     from genmem.leaveout import MemorizationScores, leave_one_out, memorization_score, refit
     from genmem.models import (
         VAE,
@@ -43,15 +42,13 @@ if TYPE_CHECKING:
     )
     from genmem.pipeline import Audit, audit
     from genmem.protocols import Density, draw
-    from genmem.run import Run
-    from genmem.search import nearest
-    from genmem.splits import Splits
-    from genmem.training import Checkpoint
+    from genmem.run import Run, Splits
+    from genmem.search import nearest, nearest_approximately
+    from genmem.training import Checkpoint, Trajectory
 
 _HOMES = {
-    "genmem.approximate": ("nearest_approximately",),
     "genmem.data": ("Data", "load", "prepare"),
-    "genmem.influence": ("influence_scores", "self_influence"),
+    "genmem.influence": ("Trained", "checkpoint_weights", "influence_scores", "self_influence"),
     "genmem.leaveout": ("MemorizationScores", "leave_one_out", "memorization_score", "refit"),
     "genmem.models": (
         "VAE",
@@ -82,12 +79,26 @@ _HOMES = {
     ),
     "genmem.pipeline": ("Audit", "audit"),
     "genmem.protocols": ("Density", "draw"),
-    "genmem.run": ("Run",),
-    "genmem.search": ("nearest",),
-    "genmem.splits": ("Splits",),
-    "genmem.training": ("Checkpoint",),
+    "genmem.run": ("Run", "Splits"),
+    "genmem.search": ("nearest", "nearest_approximately"),
+    "genmem.training": ("Checkpoint", "Trajectory"),
 }
-_MODULES = ("plots", "stages")  # `genmem.stages.score(run)`, as the help texts say
+_PACKAGES = (  # `genmem.stages.score(run)`, as the help texts and docs write it
+    "data",
+    "findings",
+    "gradients",
+    "influence",
+    "leaveout",
+    "models",
+    "neighbors",
+    "plots",
+    "regions",
+    "report",
+    "run",
+    "search",
+    "stages",
+    "training",
+)
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -117,8 +128,11 @@ __all__ = [
     "Splits",
     "TorchGaussianMixture",
     "TorchKernelDensity",
+    "Trained",
+    "Trajectory",
     "__version__",
     "audit",
+    "checkpoint_weights",
     "conformal_rows",
     "conformal_samples",
     "copycheck",
@@ -144,7 +158,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     home = _HOME_OF.get(name)
-    if home is None and name in _MODULES:
+    if home is None and name in _PACKAGES:
         return importlib.import_module(f"genmem.{name}")
     if home is None:
         raise AttributeError(f"module 'genmem' has no attribute {name!r}")
@@ -152,4 +166,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_PACKAGES])

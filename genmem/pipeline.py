@@ -10,8 +10,8 @@ from typing import Any, Literal
 from genmem import stages
 from genmem.errors import DataError
 from genmem.leaveout import ESTIMATORS, POSTERIORS, MemorizationScores
-from genmem.progress import Listener, ignore
-from genmem.run import Run
+from genmem.protocols import Listener, ignore
+from genmem.run.directory import Run
 
 ESTIMATES = (*ESTIMATORS, "adjusted")
 

@@ -1,7 +1,9 @@
-"""What genmem asks of a model: the density convention of scikit-learn."""
+"""What genmem asks of others: a density with the convention of scikit-learn, a listener to progress."""
 
 import copy
 import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -49,3 +51,23 @@ def draw(model: Density, n: int, seed: int) -> NDArray[Any]:
 def _array(samples: Any) -> NDArray[Any]:
     # GaussianMixture returns (samples, components).
     return np.asarray(samples[0] if isinstance(samples, tuple) else samples)
+
+
+# --- progress
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One report: `done` of `total` units of `stage`, and what is being worked on."""
+
+    stage: str
+    done: float
+    total: float
+    detail: str = ""
+
+
+Listener = Callable[[Progress], None]
+
+
+def ignore(_: Progress) -> None:
+    """Listen to nothing."""

@@ -6,10 +6,10 @@ from functools import lru_cache
 import numpy as np
 from sklearn.datasets import load_digits
 
-from genmem.findings_copies import ASKED
+from genmem.findings.copies import ASKED
 from genmem.report.copies import CopyResults
 from genmem.report.pictures import Scale
-from genmem.storage import write_arrays
+from genmem.run.storage import write_arrays
 
 TEST = {
     "name": "train_share",

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from genmem.storage import write_arrays
+from genmem.run.storage import write_arrays
 
 
 def add_influence(path, *, samples=4, memorized=6, k=5, seed=0, say=""):

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from scipy.stats import norm
 from sklearn.datasets import load_digits
 
-from genmem.storage import write_arrays
+from genmem.run.storage import write_arrays
 
 
 def make_run(path, *, X=None, labels="digits", names=None, image_shape=None, columns=None, repeats=8, say=""):

@@ -2,9 +2,10 @@
 
 import torch
 from oracles_gradients import gradients_by_loop
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from genmem.influence.gradients import PerExampleGradients
-from genmem.influence.products import along, inner, squared_norms
+from genmem.gradients.engine import PerExampleGradients
+from genmem.gradients.products import along, inner, squared_norms
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
@@ -41,3 +42,16 @@ def check(module, x, z, *, noise=(None, None), loss=None, hooks=True, tolerance=
     assert (scaled / norms[0][:, None] / norms[1]).abs().max() < tolerance
     assert (squared_norms(found[0], scale=diagonal) / (rows[0].square() @ weights) - 1).abs().max() < tolerance
     return gradients
+
+
+class Largest(TorchDispatchMode):
+    """The most values of any tensor that is made."""
+
+    most = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for value in made if isinstance(made, (tuple, list)) else [made]:
+            if isinstance(value, torch.Tensor):
+                self.most = max(self.most, value.untyped_storage().nbytes() // value.element_size())
+        return made

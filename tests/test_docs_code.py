@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from genmem_cli.main import run
 
 DOCS = Path(__file__).parents[1] / "docs"

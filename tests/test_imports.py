@@ -30,7 +30,7 @@ STEPS = [
 ]
 # Zuko turns the checks of torch's distributions off where it is loaded; genmem turns them on again.
 LAST = """
-import torch, genmem.models.flow_module
+import torch, genmem.models.flow
 assert 'zuko' in sys.modules
 try: torch.distributions.Normal(0.0, -1.0)
 except ValueError: print('validated')

@@ -13,9 +13,9 @@ import genmem
 from genmem import stages
 from genmem.errors import DataError, ModelError, RunMismatchError
 from genmem.leaveout import memorization_score
+from genmem.leaveout.posterior import scored_log_probs
 from genmem.models import VAE
 from genmem.run import Run
-from genmem.scored import scored_log_probs
 
 QUICK = {"folds": 3, "repeats": 3, "epochs": 4, "settings": {"hidden": [8], "latent_dim": 2}}
 
@@ -172,7 +172,7 @@ def test_refits_of_several_versions_are_reported(tmp_path, blobs, monkeypatch):
     said = found.summary["environment"]["versions"]
     assert said["torch"] and not any("versions" in text for text in found.summary["limitations"])
     Run.open(found.path).shard_path(0).unlink()
-    monkeypatch.setattr("genmem.leaveout.computing.versions", lambda: {**said, "torch": "99.0"})
+    monkeypatch.setattr("genmem.leaveout.worker.versions", lambda: {**said, "torch": "99.0"})
     again = genmem.audit(blobs[0], out=tmp_path / "r", **QUICK)
     assert any("99.0" in text and said["torch"] in text for text in again.summary["limitations"])
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from genmem_cli.main import run
 from PIL import Image
+
+from genmem_cli.main import run
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--epochs", "1", "--repeats", "1"]

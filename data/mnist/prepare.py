@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from genmem.data.files import kind_of, read, read_idx
 from genmem.errors import DataError
-from genmem.formats import kind_of, read, read_idx
 
 MD5 = {  # of the uncompressed IDX files
     "x_train": "6bbc9ace898e44ae57da46a324031adb",

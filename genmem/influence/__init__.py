@@ -1,10 +1,10 @@
 """Which training examples shaped this one?"""
 
-from genmem.influence.dispatch import influence_scores, self_influence, top_influences
+from genmem.influence.checkpoints import Trained
 from genmem.influence.ledger import Ledger
-from genmem.influence.mixtures import spherical_mixture_first_order, spherical_mixture_influence
+from genmem.influence.scores import influence_scores, self_influence, top_influences
 from genmem.influence.selection import TopInfluences
-from genmem.influence.visits import Trained
+from genmem.influence.spherical import spherical_mixture_first_order, spherical_mixture_influence
 from genmem.influence.weights import checkpoint_weights
 
 __all__ = [

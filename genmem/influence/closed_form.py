@@ -1,139 +1,149 @@
-"""Influence without a refit: k-NN and kernel densities, where leaving one out is arithmetic.
+"""Influence without gradients: the formula, or the refits, that belong to a model, and the strongest of the scores."""
 
-The influence of training example x_i on z is `IF(x_i, z) = l(z; without x_i) - l(z; all)`, l = -log p, in nats.
-
-References:
-    Understanding Instance-based Interpretability of Variational Auto-Encoders (Kong & Chaudhuri, 2021),
-    https://arxiv.org/abs/2105.14203
-"""
-
-import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
-from scipy.special import logsumexp
+from numpy.typing import ArrayLike, NDArray
+from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import KernelDensity
 
-from genmem.models.kernel_shapes import KERNELS
-from genmem.models.kernels import log_kernel_sums_without_self
-from genmem.search import nearest
+from genmem.data.arrays import flat_examples, groups_of, same_width
+from genmem.errors import ModelError
+from genmem.influence.selection import TopInfluences, check_k, strongest
+from genmem.influence.spherical import mixture_influence, mixture_self_influence
+from genmem.models.base import is_count, require
+from genmem.models.kernel_shapes import check_kernel
+from genmem.models.knn import KNNDensity
+from genmem.models.leave_one_out import kernel_influence, kernel_self_influence, knn_influence, knn_self_influence
+from genmem.models.torch_gmm import TorchGaussianMixture
+from genmem.models.torch_kde import TorchKernelDensity, bandwidth_for
+from genmem.protocols import Listener, Progress
 
 FloatArray = NDArray[np.float64]
-_BLOCK = 2**21  # values handled at a time
+MODELS = (KernelDensity, TorchKernelDensity, KNNDensity, GaussianMixture, TorchGaussianMixture)
+AT_ONCE = 2**22  # scores
+_EUCLIDEAN = ("euclidean", "l2", "minkowski", "p")  # scikit-learn's names of it, where without parameters
 
 
-def knn_influence(X: NDArray[Any], Z: NDArray[Any], k: int) -> FloatArray:
-    """Return the influence of each row of X on the k-NN density of each row of Z: (n, m).
+class Way(NamedTuple):
+    """How a model's influence is computed, how many examples that takes, and what to say about it.
 
-    With p(z) = k / (n V_d R_k(z)^d): `log((n-1)/n) + d log(R_{k+1}(z) / R_k(z))` for the k nearest to z, else
-    `log((n-1)/n)`. Where several are at distance R_k, then R_{k+1} = R_k and it matters not which are among the k.
+    `by_refits`: it takes as long for one query as for many.
     """
-    n, m = len(X), len(Z)
-    scores = np.full((n, m), math.log((n - 1) / n))
-    distances, neighbours = nearest(Z, X, k + 1)
-    scores[neighbours[:, :k], np.arange(m)[:, None]] += _log_growth(distances, X.shape[1])[:, None]
-    return scores
+
+    of_each: Callable[[NDArray[Any], NDArray[Any]], FloatArray]
+    on_itself: Callable[[NDArray[Any]], FloatArray]
+    least: int
+    by_refits: bool = False
+
+    def note(self, n: int) -> str:
+        """Say how the influence of n examples is computed."""
+        if self.by_refits:
+            return f"{n:,} refits, each without one example, from where the fit to all stood."
+        return "In closed form, exact: what leaving out one example alone does."
 
 
-def knn_self_influence(X: NDArray[Any], k: int) -> FloatArray:
-    """Return the influence of each row of X on its own k-NN density, (n,): it is its own first neighbour."""
-    n = len(X)
-    # Where k others or more coincide with it, it may miss its own list; the radii are 0 both, and their ratio 1.
-    return math.log((n - 1) / n) + _log_growth(nearest(X, X, k + 1)[0], X.shape[1])
+def formula_scores(way: Way, X_train: ArrayLike, X_query: ArrayLike, groups: ArrayLike | None) -> FloatArray:
+    """Return all scores, (n_train, queries or groups of them): see `influence_scores`."""
+    X, Z, of = _flat(way, X_train, X_query, groups)
+    return way.of_each(X, Z) if groups is None else _summed(way, X, Z, of, range(int(of.max()) + 1))
 
 
-def _log_growth(distances: FloatArray, d: int) -> FloatArray:
-    """Return d log(R_{k+1} / R_k) of (m, k + 1) distances; 0 / 0 is 1, as for any other equal radii."""
-    inner, outer = distances[:, -2], distances[:, -1]
-    growth = np.zeros(len(distances))
-    growth[(inner == 0) & (outer > 0)] = np.inf
-    found = inner > 0
-    # Not the logarithm of the quotient, which may overflow.
-    growth[found] = d * (np.log(outer[found]) - np.log(inner[found]))
-    return growth
+def formula_top(
+    way: Way, X_train: ArrayLike, X_query: ArrayLike, groups: ArrayLike | None, k: int, progress: Listener
+) -> TopInfluences:
+    """Return the strongest, with the scores of a few queries at a time, of all where they come from refits."""
+    X, Z, of = _flat(way, X_train, X_query, groups)
+    check_k(k, len(X))
+    count = int(of.max()) + 1
+    step = count if way.by_refits else max(1, AT_ONCE // len(X))
+    found = []
+    for start in range(0, count, step):
+        some = range(start, min(count, start + step))
+        found.append(strongest(_summed(way, X, Z, of, some), k))
+        progress(Progress("influence", some.stop, count))
+    ahead, for_it, against, against_it = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return TopInfluences(
+        ahead, for_it, against, against_it, coverage="", weights="", scale="dot", note=way.note(len(X))
+    )
 
 
-def kernel_influence(
-    X: NDArray[Any], Z: NDArray[Any], bandwidth: Callable[[int], float], kernel: str = "gaussian"
-) -> FloatArray:
-    """Return the influence of each row of X on the kernel density of each row of Z: (n, m).
+def _flat(
+    way: Way, X_train: ArrayLike, X_query: ArrayLike, groups: ArrayLike | None
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.intp]]:
+    X, Z = flat_examples(X_train, "X_train", way.least), flat_examples(X_query, "X_query")
+    same_width(np.asarray(X_train), np.asarray(X_query))
+    return X, Z, groups_of(groups, len(Z))
 
-    `log((n-1)/n) - log(1 - K(z - x_i) / (n p(z)))`, in log space throughout: where x_i makes up more than half of
-    p(z), what the others make up is summed without it. Where a kernel of bounded support reaches z from x_i alone,
-    +inf; where from no example, x_i has no share and log((n-1)/n) is left.
 
-    Args:
-        X: (n, d) training examples.
-        Z: (m, d) queries.
-        bandwidth: of a fit to so many examples, as rules of thumb depend on their number.
-        kernel: one of `genmem.models.kernels.KERNELS`.
+def _summed(way: Way, X: NDArray[Any], Z: NDArray[Any], groups: NDArray[np.intp], some: range) -> FloatArray:
+    """Return the scores on some groups of queries, (n, groups), from those of a few queries at a time."""
+    total = np.zeros((len(X), len(some)))
+    rows = np.flatnonzero((groups >= some.start) & (groups < some.stop))
+    step = len(rows) if way.by_refits else max(1, AT_ONCE // len(X))
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        np.add.at(total.T, groups[part] - some.start, way.of_each(X, Z[part]).T)
+    return total
+
+
+def refuse_gradients(scale: str, loss: str) -> None:
+    """Refuse what only gradients have: other scales, another loss."""
+    if (scale, loss) != ("dot", "trained"):
+        raise ModelError(
+            expected='scale="dot" and loss="trained" for a model without gradients',
+            got=f"scale={scale!r}, loss={loss!r}",
+            do="Leave them out.",
+        )
+
+
+def way_for(model: Any, seed: int, executor: Executor | None) -> Way:
+    """Return the way that fits a model.
+
+    Raises:
+        ModelError: there is none, or none for these settings.
     """
-    n, d = X.shape
-    with_all, without = bandwidth(n), bandwidth(n - 1)
-    scores = np.empty((n, len(Z)))
-    for at, block in _parts(Z, n + d):
-        distances = cdist(block, X)
-        exponents = _log_kernel(distances, without, kernel)
-        change: Any = 0.0
-        if with_all != without:
-            change = _difference(logsumexp(_log_kernel(distances, with_all, kernel), 1), logsumexp(exponents, 1))
-        scores[:, at] = (change - _log_share_of_others(exponents).T) + _constant(n, d, with_all, without)
-    return scores
+    kind = type(model)  # exactly: a subclass may fit in another way
+    if kind is KNNDensity:
+        require("k", model.k, is_count, "an integer >= 1")
+        k = int(model.k)
+        return Way(partial(knn_influence, k=k), partial(knn_self_influence, k=k), least=k + 1)
+    if kind in (KernelDensity, TorchKernelDensity):
+        return _kernel_way(model)
+    if kind in (GaussianMixture, TorchGaussianMixture):
+        require("n_components", model.n_components, is_count, "an integer >= 1")
+        return Way(
+            # scikit-learn squares integers as they are (200 * 200 is 64 in uint8), and EM stalls early in float32.
+            lambda X, Z: mixture_influence(model, X.astype(np.float64), Z.astype(np.float64), seed, executor),
+            lambda X: mixture_self_influence(model, X.astype(np.float64), seed, executor),
+            least=max(3, model.n_components + 1),
+            by_refits=True,
+        )
+    raise ModelError(
+        expected=f"a DeepDensity, or one of {', '.join(known.__name__ for known in MODELS)}",
+        got=f"a class, {model.__name__}" if isinstance(model, type) else kind.__name__,
+        do="Pass one of these. For other models the memorization score says what leaving examples out does to them.",
+    )
 
 
-def kernel_self_influence(
-    X: NDArray[Any], bandwidth: Callable[[int], float], kernel: str = "gaussian", device: str = "auto"
-) -> FloatArray:
-    """Return the influence of each row of X on its own kernel density, (n,), in tiles and log space.
-
-    log(1 + S) - log S + log((n-1)/n) with S the sum of the other examples' kernels, K(0) = 1; +inf where no other
-    example is within reach of a kernel of bounded support.
-    """
-    n, d = X.shape
-    with_all, without = bandwidth(n), bandwidth(n - 1)
-    others = log_kernel_sums_without_self(X, without, kernel=kernel, device=device)
-    everyone = others
-    if with_all != without:
-        everyone = log_kernel_sums_without_self(X, with_all, kernel=kernel, device=device)
-    return np.asarray(np.logaddexp(0, everyone) - others + _constant(n, d, with_all, without))
+def _kernel_way(model: Any) -> Way:
+    metric = getattr(model, "metric", "euclidean")
+    if metric not in _EUCLIDEAN or getattr(model, "metric_params", None):
+        raise ModelError(
+            expected="a kernel of Euclidean distances", got=f"metric={metric!r}", do='Use metric="euclidean".'
+        )
+    check_kernel(model.kernel, bandwidth_for(model.bandwidth, 2, 1))
+    device = getattr(model, "device", "auto")
+    return Way(
+        lambda X, Z: kernel_influence(X, Z, _bandwidth(model, X.shape[1]), model.kernel),
+        lambda X: kernel_self_influence(X, _bandwidth(model, X.shape[1]), model.kernel, device),
+        least=2,
+    )
 
 
-def _log_kernel(distances: FloatArray, bandwidth: float, kernel: str) -> FloatArray:
-    return np.asarray(KERNELS[kernel](torch.from_numpy(distances / bandwidth)).numpy())
-
-
-def _log_share_of_others(exponents: FloatArray) -> FloatArray:
-    """Return, for each entry of a row, the log of the share of the row's sum(exp) that the *other* entries make up."""
-    rows = np.arange(len(exponents))
-    top = exponents.argmax(axis=1)
-    highest = np.maximum(exponents[rows, top], -1e300)[:, None]  # a row may be -inf throughout
-    share = np.exp(exponents - highest)
-    share /= np.maximum(share.sum(axis=1, keepdims=True), 1e-300)
-    half = np.flatnonzero(share[rows, top] > 0.5)  # at most one entry of a row
-    share[half, top[half]] = 0
-    out: FloatArray = np.log1p(-share)
-    rest = exponents[half] - highest[half]
-    rest[np.arange(len(half)), top[half]] = -np.inf
-    log_rest = logsumexp(rest, axis=1)
-    out[half, top[half]] = log_rest - np.logaddexp(0, log_rest)
-    return out
-
-
-def _difference(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Return a - b, 0 where both are -inf."""
-    nothing = np.isneginf(a) & np.isneginf(b)
-    return np.where(nothing, 0.0, a) - np.where(nothing, 0.0, b)
-
-
-def _constant(n: int, d: int, with_all: float, without: float) -> float:
-    """Return what log p(all) - log p(without) has beside the log sums of kernels."""
-    return math.log((n - 1) / n) + d * math.log(without / with_all)
-
-
-def _parts(Z: NDArray[Any], width: int) -> Iterator[tuple[slice, FloatArray]]:
-    step = max(1, _BLOCK // width)
-    for start in range(0, len(Z), step):
-        yield slice(start, start + step), Z[start : start + step].astype(np.float64)
+def _bandwidth(model: Any, d: int) -> Callable[[int], float]:
+    """Return the bandwidth of a fit to n examples of d values, as a function of n."""
+    return lambda n: bandwidth_for(model.bandwidth, n, d)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmem.errors import RunError, RunMismatchError
-from genmem.storage import lock, read_arrays, write_arrays, write_atomically
+from genmem.run.storage import lock, read_arrays, write_arrays, write_atomically
 
 FloatArray = NDArray[np.float64]
 SETTINGS = "ledger.json"

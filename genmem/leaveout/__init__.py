@@ -1,14 +1,14 @@
 """Which training examples are memorized?"""
 
 from genmem.leaveout.adjusted import AdjustedScores, adjust
-from genmem.leaveout.choosing import ensure_probe, planned_model, scored_epochs
-from genmem.leaveout.correction import MODES as POSTERIORS
-from genmem.leaveout.correction import Correction, correct_encoder
+from genmem.leaveout.covariates import Covariates, covariates
 from genmem.leaveout.curves import MemorizationCurve, memorization_curve
+from genmem.leaveout.encoder_bias import MODES as POSTERIORS
+from genmem.leaveout.encoder_bias import Correction, correct_encoder
 from genmem.leaveout.exact import leave_one_out
 from genmem.leaveout.executors import dask_workers, local_workers
 from genmem.leaveout.posterior import drop_damaged_posteriors, posterior_log_probs
-from genmem.leaveout.predictors import Covariates, covariates
+from genmem.leaveout.probe import ensure_probe, planned_model, scored_epochs
 from genmem.leaveout.refitting import refit
 from genmem.leaveout.scoring import ESTIMATORS, MemorizationScores, memorization_score
 

@@ -18,7 +18,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 
 from genmem import stats
 from genmem.errors import DataError
-from genmem.leaveout.predictors import FEWEST, Covariates, as_covariates, refuse_copies, refuse_names, vector
+from genmem.leaveout.covariates import FEWEST, Covariates, as_covariates, refuse_copies, refuse_names, vector
 from genmem.seeding import stream
 
 FloatArray = NDArray[np.float64]

@@ -24,8 +24,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from genmem import stats
 from genmem.errors import DataError
+from genmem.leaveout.estimators import repeats_of
 from genmem.leaveout.fold_shifts import Epoch, joint_shifts, score_epoch
-from genmem.repeats import repeats_of
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]

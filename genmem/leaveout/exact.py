@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 
+from genmem.data.arrays import matrix
 from genmem.errors import DataError, ModelError
 from genmem.leaveout.executors import refuse_fork, size_of, spread
 from genmem.leaveout.scoring import MemorizationScores
@@ -18,11 +19,10 @@ from genmem.models.base import is_count, require
 from genmem.models.kernel_shapes import check_kernel, log_normaliser
 from genmem.models.kernels import log_kernel_sums_without_self
 from genmem.models.knn import KNNDensity, knn_log_density, require_neighbours
-from genmem.models.mixture_refits import log_probs_without, settled_mixture
+from genmem.models.leave_one_out import log_probs_without, settled_mixture
 from genmem.models.torch_gmm import TorchGaussianMixture
 from genmem.models.torch_kde import TorchKernelDensity, bandwidth_for
-from genmem.models.vectors import matrix
-from genmem.search import nearest
+from genmem.search.exact import nearest
 
 FloatArray = NDArray[np.float64]
 _EUCLIDEAN = ("euclidean", "l2", "minkowski", "p")  # of scikit-learn's names, with no further parameter

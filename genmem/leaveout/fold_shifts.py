@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from genmem.repeats import sham_shifts
+from genmem.leaveout.estimators import sham_shifts
 from genmem.seeding import stream
 
 FloatArray = NDArray[np.float64]

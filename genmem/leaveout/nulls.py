@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmem import stats
-from genmem.leaveout.estimators import BoolArray, FloatArray, Rows, mean_where, ratio_where
-from genmem.repeats import sham_shifts
+from genmem.leaveout.estimators import BoolArray, FloatArray, Rows, mean_where, ratio_where, sham_shifts
 from genmem.seeding import stream
 
 DRAWS = 999

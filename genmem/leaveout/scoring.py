@@ -17,8 +17,17 @@ from numpy.typing import ArrayLike, NDArray
 from genmem import stats
 from genmem.errors import DataError
 from genmem.leaveout import nulls
-from genmem.leaveout.estimators import ESTIMATES, PER_REPEAT, BoolArray, FloatArray, Rows, scored, usable_splits
-from genmem.repeats import repeats_of, shifted
+from genmem.leaveout.estimators import (
+    ESTIMATES,
+    PER_REPEAT,
+    BoolArray,
+    FloatArray,
+    Rows,
+    repeats_of,
+    scored,
+    shifted,
+    usable_splits,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,9 +9,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from genmem.rows import fingerprint
-from genmem.splits import Splits
-from genmem.storage import Arrays
+from genmem.data.arrays import fingerprint
+from genmem.run.splits import Splits
+from genmem.run.storage import Arrays
 from genmem.training.ensemble import Recipe
 
 NOISE = ("effective_draws", "variance_in", "variance_out")

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from genmem.models.custom import from_module
     from genmem.models.diffusion import DiffusionModel
     from genmem.models.evaluation import LogProbs, log_prob
+    from genmem.models.factory import make_model
     from genmem.models.flow import Flow
     from genmem.models.knn import KNNDensity
     from genmem.models.mfa import MixtureOfFactorAnalysers
-    from genmem.models.naming import make_model
     from genmem.models.pyro_density import from_pyro
     from genmem.models.saving import load_model, save_model
     from genmem.models.torch_gmm import TorchGaussianMixture
@@ -34,7 +34,7 @@ _HOMES = {
     "genmem.models.flow": ("Flow",),
     "genmem.models.knn": ("KNNDensity",),
     "genmem.models.mfa": ("MixtureOfFactorAnalysers",),
-    "genmem.models.naming": ("make_model",),
+    "genmem.models.factory": ("make_model",),
     "genmem.models.pyro_density": ("from_pyro",),
     "genmem.models.saving": ("load_model", "save_model"),
     "genmem.models.torch_gmm": ("TorchGaussianMixture",),

@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, clone
 from torch import Tensor, nn
 
+from genmem.data.arrays import blurred_columns
 from genmem.errors import DataError, ModelError
 from genmem.models.evaluation import LogProbs, log_prob
-from genmem.rows import blurred_columns
 from genmem.seeding import seed_for
 from genmem.training.ensemble import Lane, Recipe, batches, isolated_streams, train
 from genmem.training.trajectory import Checkpoint, State, Trajectory, remember

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from genmem.errors import DataError
 from genmem.models.base import is_count, require
 from genmem.models.likelihoods import Likelihood
-from genmem.models.scaling import Numbers, find_standards
-from genmem.models.vae_density import VAEDensity
-from genmem.models.vae_module import VAEModule, varying_columns
+from genmem.models.vae import VAEDensity
+from genmem.models.vae_module import Numbers, VAEModule, find_standards, varying_columns
 
 NORMS = ("group", "batch")
 GROUPS = 8

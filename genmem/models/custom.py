@@ -9,8 +9,20 @@ from numpy.typing import NDArray
 
 from genmem.errors import ModelError
 from genmem.models.base import DeepDensity, as_tensor, resolve_device
-from genmem.models.custom_module import Calls, Network, PerDraw, PerExample, Sampler, UserModule
-from genmem.models.custom_trial import blamed, check_callable, check_fresh, check_network, trial_rows, try_module
+from genmem.models.custom_module import (
+    Calls,
+    Network,
+    PerDraw,
+    PerExample,
+    Sampler,
+    UserModule,
+    blamed,
+    check_callable,
+    check_fresh,
+    check_network,
+    trial_rows,
+    try_module,
+)
 from genmem.seeding import seed_for
 from genmem.training.ensemble import isolated_streams
 

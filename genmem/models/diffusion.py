@@ -8,13 +8,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from genmem.data import constant_columns
+from genmem.data.arrays import constant_columns
 from genmem.errors import DataError, ModelError
 from genmem.models.base import DeepDensity, as_tensor, is_count, require
-from genmem.models.diffusion_bound import DiffusionModule, seen_by_network
+from genmem.models.diffusion_module import VARIANCES, DiffusionModule, make_betas, make_schedule, seen_by_network
 from genmem.models.diffusion_networks import MLPDenoiser, PaddedUNet, check_answer, own_network
-from genmem.models.diffusion_schedule import VARIANCES, make_betas, make_schedule
-from genmem.models.naming import import_callable
+from genmem.models.factory import import_callable
 from genmem.training.ensemble import isolated_streams
 
 PREDICTIONS = ("v_prediction", "epsilon", "sample")

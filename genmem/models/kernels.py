@@ -15,10 +15,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from genmem.data.arrays import HUGE, largest, matrix, require_width
 from genmem.errors import DataError
 from genmem.models.base import is_count, require, resolve_device
 from genmem.models.kernel_shapes import KERNELS, check_kernel
-from genmem.models.vectors import HUGE, largest, matrix, require_width
 
 FloatArray = NDArray[np.float64]
 TILE = {"cpu": 1024, "cuda": 8192}  # rows of a tile, at most: on a CPU it stays in the cache, a card it fills

@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 
+from genmem.data.arrays import matrix, require_width
 from genmem.errors import DataError, ModelError
 from genmem.models.base import is_count, require
 from genmem.models.kernel_shapes import kernel_draws, log_volume
-from genmem.models.vectors import matrix, require_width
-from genmem.search import nearest
+from genmem.search.exact import nearest
 from genmem.seeding import stream
 
 

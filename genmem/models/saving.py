@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from genmem.data.arrays import fingerprint
 from genmem.errors import ModelError
 from genmem.models.base import DeepDensity
-from genmem.models.naming import BUILT_IN, model_of_plan
-from genmem.plan import describe_model
-from genmem.rows import fingerprint
-from genmem.storage import write_atomically
+from genmem.models.factory import BUILT_IN, model_of_plan
+from genmem.run.plan import describe_model
+from genmem.run.storage import write_atomically
 
 FORMAT = "genmem-model-1"
 # What a file may name without being trusted.

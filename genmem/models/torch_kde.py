@@ -11,12 +11,11 @@ from sklearn.base import BaseEstimator
 from sklearn.neighbors import KernelDensity
 from torch import Tensor
 
+from genmem.data.arrays import identical_groups, matrix, require_width
 from genmem.errors import DataError, ModelError
 from genmem.models.base import is_count, require, resolve_device
 from genmem.models.kernel_shapes import check_kernel, kernel_draws, log_normaliser
 from genmem.models.kernels import check_block, log_kernel_sums, squared_distances
-from genmem.models.vectors import matrix, require_width
-from genmem.rows import identical_groups
 from genmem.seeding import stream
 
 RULES = ("scott", "silverman")

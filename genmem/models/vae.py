@@ -1,18 +1,196 @@
-"""The variational auto-encoder with fully connected layers."""
+"""The variational auto-encoder with fully connected layers, and what the variational auto-encoders share."""
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from genmem.models.base import is_count, require
-from genmem.models.scaling import Numbers
-from genmem.models.vae_density import VAEDensity
-from genmem.models.vae_module import VAEModule, latent_mean
+from genmem.data.arrays import constant_columns
+from genmem.errors import DataError, ModelError
+from genmem.models.base import DeepDensity, is_count, require
+from genmem.models.likelihoods import (
+    LIKELIHOODS,
+    MOST_LEVELS,
+    VARIANCES,
+    Likelihood,
+    check_values,
+    find_levels,
+    make_likelihood,
+)
+from genmem.models.vae_module import (
+    Numbers,
+    Standards,
+    VAEModule,
+    are_numbers,
+    find_standards,
+    latent_mean,
+    standards_of,
+)
 
-__all__ = ["VAE", "VAEModule", "latent_mean"]
+CONTINUOUS = ("gaussian", "logit_normal")
+
+
+class VAEDensity(DeepDensity):
+    """A variational auto-encoder x <- z ~ N(0, I), with a diagonal Gaussian encoder.
+
+    Args:
+        latent_dim: the size of z.
+        likelihood, variance, levels, components, top: see `genmem.VAE`.
+        beta: the weight of KL in the training loss; log p does not depend on it.
+        shift, scale, constants: see `genmem.VAE`.
+        settings: of `DeepDensity`.
+    """
+
+    def __init__(
+        self,
+        *,
+        latent_dim: int,
+        likelihood: str,
+        variance: str,
+        levels: int | None,
+        components: int,
+        top: float | None,
+        beta: float,
+        shift: Numbers | None,
+        scale: Numbers | None,
+        constants: Sequence[Sequence[float]] | None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        self.latent_dim = latent_dim
+        self.likelihood = likelihood
+        self.variance = variance
+        self.levels = levels
+        self.components = components
+        self.top = top
+        self.beta = beta
+        self.shift = shift
+        self.scale = scale
+        self.constants = constants
+
+    def resolve(self, X: NDArray[Any]) -> Self:
+        """Return an unfitted copy with `constants`, `shift`, `scale`, `levels` and `top` found in X.
+
+        Raises:
+            DataError: X does not suit the likelihood, or every column is constant.
+            ModelError: a setting is out of range.
+        """
+        self._check_settings()
+        check_values(X, self.likelihood, self.levels)
+        resolved = self._copy()
+        if self.likelihood == "discretized_logistic":
+            levels, top = find_levels(X, self.levels, self.top)
+            resolved.set_params(levels=levels, top=top)
+        if self.constants is None:
+            resolved.set_params(constants=self._constants(X))
+        if self.likelihood == "gaussian" and (self.shift is None or self.scale is None):
+            shift, scale = self._find_standards(X, [int(column) for column, _ in resolved.constants or ()])
+            resolved.set_params(
+                shift=shift if self.shift is None else self.shift, scale=scale if self.scale is None else self.scale
+            )
+        return resolved
+
+    def latent_mean(self, X: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the encoder's mean of z for each row of X: (n, latent_dim)."""
+        self._check_fitted()
+        return latent_mean(self.module_, X)
+
+    def make_likelihood(self, event_shape: tuple[int, ...]) -> Likelihood:
+        """Return p(x | z) for examples of this shape."""
+        return make_likelihood(
+            self.likelihood,
+            variance=self.variance,
+            levels=self.levels,
+            components=self.components,
+            top=self.top,
+            channels=self._channels(event_shape),
+        )
+
+    def make_standards(self, event_shape: tuple[int, ...]) -> Standards | None:
+        """Return shift and scale of examples of this shape; None where they are taken as they are."""
+        left_out = {int(column) for column, _ in self.constants or ()}
+        return standards_of(self.shift, self.scale, math.prod(event_shape), left_out)
+
+    def _find_standards(self, X: NDArray[Any], left_out: list[int]) -> tuple[Numbers, Numbers]:
+        return find_standards(X, left_out)
+
+    def _constants(self, X: NDArray[Any]) -> list[list[float]]:
+        channels = self._channels(X.shape[1:])
+        return constants_of(X, whole_pixels_of=channels)
+
+    def _channels(self, event_shape: tuple[int, ...]) -> int:
+        """Return how many values share a component of a mixture: the channels of a colour image's pixel."""
+        colour = len(event_shape) == 3 and event_shape[-1] == 3
+        return 3 if colour and self.likelihood == "discretized_logistic" else 1
+
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        require("latent_dim", self.latent_dim, is_count, "an integer >= 1")
+        require("likelihood", self.likelihood, LIKELIHOODS.__contains__, f"one of {', '.join(LIKELIHOODS)}")
+        require("variance", self.variance, VARIANCES.__contains__, f"one of {', '.join(VARIANCES)}")
+        require("components", self.components, is_count, "an integer >= 1")
+        require("constants", self.constants, _are_pairs, "None or a list of [column, value]")
+        require("beta", self.beta, lambda v: isinstance(v, int | float) and v >= 0, "a number >= 0")
+        require("levels", self.levels, _are_levels, f"None or an integer from 2 to {MOST_LEVELS}")
+        require("top", self.top, _is_top, "None or a number > 0")
+        require("shift", self.shift, are_numbers, "None, a number or a list of numbers")
+        positive = "None, a number > 0 or a list of them"
+        require("scale", self.scale, lambda value: are_numbers(value, above=0.0), positive)
+        if self.likelihood != "gaussian":
+            _refuse("shift", self.shift, None, self.likelihood)
+            _refuse("scale", self.scale, None, self.likelihood)
+        if self.likelihood == "bernoulli":
+            _refuse("levels", self.levels, None, self.likelihood)
+        if self.likelihood not in CONTINUOUS:
+            _refuse("variance", self.variance, "scalar", self.likelihood)
+
+
+def constants_of(X: NDArray[Any], *, whole_pixels_of: int = 1) -> list[list[float]]:
+    """Return (column, value) of the flattened columns, or whole pixels of some columns, that take one value only.
+
+    Raises:
+        DataError: all of them do.
+    """
+    flat = X.reshape(len(X), -1)
+    columns = constant_columns(X)
+    if len(columns) == flat.shape[1]:
+        raise DataError(
+            expected="at least one column that varies",
+            got="the same value in every example",
+            do="Check that the right array was loaded.",
+        )
+    if whole_pixels_of > 1:
+        pixels, counts = np.unique(columns // whole_pixels_of, return_counts=True)
+        columns = columns[np.isin(columns // whole_pixels_of, pixels[counts == whole_pixels_of])]
+    return [[int(column), float(flat[0, column])] for column in columns]
+
+
+def _refuse(name: str, value: Any, neutral: Any, likelihood: str) -> None:
+    if value != neutral:
+        raise ModelError(
+            expected=f"{name} only with a likelihood that has any",
+            got=f"{name}={value!r} with {likelihood}",
+            do=f"Drop {name}, or choose another likelihood.",
+        )
+
+
+def _are_pairs(value: Any) -> bool:
+    return value is None or (isinstance(value, Sequence) and all(np.shape(pair) == (2,) for pair in value))
+
+
+def _are_levels(value: Any) -> bool:
+    return value is None or (is_count(value) and 2 <= value <= MOST_LEVELS)
+
+
+def _is_top(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and 0 < value < math.inf)
+
+
+# --- fully connected layers
+
 
 CACHE_LINE = 16  # float32 values
 

@@ -8,24 +8,28 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genmem.errors import DataError
-from genmem.neighbors.authenticity import authenticity
-from genmem.neighbors.calibrated import NEIGHBOURS, calibrated_distance, local_ratio
-from genmem.neighbors.conformal import conformal_rows, conformal_samples
-from genmem.neighbors.context import context
-from genmem.neighbors.copied import Errors, bounded_share
-from genmem.neighbors.copying import CopyingTest, data_copying_test
-from genmem.neighbors.identical import FRESH, fewest_rows, identical_rows
+from genmem.neighbors.copied_share import Errors, bounded_share
+from genmem.neighbors.data_copying import CopyingTest, data_copying_test
+from genmem.neighbors.exact_copies import FRESH, fewest_rows, identical_rows
+from genmem.neighbors.flagged import (
+    NEIGHBOURS,
+    calibrated_distance,
+    conformal_rows,
+    conformal_samples,
+    local_ratio,
+    suspicious_pairs,
+)
 from genmem.neighbors.membership import membership_inference
-from genmem.neighbors.nearer import NEAR, Nearer, nearer_of, over_mean
-from genmem.neighbors.pairs import suspicious_pairs
+from genmem.neighbors.metrics import context
+from genmem.neighbors.pooled import NEAR, Nearer, nearer_of, over_mean
 from genmem.neighbors.power import TRIALS, Power, detectable_share
-from genmem.neighbors.ratios import ratio_test
+from genmem.neighbors.ratios import authenticity, ratio_test
 from genmem.neighbors.results import Flags, Result
 from genmem.neighbors.scan import critical_value, scan_share_test
-from genmem.neighbors.searches import Searches
+from genmem.neighbors.sets import Searches
 from genmem.neighbors.shares import tail_excess_test, tail_share_test, train_share_test
-from genmem.neighbors.source import same_source_test
 from genmem.neighbors.spaces import Features, Space, in_space
+from genmem.neighbors.two_sample import same_source_test
 from genmem.neighbors.verdict import (
     GATHERED,
     SCAN,

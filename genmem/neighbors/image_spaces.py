@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from genmem.data.images import image_shape_of, to_images
 from genmem.errors import DataError
-from genmem.images import image_shape_of, to_images
 
 Array: TypeAlias = NDArray[Any]
 

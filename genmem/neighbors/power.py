@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from genmem.neighbors.calibrated import local_ratio
-from genmem.neighbors.copied import Hits, by_neighbourhoods
-from genmem.neighbors.nearer import NEAR, Nearer, nearer_of, over_mean, standardised
+from genmem.data.arrays import identical_groups
+from genmem.neighbors.copied_share import Hits, by_neighbourhoods
+from genmem.neighbors.flagged import local_ratio
+from genmem.neighbors.pooled import NEAR, Nearer, nearer_of, over_mean, standardised
 from genmem.neighbors.scan import critical_value, largest_by_chance
-from genmem.neighbors.searches import Searches
-from genmem.rows import identical_groups
-from genmem.search import nearest
+from genmem.neighbors.sets import Searches
+from genmem.search.exact import nearest
 from genmem.seeding import stream
 
 FloatArray = NDArray[np.float64]

@@ -1,11 +1,18 @@
-"""What a test of copying found: small frozen results, each with the value that fresh data would give beside it."""
+"""What a test of copying found: small frozen results, each with the value that fresh data would give beside it.
 
+Rows that stand out are those whose distance ranks low among those of held-out rows, with control of false discoveries.
+"""
+
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from genmem.errors import DataError
+from genmem.stats import benjamini_hochberg, rank_p
 
 Direction = Literal["higher", "lower", "either"]
 
@@ -76,3 +83,92 @@ class Flags:
     sentence: str
     cannot_see: str
     citation: str
+
+
+# --- rows that stand out
+
+
+FloatArray = NDArray[np.float64]
+
+
+def flags_of(
+    statistic: FloatArray,
+    held_out: FloatArray,
+    partner: NDArray[np.int64],
+    *,
+    level: float,
+    rows: Literal["samples", "train"],
+    nearer: str,
+    name: str,
+    title: str,
+    cannot_see: str,
+    citation: str,
+) -> Flags:
+    """Return p = (1 + #{held-out <= statistic}) / (1 + #held-out) of every row, and which stand out at `level`.
+
+    Equal values count against the row, so P(p <= a) <= a also where there are ties.
+
+    Args:
+        statistic: (n,) of the rows, smaller is nearer.
+        held_out: (n_test,) the same of held-out rows.
+        partner: (n,) the row of the other set that lies nearest.
+        level: the false-discovery rate.
+        rows: what a row is.
+        nearer: what a flagged row is said to be, for the sentence.
+        name: of the test.
+        title: of the test.
+        cannot_see: what escapes the test.
+        citation: where it is from.
+
+    Raises:
+        DataError: the level is not between 0 and 1.
+    """
+    check_level(level)
+    p = rank_p(-statistic, -held_out)
+    q = benjamini_hochberg(p)
+    flagged = q <= level
+    return Flags(
+        name=name,
+        title=title,
+        rows=rows,
+        statistic=statistic,
+        p_value=p,
+        q_value=q,
+        flagged=flagged,
+        level=level,
+        resolution=1 / (len(held_out) + 1),
+        partner=partner,
+        sentence=_sentence(int(flagged.sum()), len(p), len(held_out), level, rows, nearer),
+        cannot_see=cannot_see,
+        citation=citation,
+    )
+
+
+def rows_needed(n: int, n_held_out: int, level: float) -> int:
+    """Return how many of `n` rows must reach the smallest p-value, 1 / (n_held_out + 1), before any can be flagged.
+
+    >>> rows_needed(1000, 99, 0.1)
+    100
+    """
+    return max(1, math.ceil(round(n / (level * (n_held_out + 1)), 9)))
+
+
+def check_level(level: float) -> None:
+    """Refuse a level that is no probability.
+
+    Raises:
+        DataError: it is not strictly between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise DataError(expected="a level between 0 and 1", got=f"{level}", do="Pass 0.1 for one false flag in ten.")
+
+
+def _sentence(count: int, n: int, n_held_out: int, level: float, rows: str, nearer: str) -> str:
+    kind = {"samples": "samples", "train": "training rows"}[rows]
+    found = f"{count:,} of {n:,} {kind} {nearer}, at a false-discovery rate of {level:g}; none expected of fresh data."
+    needed = rows_needed(n, n_held_out, level)
+    if needed > n:
+        return f"{found} With {n_held_out:,} held-out rows none could be flagged: too few for this level."
+    if needed > 1:
+        return f"{found} With {n_held_out:,} held-out rows, fewer than {needed:,} rows cannot be flagged."
+    return found

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from genmem.neighbors.nearer import Nearer, nearer_of, standardised
+from genmem.neighbors.pooled import Nearer, nearer_of, standardised
 from genmem.neighbors.results import Result
-from genmem.neighbors.searches import Searches, searches_of
+from genmem.neighbors.sets import Searches, searches_of
 from genmem.seeding import stream
 from genmem.stats import arrangements
 

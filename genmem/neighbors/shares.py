@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
 from genmem.errors import DataError
-from genmem.neighbors.dealing import DRAWS, NearestOfBoth, dealt, nearest_of_both
+from genmem.neighbors.pooled import DRAWS, NearestOfBoth, dealt, nearest_of_both
 from genmem.neighbors.results import Result
-from genmem.neighbors.searches import Searches, searches_of
+from genmem.neighbors.sets import Searches, searches_of
 from genmem.stats import share_interval
 
 Floats = NDArray[np.float64]

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from genmem.neighbors.identical import Identical
+from genmem.neighbors.exact_copies import Identical
 from genmem.neighbors.power import Power
 from genmem.neighbors.results import Result
 

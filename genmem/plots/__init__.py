@@ -7,7 +7,6 @@ from the data is escaped: plotly reads tags in it.
 References: Color Universal Design (Okabe & Ito, 2008), https://jfly.uni-koeln.de/color/
 """
 
-from genmem.plots.groups import Group, group_intervals
 from genmem.plots.look import Floats
 from genmem.plots.scores import (
     FLAGGED,
@@ -22,7 +21,8 @@ from genmem.plots.scores import (
     score_distribution,
     self_influence_against_score,
 )
-from genmem.plots.training import trajectory
+from genmem.plots.training import group_intervals, trajectory
+from genmem.regions import Group
 
 __all__ = [
     "FLAGGED",

@@ -11,7 +11,7 @@ from genmem.report import words
 from genmem.report.pictures import SIDES, pixels, png, scale_of
 from genmem.report.results import Results
 from genmem.report.verdicts import Verdict
-from genmem.storage import Arrays
+from genmem.run.storage import Arrays
 
 QUESTION = "Which examples shaped the model, and its samples?"
 SHOWN = 6  # samples and their strongest proponents beside the verdict

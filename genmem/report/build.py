@@ -1,4 +1,4 @@
-"""Build report.html from the results of a run: arrays and audit.json in, one offline page out."""
+"""Build offline pages from results: arrays and JSON in, report.html of a run or of a copy check out."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,28 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from genmem.plots import Group
+from genmem.regions import corrected, most_in_need
 from genmem.report import attribution, words
 from genmem.report.copies import QUESTION as COPIES
-from genmem.report.copies import copies_of_run
-from genmem.report.figures import GROUPS, drawn, figures
-from genmem.report.pages import environment
-from genmem.report.pictures import album, differ
+from genmem.report.copies import CopyResults, copies, copies_of_run
+from genmem.report.pictures import GROUPS, album, differ, drawn, figures
 from genmem.report.results import Finding, Results, read_results
 from genmem.report.verdicts import (
     QUESTIONS,
     Verdict,
-    corrected,
     most_memorized,
-    neediest,
     ranked,
     stands_out,
+    strip,
     verdicts,
 )
-from genmem.storage import Arrays, write_atomically
+from genmem.run.storage import Arrays, write_atomically
 
 ROWS = 25  # of the table of the most memorized examples
 GALLERY = 12  # examples in each half of the gallery
@@ -117,7 +116,9 @@ def _context(results: Results) -> dict[str, Any]:
         "rank": words.nearest(np.shape(near.get("most_distances", [[0]]))[1]),
         "differences": None if shape else differ(results.X, audit["data"].get("columns") or ()),
         "groups": groups,
-        "neediest": [g for kind in groups if (g := neediest(audit["groups"], kind)) and stands_out(g, audit["groups"])],
+        "neediest": [
+            g for kind in groups if (g := most_in_need(audit["groups"], kind)) and stands_out(g, audit["groups"])
+        ],
         "corrected": partial(corrected, audit["groups"]),
         "limits": {"groups": GROUPS, "exemplars": EXEMPLARS},
         "top": top,
@@ -154,3 +155,35 @@ def _plates(near: Arrays, which: str) -> list[Plate]:
 
 def _highest_first(groups: Sequence[Group], kind: str) -> list[Group]:
     return sorted((g for g in groups if g["kind"] == kind), key=lambda g: g["mean"], reverse=True)
+
+
+# --- templates
+
+
+FILTERS = ("number", "fixed", "probability", "interval", "duration", "plain", "design")
+
+
+def environment() -> Environment:
+    """Return the environment of the templates beside this file; a name that is not defined is an error."""
+    found = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=PackageLoader("genmem", "report"),
+    )
+    found.filters |= {name: getattr(words, name) for name in FILTERS}
+    found.filters["influence"] = attribution.influence_score
+    found.globals["strip"] = strip
+    return found
+
+
+# --- the page of a copy check
+
+
+def render_copies(results: CopyResults) -> str:
+    """Return the page. A pure function of the results."""
+    source = str(results.about["asked"]["samples"])
+    title = Path(source).name or source
+    template = environment().get_template("copycheck.html")
+    return template.render(about=results.about, c=copies(results), title=title)

@@ -12,7 +12,7 @@ from genmem.plots import Floats
 from genmem.report import words
 from genmem.report.pictures import SIDES, Scale, centre_and_spread, pixels, png, scale_of
 from genmem.report.results import Finding, Results
-from genmem.storage import Arrays
+from genmem.run.storage import Arrays
 
 COLUMNS = 6  # of a table that a pair shows
 BUDGET = 4_000_000  # bytes of pictures

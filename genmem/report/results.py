@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from genmem.errors import IncompleteRunError, RunError
 from genmem.plots import Floats, Group
-from genmem.storage import Arrays, read_arrays
+from genmem.run.storage import Arrays, read_arrays
 
 SCHEMA = "1"  # the major version of audit.json this report reads
 SCORES = ("score", "log_prob_in", "log_prob_out", "standard_error", "p_value", "q_value")

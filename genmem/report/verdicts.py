@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import norm
 
 from genmem.plots import FLAGGED, Group
+from genmem.regions import MIN_EXAMPLES, corrected, most_in_need
 from genmem.report import words
 from genmem.report.results import Finding, Results
 
@@ -16,7 +17,6 @@ QUESTIONS = {
     "regions": "Where is more data needed?",
     "neighbors": "How do the memorized examples sit among their neighbours?",
 }
-MIN_EXAMPLES = 5  # of a group, to be called the neediest
 SHOWN = 6  # examples beside a verdict
 
 
@@ -55,22 +55,6 @@ def weight(finding: Finding) -> float:
 def ranked(findings: Sequence[Finding]) -> list[Finding]:
     """Sort findings by weight, the heaviest first."""
     return sorted(findings, key=weight, reverse=True)
-
-
-def neediest(groups: Sequence[Group], kind: str) -> Group | None:
-    """The group of a kind with the highest mean score, among those of five examples or more."""
-    return max(candidates(groups, kind), key=lambda g: g["mean"], default=None)
-
-
-def candidates(groups: Sequence[Group], kind: str) -> list[Group]:
-    """The groups of a kind that can be called the neediest: five examples or more, and a rest to compare with."""
-    return [g for g in groups if g["kind"] == kind and g["n"] >= MIN_EXAMPLES and g["rest"] is not None]
-
-
-def corrected(groups: Sequence[Group], group: Group) -> float | None:
-    """The p-value of a group, times the number of groups of its kind it was chosen from (Bonferroni)."""
-    p_value = group.get("p_value")
-    return None if p_value is None else min(1.0, p_value * len(candidates(groups, group["kind"])))
 
 
 def stands_out(group: Group, groups: Sequence[Group]) -> bool:
@@ -138,7 +122,7 @@ def _strongest(results: Results, position: int) -> str:
 
 
 def _regions(groups: Sequence[Group], evidence: Finding | None) -> Verdict:
-    named = [group for kind in ("label", "cell") if (group := neediest(groups, kind))]
+    named = [group for kind in ("label", "cell") if (group := most_in_need(groups, kind))]
     if not named:
         few = f"No group has {MIN_EXAMPLES} examples or more and others to compare with."
         none = few if groups else "Not asked in this run."

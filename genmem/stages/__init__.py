@@ -1,12 +1,12 @@
 """The stages of an audit: each reads a run, computes one thing and stores it; a stored result is not made again."""
 
-from genmem.stages.attributing import influence
-from genmem.stages.checking import check_copies
-from genmem.stages.copying import copies
-from genmem.stages.exploring import neighbors, regions, report
-from genmem.stages.planning import plan
-from genmem.stages.refitting import fit, reached, refit
-from genmem.stages.scoring import posterior, score
+from genmem.stages._copies import copies
+from genmem.stages._copycheck import check_copies
+from genmem.stages._describe import neighbors, regions, report
+from genmem.stages._influence import influence
+from genmem.stages._plan import plan
+from genmem.stages._refit import fit, reached, refit
+from genmem.stages._score import posterior, score
 
 __all__ = [
     "check_copies",

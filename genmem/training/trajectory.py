@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from genmem.errors import RunError
-from genmem.storage import write_atomically
+from genmem.run.storage import write_atomically
 
 MANIFEST = "manifest.json"
 State = dict[str, Tensor]

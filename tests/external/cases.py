@@ -4,8 +4,8 @@ import torch
 from gradient_networks import Squares
 from torch import nn
 
-from genmem.influence.gradients import PerExampleGradients
-from genmem.influence.products import Features, inner, squared_norms
+from genmem.gradients.engine import PerExampleGradients
+from genmem.gradients.products import Features, inner, squared_norms
 from genmem.models import VAE, ConvVAE
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-7}

@@ -1,0 +1,329 @@
+"""Arrays of examples: checked, hashed, and streamed so that data larger than the cache costs little memory."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from genmem.errors import DataError
+from genmem.seeding import stream
+
+Triple: TypeAlias = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]  # train, test, samples
+
+_CHUNK = 2**22  # values handled at a time
+
+
+def blocks(X: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield (first row, rows as a matrix) of an array (n, *event), a few million values at a time."""
+    width = X.size // max(1, len(X))
+    rows = max(1, _CHUNK // max(1, width))
+    for start in range(0, len(X), rows):
+        block = X[start : start + rows]
+        yield start, block.reshape(len(block), width)
+
+
+def fingerprint(X: NDArray[Any]) -> str:
+    """Return the sha256 of the dtype, the shape and the values of an array.
+
+    >>> fingerprint(np.arange(3)) == fingerprint(np.arange(3)[None])
+    False
+    """
+    total = hashlib.sha256(f"{X.dtype.str}{X.shape}".encode())
+    for _, block in blocks(X):
+        total.update(np.ascontiguousarray(block).view(np.uint8).data)
+    return total.hexdigest()
+
+
+def constant_columns(X: NDArray[Any]) -> NDArray[np.intp]:
+    """Return the columns of the flattened examples that take one value only, ascending.
+
+    >>> constant_columns(np.array([[1, 2, 3], [1, 0, 3]]))
+    array([0, 2])
+    """
+    first = X[:1].reshape(-1)
+    columns = np.arange(len(first))
+    for _, block in blocks(X):
+        # Few columns are left after the first block, so the others cost little.
+        some = block if len(columns) == len(first) else block[:, columns]
+        columns = columns[(some == first[columns]).all(axis=0)]
+    return columns
+
+
+def blurred_columns(X: NDArray[Any]) -> NDArray[np.intp]:
+    """Return the columns of the flattened examples that float32 does not resolve: it takes ten steps over their range.
+
+    Seconds since 1970 are 128 apart in float32.
+
+    >>> blurred_columns(np.array([[1.7e9, 1.7], [1.7e9 + 60, 1.8]]))
+    array([0])
+    """
+    low = np.full(X[0].size, np.inf)
+    high = -low
+    for _, block in blocks(X):
+        low, high = np.minimum(low, block.min(0)), np.maximum(high, block.max(0))
+    largest = np.maximum(np.abs(low), np.abs(high)).astype(np.float64)
+    return np.flatnonzero((high > low) & (largest * np.finfo(np.float32).eps > 0.1 * (high - low)))
+
+
+def identical_groups(X: NDArray[Any]) -> NDArray[np.intp]:
+    """Return the group of each example, (n,): exactly equal examples share one.
+
+    Groups are numbered from 0 by first appearance, so without duplicates they are 0 to n - 1. Zero equals
+    minus zero.
+
+    >>> identical_groups(np.array([[5.0, 1.0], [0.0, 0.0], [5.0, 1.0]]))
+    array([0, 1, 0])
+    """
+    _, first, group = np.unique(_row_hashes(X), return_index=True, return_inverse=True)
+    if not _all_equal(X, first[group]):
+        # Different rows had one hash: rare, and then the slow way is exact.
+        rows = np.concatenate([_row_bytes(block) for _, block in blocks(X)])
+        whole = np.dtype((np.void, rows.shape[1]))
+        _, first, group = np.unique(rows.view(whole).ravel(), return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[group]
+
+
+def canonical_order(X: NDArray[Any]) -> NDArray[np.intp]:
+    """Return an order (n,) of the rows that their values alone decide: shuffled rows come out alike.
+
+    >>> X = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    >>> bool((X[canonical_order(X)] == X[::-1][canonical_order(X[::-1])]).all())
+    True
+    """
+    return np.argsort(_row_hashes(X), kind="stable")
+
+
+def _row_hashes(X: NDArray[Any]) -> NDArray[np.uint64]:
+    weights = None
+    parts = []
+    for _, block in blocks(X):
+        words = _row_bytes(block).view(np.uint32).astype(np.uint64)
+        # Values such as 0.0 and 1.0 differ in their high bits only: fold those down before the weighted sum.
+        words ^= words >> np.uint64(16)
+        if weights is None:
+            weights = stream(0, "row hash").integers(2**64, size=words.shape[1], dtype=np.uint64)
+        parts.append(words @ weights)
+    return np.concatenate(parts)
+
+
+def _row_bytes(block: NDArray[Any]) -> NDArray[np.uint8]:
+    values = np.ascontiguousarray(block + 0 if block.dtype.kind == "f" else block)  # -0.0 + 0 is 0.0
+    as_bytes = values.view(np.uint8).reshape(len(block), -1)
+    return np.pad(as_bytes, ((0, 0), (0, -as_bytes.shape[1] % 4)))
+
+
+def _all_equal(X: NDArray[Any], twin: NDArray[np.intp]) -> bool:
+    at = np.flatnonzero(twin != np.arange(len(X)))
+    rows = max(1, _CHUNK * len(X) // max(1, X.size))
+    parts = (at[start : start + rows] for start in range(0, len(at), rows))
+    return all(np.array_equal(X[part], X[twin[part]]) for part in parts)
+
+
+# --- examples an audit can start from
+
+
+def checked_examples(X: NDArray[Any], source: str, columns: tuple[str, ...] | None = None) -> NDArray[Any]:
+    """Return examples as uint8 (from uint8 and bool) or float32 (from other numbers), in C order.
+
+    Args:
+        X: what was read.
+        source: what the user named, for the messages.
+        columns: the names of the columns of a table.
+
+    Raises:
+        DataError: it is not an array (n, *event) of at least two examples of finite real numbers.
+    """
+    _check_form(X, source)
+    if X.dtype.kind == "b" or X.dtype == np.uint8:
+        return np.ascontiguousarray(X, np.uint8)
+    _check_finite(X, source, columns, "finite numbers", "Fill in or drop these rows.")
+    if X.dtype == np.float32:
+        return np.ascontiguousarray(X, np.float32)
+    with np.errstate(over="ignore"):
+        single = np.ascontiguousarray(X, np.float32)
+    _check_finite(single, source, columns, "numbers that float32 can hold (below 3.4e38)", "Rescale the data.")
+    if X.dtype.kind != "f" or X.dtype.itemsize > 4:
+        _check_resolved(X, source, columns)
+    return single
+
+
+def _check_resolved(X: NDArray[Any], source: str, columns: tuple[str, ...] | None) -> None:
+    if (blurred := blurred_columns(X)).size:
+        column = int(blurred[0])
+        low, high = (float(end(X.reshape(len(X), -1)[:, column])) for end in (np.min, np.max))
+        raise DataError(
+            expected="columns whose values float32 can tell apart",
+            got=f"{low:.12g} to {high:.12g} in column {repr(columns[column]) if columns else column} of {source}"
+            + (f", and {len(blurred) - 1} more columns" if len(blurred) > 1 else ""),
+            do="Subtract an offset from such columns, for example their mean.",
+        )
+
+
+def _check_form(X: NDArray[Any], source: str) -> None:
+    if X.dtype.kind not in "biuf":
+        raise DataError(
+            expected="an array of real numbers",
+            got=f"dtype {X.dtype}, shape {X.shape} in {source}",
+            do="Convert it to a dense array of float32, or of uint8 for pixels.",
+        )
+    if X.ndim < 2:
+        raise DataError(
+            expected="one example a row: an array of shape (n, *event)",
+            got=f"shape {X.shape} in {source}",
+            do="Reshape n numbers to (n, 1) with array.reshape(-1, 1).",
+        )
+    if len(X) < 2 or X.size == 0:
+        raise DataError(
+            expected="2 or more examples of one or more values",
+            got=f"{len(X)} of {X.size // max(1, len(X))} values, shape {X.shape} in {source}",
+            do="Add examples: an audit leaves some out and compares.",
+        )
+
+
+def _check_finite(X: NDArray[Any], source: str, columns: tuple[str, ...] | None, expected: str, do: str) -> None:
+    bad, where = 0, ""
+    for start, block in blocks(X):
+        wrong = ~np.isfinite(block)
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            bad += int(wrong.sum())
+            name = repr(columns[column]) if columns else column
+            where = where or f"{block[row, column]} in row {start + row}, column {name}"
+    if bad:
+        raise DataError(
+            expected=expected,
+            got=f"{bad} of {X.size} others in {source}, the first {where} (counted from 0)",
+            do=do,
+        )
+
+
+# --- matrices of finite numbers
+
+
+HUGE = 1e150  # squares of larger values overflow float64
+_AS_THEY_ARE = "bool uint8 int8 int16 int32 int64 float16 float32 float64".split()  # the dtypes torch knows
+
+
+def matrix(X: ArrayLike, name: str = "X") -> NDArray[Any]:
+    """Return X as a matrix (n, d), common dtypes as they are (bool becomes uint8), others as float64.
+
+    Raises:
+        DataError: it is no matrix of finite numbers, or one is too large to be squared.
+    """
+    array = np.asarray(X)
+    numbers = array.dtype.kind in "biuf"
+    if not numbers or array.ndim != 2 or array.size == 0:
+        images = numbers and array.ndim > 2 and array.size > 0
+        raise DataError(
+            expected=f"{name} of numbers, one vector a row: shape (n, d)",
+            got=f"dtype {array.dtype}, shape {array.shape}",
+            do="Flatten images: X.reshape(len(X), -1)." if images else "Reshape a single column to (n, 1).",
+        )
+    if array.dtype not in map(np.dtype, _AS_THEY_ARE):
+        array = array.astype(np.float64)
+    for start, part in blocks(array):
+        bad = ~np.isfinite(part).all(axis=1)
+        if array.dtype == np.float64:
+            bad |= (np.abs(part) >= HUGE).any(axis=1)
+        if bad.any():
+            raise DataError(
+                expected=f"{name} of finite numbers below {HUGE}",
+                got=f"NaN, infinite or larger ones, the first in row {start + int(bad.argmax())}",
+                do="Fill in, drop or rescale these rows.",
+            )
+    return array.view(np.uint8) if array.dtype.kind == "b" else array
+
+
+def require_width(X: NDArray[Any], d: int) -> None:
+    """Check that examples have the columns of those fitted to.
+
+    Raises:
+        DataError: they have not.
+    """
+    if X.shape[1] != d:
+        raise DataError(
+            expected=f"examples of {d} values, as those fitted to",
+            got=f"{X.shape[1]}",
+            do="Score data of the same columns.",
+        )
+
+
+def largest(X: NDArray[Any]) -> float:
+    """Return the largest absolute value."""
+    return max(max(float(part.max()), -float(part.min())) for _, part in blocks(X))
+
+
+def row_parts(X: NDArray[Any], most: int) -> Iterator[NDArray[Any]]:
+    """Yield the rows of a matrix in float64, at most so many values at a time."""
+    step = max(1, most // X.shape[1])
+    return (X[start : start + step].astype(np.float64) for start in range(0, len(X), step))
+
+
+# --- training examples and queries
+
+
+def array_of(X: ArrayLike, name: str) -> NDArray[Any]:
+    """Return anything like an array as one.
+
+    Raises:
+        DataError: its rows are of different lengths.
+    """
+    try:
+        return np.asarray(X)
+    except ValueError as error:
+        raise DataError(
+            expected=f"{name} of rows of one shape", got=f"what is no array: {error}", do="Pad them to one shape."
+        ) from error
+
+
+def flat_examples(X: ArrayLike, name: str, least: int = 1) -> NDArray[Any]:
+    """Return examples (n, *event) as a matrix (n, d), common dtypes as they are.
+
+    Raises:
+        DataError: not numbers, fewer than 2 dimensions or `least` rows, or values that are not finite or whose
+            squares are not.
+    """
+    array = array_of(X, name)
+    flat = matrix(array.reshape(len(array), -1) if array.ndim > 2 and array.size else array, name)
+    if len(flat) < least:
+        raise DataError(
+            expected=f"{name} of {least} or more examples, so that one can be left out",
+            got=f"{len(flat)}",
+            do="Add examples, or ask the model for less: fewer neighbours or components.",
+        )
+    return flat
+
+
+def same_width(X_train: NDArray[Any], X_query: NDArray[Any]) -> None:
+    """Check that queries have the shape of the training examples.
+
+    Raises:
+        DataError: they have not.
+    """
+    if X_train.shape[1:] != X_query.shape[1:]:
+        raise DataError(
+            expected=f"queries of shape {X_train.shape[1:]}, as the training examples have",
+            got=f"{X_query.shape[1:]}",
+            do="Pass both in the same form.",
+        )
+
+
+def groups_of(groups: ArrayLike | None, n: int) -> NDArray[np.intp]:
+    """Return the group of each of n queries, integers from 0 without gaps; without groups, each is its own.
+
+    Raises:
+        DataError: they are something else.
+    """
+    if groups is None:
+        return np.arange(n)
+    found = np.asarray(groups)
+    whole = found.shape == (n,) and found.dtype.kind in "iu"
+    if not whole or not np.array_equal(np.unique(found), np.arange(found.max() + 1)):
+        raise DataError(
+            expected=f"a group for each of {n} queries, integers from 0 without gaps",
+            got=f"shape {found.shape}, dtype {found.dtype}" + (f", {np.unique(found)[:5]}..." if whole else ""),
+            do="Number them with np.unique(groups, return_inverse=True)[1].",
+        )
+    return found.astype(np.intp)

@@ -1,0 +1,264 @@
+"""The examples of an audit: loaded, checked, and prepared once."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from genmem.data.arrays import blocks, checked_examples, identical_groups
+from genmem.data.files import Raw, read, read_labels, tidy_labels
+from genmem.data.images import image_shape_of
+from genmem.errors import DataError
+from genmem.seeding import stream
+
+_TOGETHER = 256  # source rows that share one random stream
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Examples and what is known about them.
+
+    Attributes:
+        X: the examples, (n, *event_shape), float32 or uint8.
+        labels: (n,) integers, booleans or text, or None.
+        index: (n,) the row of each example in the source, from 0.
+        source: what the user named: "digits", a path as given, or "array".
+        names: (n,) the path of each image within its folder, or None.
+        columns: the names of the columns of a table, or None.
+        image_shape: (h, w) or (h, w, 3) where an example can be shown as an image (by `to_images`), or None.
+        preparation: what was done to the values, once.
+    """
+
+    X: NDArray[Any]
+    labels: NDArray[Any] | None
+    index: NDArray[np.intp]
+    source: str
+    names: NDArray[Any] | None = None
+    columns: tuple[str, ...] | None = None
+    image_shape: tuple[int, ...] | None = None
+    preparation: str = "as given"
+
+    def take(self, positions: ArrayLike) -> "Data":
+        """Return the examples at `positions`, in that order, or where a mask holds."""
+        given = np.asarray(positions)
+        at = np.flatnonzero(given) if given.dtype == bool else given.astype(np.intp)
+        labels = None if self.labels is None else self.labels[at]
+        names = None if self.names is None else self.names[at]
+        return replace(self, X=self.X[at], labels=labels, index=self.index[at], names=names)
+
+
+# --- load
+
+
+def load(
+    source: str | os.PathLike[str] | ArrayLike,
+    *,
+    array: str | None = None,
+    label_array: str | None = None,
+    label_column: str | None = None,
+    labels: str | os.PathLike[str] | ArrayLike | None = None,
+    subset: int | None = None,
+    seed: int = 0,
+) -> Data:
+    """Load and check examples. uint8 and float32 are kept, bool becomes uint8, other numbers float32.
+
+    Args:
+        source: "digits" (scikit-learn's 8 x 8 digits, values 0 to 1), an array of shape (n, *event), or a path:
+            .npy, .npz, .csv or .parquet file, MNIST-style IDX file (gzipped or not), or folder of images.
+        array: the array of an .npz file that holds the examples; may be left out where only one can.
+        label_array: the array of an .npz file that holds the labels.
+        label_column: the column of a table that holds the labels.
+        labels: labels as an array or in a file of their own (.npy, .csv of one column, .txt, IDX).
+            They replace those a folder of images or "digits" comes with.
+        subset: keep this many examples, drawn at random without replacement, in their order.
+        seed: of the draw.
+
+    Raises:
+        DataError: the source is missing, damaged, not numeric, not finite or has fewer than two examples; labels
+            are missing, in two places or of another length; `subset` is more than there is.
+
+    >>> data = load("digits", subset=100)
+    >>> data.X.shape, data.X.dtype.name, data.image_shape
+    ((100, 64), 'float32', (8, 8))
+    """
+    raw, name = _read(source, array, label_array, label_column)
+    X = checked_examples(raw.X, name, raw.columns)
+    given = _labels_beside(labels, label_array or label_column)
+    given = raw.labels if given is None else given
+    tidy = None if given is None else tidy_labels(given, len(X), _name_of(labels) or name)
+    shape = (8, 8) if name == "digits" else image_shape_of(X.shape)
+    data = Data(X, tidy, np.arange(len(X)), name, raw.names, raw.columns, shape)
+    return data if subset is None else _subset(data, subset, seed)
+
+
+def _read(source: Any, array: str | None, label_array: str | None, label_column: str | None) -> tuple[Raw, str]:
+    is_path = isinstance(source, str | os.PathLike) and source != "digits"
+    if is_path:
+        raw = read(Path(source), array=array, label_array=label_array, label_column=label_column)
+        return raw, os.fspath(source)
+    _refuse_options(_name_of(source), array=array, label_array=label_array, label_column=label_column)
+    return (_digits(), "digits") if isinstance(source, str) else (Raw(as_array(source)), "array")
+
+
+def _refuse_options(source: str | None, **options: str | None) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise DataError(
+                expected=f"{name} only with a file",
+                got=f"{name}={value!r} with {source}",
+                do=f"Drop {name}; labels of an array are given as `labels`.",
+            )
+
+
+def _name_of(source: Any) -> str | None:
+    if source is None:
+        return None
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else "an array"
+
+
+def _digits() -> Raw:
+    from sklearn.datasets import load_digits
+
+    pixels, digits = load_digits(return_X_y=True)
+    return Raw((pixels / 16).astype(np.float32), digits)
+
+
+def as_array(values: Any) -> NDArray[Any]:
+    """Return what numpy makes of `values`.
+
+    Raises:
+        DataError: values are masked, or numpy can make no array of them.
+    """
+    if np.ma.isMaskedArray(values) and np.ma.getmaskarray(values).any():
+        raise DataError(
+            expected="a value in every place",
+            got=f"{int(np.ma.getmaskarray(values).sum())} masked values",
+            do="Fill them in, or drop these rows.",
+        )
+    try:
+        return np.asarray(values)
+    except Exception as error:  # ragged lists raise ValueError, tensors on a GPU TypeError
+        raise DataError(
+            expected="an array, or what numpy can make one of",
+            got=f"{type(values).__name__} ({' '.join(str(error).split())[:200]})",
+            do="Convert it to a numpy array with one example a row.",
+        ) from error
+
+
+def _labels_beside(labels: Any, named: str | None) -> NDArray[Any] | None:
+    if labels is None:
+        return None
+    if named is not None:
+        raise DataError(
+            expected="labels from one place",
+            got=f"{named!r} and {_name_of(labels)}",
+            do="Drop one of labels, label_array and label_column.",
+        )
+    return read_labels(Path(labels)) if isinstance(labels, str | os.PathLike) else as_array(labels)
+
+
+def _subset(data: Data, size: int, seed: int) -> Data:
+    if not 2 <= size <= len(data.X) or size != int(size):
+        raise DataError(
+            expected=f"a subset of 2 to {len(data.X)} examples",
+            got=str(size),
+            do="Ask for a number between these, or leave it out to keep all.",
+        )
+    return data.take(np.sort(stream(seed, "subset").choice(len(data.X), int(size), replace=False)))
+
+
+# --- prepare
+
+
+def prepare(data: Data, likelihood: str | None, seed: int) -> Data:
+    """Binarise or dequantise pixels, once, so that every model sees and is scored on the same values.
+
+    uint8 data with likelihood "bernoulli" become x ~ Bernoulli(pixel / 255), uint8 0 or 1; data in [0, 1] become
+    x ~ Bernoulli(value). What is 0 or 1 already is kept. With likelihood "discretized_logistic", one of whole levels,
+    everything is kept. With any other likelihood uint8 data become (pixel + u) / 256 with u uniform on [0, 1) in steps
+    of 2^-16, so that floor(256 x) is the pixel in float32; where they are all 0 or 1, (pixel + u) / 2. Other data are
+    kept.
+
+    What is drawn for an example depends on `seed` and on its row in the source, not on its position or its
+    neighbours: subsets and duplicates get the values they have in the whole.
+
+    Raises:
+        DataError: the likelihood is "bernoulli" and values lie outside [0, 1].
+    """
+    if likelihood == "bernoulli":
+        return _binarise(data, seed)
+    if data.X.dtype != np.uint8 or likelihood == "discretized_logistic":
+        return data
+    X, levels = np.empty(data.X.shape, np.float32), 2 if data.X.max() <= 1 else 256
+    for at, noise in _each(data, seed, "dequantise", lambda draw, size: draw.integers(2**16, size=size)):
+        X[at] = (data.X[at] * 2.0**16 + noise) / (2.0**16 * levels)
+    return replace(data, X=X, preparation=f"dequantised once, seed {seed}")
+
+
+def _binarise(data: Data, seed: int) -> Data:
+    top = 255 if data.X.dtype == np.uint8 else 1
+    _check_probabilities(data, top)
+    if all(((block == 0) | (block == 1)).all() for _, block in blocks(data.X)):
+        return data
+    X = np.empty(data.X.shape, np.uint8)
+    for at, noise in _each(data, seed, "binarise", lambda draw, size: draw.random(size)):
+        X[at] = noise < data.X[at] / top
+    return replace(data, X=X, preparation=f"binarised once, seed {seed}")
+
+
+def _each(
+    data: Data, seed: int, purpose: str, draw: Callable[[np.random.Generator, tuple[int, ...]], NDArray[Any]]
+) -> Iterator[tuple[NDArray[np.intp], NDArray[Any]]]:
+    """Yield positions and their noise, drawn for whole blocks of source rows and so the same in any subset."""
+    block = data.index // _TOGETHER
+    order = np.argsort(block, kind="stable")
+    numbers, starts = np.unique(block[order], return_index=True)
+    for number, at in zip(numbers, np.split(order, starts[1:]), strict=True):
+        noise = draw(stream(seed, purpose, int(number)), (_TOGETHER, *data.X.shape[1:]))
+        yield at, noise[data.index[at] % _TOGETHER]
+
+
+def _check_probabilities(data: Data, top: int) -> None:
+    for start, block in blocks(data.X):
+        outside = ~((block >= 0) & (block <= top))
+        if outside.any():
+            row, column = np.argwhere(outside)[0]
+            raise DataError(
+                expected="values in [0, 1], or uint8 pixels, for a Bernoulli likelihood",
+                got=f"{block[row, column]} in row {data.index[start + row]}, column {column} of {data.source}",
+                do="Rescale to [0, 1], save whole numbers from 0 to 255 as uint8, or choose another likelihood.",
+            )
+
+
+# --- plant
+
+
+def plant_duplicates(data: Data, positions: ArrayLike, copies: int) -> tuple[Data, NDArray[np.intp]]:
+    """Append `copies` exact copies of each example at `positions`, to see what duplication does to an audit.
+
+    Returns:
+        The data, copies at the end (all of the first example, then of the next), each with the source row of its
+        original in `index`; and the groups (n + len(positions) * copies,) of `identical_groups`, so that an
+        example and its copies can be left out together.
+
+    Raises:
+        DataError: a position is not one of the data, or `copies` is negative.
+
+    >>> more, groups = plant_duplicates(load("digits"), [5], copies=2)
+    >>> len(more.X), groups[-2:]
+    (1799, array([5, 5]))
+    """
+    at = np.asarray(positions, np.intp).reshape(-1)
+    n = len(data.X)
+    if copies < 0 or (at.size and not 0 <= at.min() <= at.max() < n):
+        raise DataError(
+            expected=f"positions from 0 to {n - 1} and 0 or more copies",
+            got=f"positions {at.tolist()[:8]} and {copies} copies",
+            do="Correct them.",
+        )
+    more = data.take(np.concatenate([np.arange(n), np.repeat(at, copies)]))
+    return more, identical_groups(more.X)

@@ -1,0 +1,321 @@
+"""Readers of the files an audit can start from, and of labels: what a file holds, not yet checked as examples.
+
+Nothing is unpickled and nothing is downloaded.
+"""
+
+import gzip
+import math
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmem.data.images import IMAGE_SUFFIXES, read_images
+from genmem.data.tables import examples_of, only_column, read_table
+from genmem.errors import DataError
+
+KINDS = "a .npy, .npz, .csv or .parquet file, an MNIST-style IDX file, or a folder of images"
+_IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+
+@dataclass(frozen=True, eq=False)
+class Raw:
+    """What a file holds: examples, and labels, names of files and names of columns where it has them."""
+
+    X: NDArray[Any]
+    labels: NDArray[Any] | None = None
+    names: NDArray[Any] | None = None
+    columns: tuple[str, ...] | None = None
+
+
+def read(
+    path: Path,
+    *,
+    array: str | None = None,
+    label_array: str | None = None,
+    label_column: str | None = None,
+) -> Raw:
+    """Read a file or a folder of images; the suffix says which kind it is.
+
+    Args:
+        path: the file or folder.
+        array: the array of an .npz file that holds the examples.
+        label_array: the array of an .npz file that holds the labels.
+        label_column: the column of a table that holds the labels.
+
+    Raises:
+        DataError: the path is missing, unreadable, damaged or of another kind, or an option does not apply to it.
+    """
+    kind = kind_of(path)
+    if kind != "npz":
+        _refuse_option("array", array, ".npz files", path)
+        _refuse_option("label_array", label_array, ".npz files", path)
+    if kind not in ("csv", "parquet"):
+        _refuse_option("label_column", label_column, ".csv and .parquet files", path)
+    with reading(path):
+        if kind == "npz":
+            return _read_npz(path, array, label_array)
+        if kind in ("csv", "parquet"):
+            X, labels, columns = examples_of(read_table(path), label_column, path)
+            return Raw(X, labels, columns=columns)
+        if kind == "images":
+            X, labels, names = read_images(path)
+            return Raw(X, labels, names=names)
+        return Raw(read_npy(path) if kind == "npy" else read_idx(path))
+
+
+def kind_of(path: Path) -> str:
+    """Return "npy", "npz", "csv", "parquet", "idx" or "images", by the suffix or the first bytes.
+
+    Raises:
+        DataError: there is nothing at the path, or something else.
+    """
+    with reading(path):
+        if not path.exists():
+            raise DataError(
+                expected=f"a file or folder at {path}",
+                got="nothing there",
+                do="Correct the path, or name the built-in data set: digits.",
+            )
+        if path.is_dir():
+            return "images"
+        suffix = path.suffix.lower()
+        if suffix in (".npy", ".npz", ".csv", ".parquet"):
+            return suffix[1:]
+        if path.is_file() and (suffix == ".gz" or _is_idx(path)):
+            return "idx"
+    if suffix in IMAGE_SUFFIXES:
+        do = "Name the folder the images are in."
+    else:
+        do = "Save the examples as an array with numpy.save; files are never unpickled."
+    raise DataError(expected=KINDS, got=str(path), do=do)
+
+
+def _refuse_option(name: str, value: str | None, where: str, path: Path) -> None:
+    if value is not None:
+        raise DataError(
+            expected=f"{name} only with {where}",
+            got=f"{name}={value!r} with {path}",
+            do=f"Drop --{name.replace('_', '-')}.",
+        )
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever reading `path` raises inside the `with` block into a DataError that names it."""
+    try:
+        yield
+    except DataError:
+        raise
+    except OSError as error:
+        if error.strerror:
+            raise DataError(
+                expected=f"a readable file at {path}",
+                got=error.strerror,
+                do="Correct the path or its permissions.",
+            ) from error
+        raise _damaged(path, error) from error
+    except Exception as error:  # zipfile, zlib, numpy, pyarrow and Pillow each have errors of their own
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    if "Object arrays cannot be loaded" in str(error):
+        return _objects(path)
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    if "pickle" in reason:
+        reason = "no numpy array in it"
+    return DataError(
+        expected=f"a sound {path.suffix or 'IDX'} file at {path}",
+        got=f"one that cannot be read ({reason})",
+        do="Write or copy the file again.",
+    )
+
+
+def _objects(path: Path) -> DataError:
+    return DataError(
+        expected="an array of numbers",
+        got=f"Python objects in {path}, which are never unpickled",
+        do='Save it as numbers: numpy.save(path, array.astype("float32")).',
+    )
+
+
+# --- numpy
+
+
+def read_npy(path: Path) -> NDArray[Any]:
+    """Return the array of a .npy file.
+
+    Raises:
+        DataError: the file is damaged, or holds Python objects.
+    """
+    with reading(path), open(path, "rb") as file:
+        if file.read(1) == b"":
+            raise ValueError("it is empty")
+        file.seek(0)
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _read_npz(path: Path, array: str | None, label_array: str | None) -> Raw:
+    with zipfile.ZipFile(path) as archive:
+        members = [name for name in archive.namelist() if name.endswith(".npy")]
+        shapes = {name.removesuffix(".npy"): _shape_in(archive, name) for name in members}
+    array = _candidate(shapes, path) if array is None else array
+    wanted = [array] if label_array is None else [array, label_array]
+    for name in wanted:
+        if name not in shapes:
+            raise DataError(
+                expected=f"an array in {path}: {_listing(shapes)}",
+                got=repr(name),
+                do="Name one of these.",
+            )
+    with np.load(path, allow_pickle=False) as stored:
+        return Raw(stored[array], None if label_array is None else stored[label_array])
+
+
+def _shape_in(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
+    with archive.open(name) as file:
+        old = np.lib.format.read_magic(file) == (1, 0)
+        header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+        return header(file)[0]
+
+
+def _candidate(shapes: dict[str, tuple[int, ...]], path: Path) -> str:
+    found = list(shapes) if len(shapes) == 1 else [name for name, shape in shapes.items() if len(shape) > 1]
+    if len(found) != 1:
+        raise DataError(
+            expected="the name of the array that holds the examples",
+            got=f"none, and {path} holds {_listing(shapes)}",
+            do="Name it with array (--array), and labels with label_array (--label-array).",
+        )
+    return found[0]
+
+
+def _listing(shapes: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "no arrays"
+
+
+# --- IDX
+
+
+def _is_idx(path: Path) -> bool:
+    with open(path, "rb") as file:
+        head = file.read(4)
+    return len(head) == 4 and head[:2] == b"\0\0" and head[2] in _IDX_TYPES
+
+
+def read_idx(path: Path) -> NDArray[Any]:
+    """Return the array of an IDX file (the format of MNIST), gzipped or not.
+
+    Four bytes (0, 0, type, number of dimensions), the dimensions as big-endian 32-bit integers, the values.
+
+    Raises:
+        DataError: the file is not in this format, or is shorter or longer than its header says.
+    """
+    with reading(path), _maybe_gzip(path) as file:
+        head = file.read(4)
+        if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _IDX_TYPES:
+            raise ValueError(f"it starts with {head.hex(' ') or 'nothing'}, not with 00 00 and an IDX type")
+        sizes = file.read(4 * head[3])
+        if len(sizes) < 4 * head[3]:
+            raise ValueError("its header is truncated")
+        shape = np.frombuffer(sizes, ">u4").tolist()
+        kind, content = np.dtype(_IDX_TYPES[head[2]]), file.read()
+        if len(content) != math.prod(shape) * kind.itemsize:
+            meant = f"{math.prod(shape) * kind.itemsize} for {tuple(shape)}"
+            raise ValueError(f"it holds {len(content)} bytes of values; its header says {meant}")
+        values = np.frombuffer(content, kind).reshape(shape)
+        return values.astype(kind.newbyteorder("="))
+
+
+def _maybe_gzip(path: Path) -> IO[bytes]:
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if zipped else open(path, "rb")  # type: ignore[return-value]
+
+
+# --- labels
+
+
+def read_labels(path: Path) -> NDArray[Any]:
+    """Read labels from a .npy file, an IDX file, a .csv file of one named column, or a .txt file, one a line.
+
+    Raises:
+        DataError: the file is missing, unreadable, damaged or of another kind.
+    """
+    kind = "txt" if path.suffix.lower() == ".txt" and path.is_file() else kind_of(path)
+    with reading(path):
+        if kind == "npy":
+            return read_npy(path)
+        if kind == "idx":
+            return read_idx(path)
+        if kind == "txt":
+            return _lines(path)
+        if kind == "csv":
+            return only_column(read_table(path), path)
+    raise DataError(
+        expected="labels in a .npy, .csv, .txt or IDX file",
+        got=str(path),
+        do="Save one label for each example in one of these.",
+    )
+
+
+def _lines(path: Path) -> NDArray[Any]:
+    lines = np.array([line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()])
+    try:
+        return lines.astype(np.int64)
+    except (ValueError, OverflowError):
+        return lines
+
+
+def tidy_labels(labels: NDArray[Any], n: int, source: str) -> NDArray[Any]:
+    """Return labels as (n,) integers, booleans or text; whole floats become integers.
+
+    Raises:
+        DataError: they are not one to an example, are neither integers, booleans nor text, or some are blank.
+    """
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.shape != (n,):
+        raise DataError(
+            expected=f"one label for each of {n} examples",
+            got=f"shape {labels.shape} from {source}",
+            do="Give one a row, in the order of the examples; in a .csv file below a line with a name.",
+        )
+    labels = _plain(labels)
+    if labels.dtype.kind not in "iuUb":
+        raise DataError(
+            expected="labels that are integers, booleans or text",
+            got=f"dtype {labels.dtype} from {source}, such as {_odd(labels)!r}",
+            do="Number the classes or name them.",
+        )
+    if labels.dtype.kind == "U" and (blank := np.flatnonzero(np.char.strip(labels) == "")).size:
+        raise DataError(
+            expected="a label for every example",
+            got=f"{blank.size} blank from {source}, the first in row {blank[0]} counted from 0",
+            do="Fill them in, or drop these examples.",
+        )
+    return labels
+
+
+def _plain(labels: NDArray[Any]) -> NDArray[Any]:
+    if labels.dtype.kind == "O":
+        values = labels.tolist()
+        for kind in (str, bool, int):
+            if all(type(value) is kind for value in values):
+                return np.array(values)
+    if labels.dtype.kind == "S":
+        return np.char.decode(labels, "utf-8", "replace")
+    if labels.dtype.kind == "f" and np.all(np.abs(labels) < 2**53) and np.all(labels == np.trunc(labels)):
+        return labels.astype(np.int64)
+    return labels
+
+
+def _odd(labels: NDArray[Any]) -> object:
+    values = labels.tolist()
+    return next((value for value in values if not isinstance(value, str) and value != value), values[0])

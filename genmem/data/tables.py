@@ -1,0 +1,355 @@
+"""Tables: .csv and .parquet files by pyarrow; columns of numbers and of categories from whatever holds them."""
+
+import datetime
+import numbers
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmem.errors import DataError
+
+
+def read_table(path: Path) -> Any:
+    """Return a .csv file (comma-separated, its first line the names of the columns) or .parquet file.
+
+    Raises:
+        DataError: a .csv file has no line of names. Damage raises the errors of pyarrow.
+    """
+    if path.suffix.lower() == ".csv":
+        return _read_csv(path)
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        return file.read()
+
+
+def _read_csv(path: Path) -> Any:
+    from pyarrow import csv
+
+    # One thread: only then does pyarrow name the row that is ragged.
+    table = csv.read_csv(path, read_options=csv.ReadOptions(use_threads=False))
+    names = table.column_names
+    if all(_is_number(name) for name in names) and names != [str(i) for i in range(len(names))]:
+        raise DataError(
+            expected=f"a first line of column names in {path}",
+            got=f"numbers: {_some(names)}",
+            do="Add a line of names at the top; without it the first example would be lost.",
+        )
+    return table
+
+
+def examples_of(
+    table: Any, label_column: str | None, path: Path
+) -> tuple[NDArray[Any], NDArray[Any] | None, tuple[str, ...]]:
+    """Return the numbers of a table (n, columns), the labels if a column holds them, and the columns' names.
+
+    Raises:
+        DataError: a column is unnamed, repeated, not numeric or has gaps, or there is no such label column.
+    """
+    names = checked_names(table.column_names, label_column, path)
+    labels = None
+    if label_column is not None:
+        at = names.index(label_column)
+        labels = _values(table.column(at), label_column, path)
+        table, names = table.remove_column(at), [*names[:at], *names[at + 1 :]]
+    _refuse_text(table, path)
+    values = [_values(table.column(i), name, path) for i, name in enumerate(names)]
+    return np.column_stack(values), labels, tuple(names)
+
+
+def only_column(table: Any, path: Path) -> NDArray[Any]:
+    """Return the values of a table of one column.
+
+    Raises:
+        DataError: there are more columns, or gaps.
+    """
+    if table.num_columns != 1:
+        raise DataError(
+            expected=f"one column of labels in {path}",
+            got=f"{table.num_columns}: {_some(table.column_names)}",
+            do="Keep only the column of labels.",
+        )
+    return _values(table.column(0), table.column_names[0], path)
+
+
+def checked_names(names: list[str], label_column: str | None, path: Path) -> list[str]:
+    """Return the names of the columns of a table.
+
+    Raises:
+        DataError: one is missing or repeated, there is no such label column, or nothing beside it.
+    """
+    unnamed = [str(i + 1) for i, name in enumerate(names) if not name or name.startswith("__index_level_")]
+    if unnamed:
+        raise DataError(
+            expected=f"a name for every column of {path}",
+            got=f"none for column {_some(unnamed)} (the index of a data frame?)",
+            do="Write the table without its index (index=False), or name the column.",
+        )
+    if len(set(names)) < len(names):
+        raise DataError(
+            expected=f"a different name for every column of {path}",
+            got=f"repeated: {_some([name for name in dict.fromkeys(names) if names.count(name) > 1])}",
+            do="Rename them.",
+        )
+    if label_column is not None and label_column not in names:
+        raise DataError(
+            expected=f"the labels in a column of {path}: {_some(names)}",
+            got=repr(label_column),
+            do="Name one of these with label_column (--label-column).",
+        )
+    if not set(names) - {label_column}:
+        raise DataError(
+            expected=f"a column of numbers in {path}",
+            got=f"only the labels, {label_column!r}" if names else "no columns",
+            do="Add the columns the model is to learn.",
+        )
+    return names
+
+
+def _refuse_text(table: Any, path: Path) -> None:
+    from pyarrow import types
+
+    numeric = (types.is_integer, types.is_floating, types.is_boolean, types.is_null)
+    text = [f"{f.name} ({f.type})" for f in table.schema if not any(test(f.type) for test in numeric)]
+    if text:
+        raise DataError(
+            expected=f"columns of numbers in {path}",
+            got=f"{len(text)} of another kind: {_some(text)}",
+            do="Encode them as numbers, drop them, or name one as label_column (--label-column).",
+        )
+
+
+def _values(column: Any, name: str, path: Path) -> NDArray[Any]:
+    if column.null_count:
+        row = column.is_null().to_pylist().index(True)
+        raise DataError(
+            expected=f"a value in every row of column {name!r} of {path}",
+            got=f"{column.null_count} missing, the first in row {row} counted from 0",
+            do="Fill them in, or drop these rows.",
+        )
+    return np.asarray(column.to_numpy()) if len(column) else np.zeros(0)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _some(items: list[str], most: int = 8) -> str:
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
+
+
+# --- tables from memory
+
+
+Columns: TypeAlias = dict[str, NDArray[Any]]
+Table: TypeAlias = Any  # a mapping, a pyarrow table, a data frame, or an array with or without named fields
+
+_SETS = ("train", "test", "samples")
+
+
+def columns_of(table: Table, name: str) -> Columns:
+    """Return the columns of a table, each (n,): of numbers or dates as they are, of anything else as objects.
+
+    Args:
+        table: a mapping from names to columns, a pyarrow table, a data frame (pandas, polars), or an array, (n, p) or
+            with named fields; columns of arrays without names are called "0", "1", ...
+        name: which set it is, for the messages.
+
+    Raises:
+        DataError: it is none of these, or its columns are empty or of different lengths.
+    """
+    items = _items(table, name)
+    columns = {str(key): _column(values) for key, values in items}
+    if len(columns) < len(items):
+        names = [str(key) for key, _ in items]
+        raise DataError(
+            expected=f"a different name for every column of {name}",
+            got=f"repeated: {', '.join(sorted({key for key in names if names.count(key) > 1})[:8])}",
+            do="Rename them.",
+        )
+    sizes = {values.shape for values in columns.values()}
+    if len(sizes) != 1 or len(next(iter(sizes))) != 1 or not next(iter(sizes))[0]:
+        raise DataError(
+            expected=f"{name} as a table with columns of one length and one or more rows",
+            got="columns of shapes " + ", ".join(str(size) for size in sorted(sizes, key=str)[:4]) if sizes else "none",
+            do="Pass a mapping of columns, a pyarrow table, a data frame or an array (n, columns).",
+        )
+    return columns
+
+
+def same_columns(tables: tuple[Columns, Columns, Columns]) -> tuple[Columns, Columns, Columns]:
+    """Return the tables with their columns in the order of the first.
+
+    Raises:
+        DataError: one lacks a column that another has.
+    """
+    first = set(tables[0])
+    for name, table in zip(_SETS, tables, strict=True):
+        lacks, more = sorted(first - set(table)), sorted(set(table) - first)
+        if lacks or more:
+            raise DataError(
+                expected=f"the columns of train in {name} too",
+                got="; ".join(
+                    f"{what} {', '.join(some[:8])}" for what, some in (("no", lacks), ("also", more)) if some
+                ),
+                do="Keep the columns that all three have, under the same names.",
+            )
+    train, test, samples = ({name: table[name] for name in tables[0]} for table in tables)
+    return train, test, samples
+
+
+def as_numbers_or_text(
+    name: str, parts: tuple[NDArray[Any], NDArray[Any], NDArray[Any]], categorical: Collection[str]
+) -> tuple[list[NDArray[Any]], bool]:
+    """Return one column of the three sets, and whether its values are categories.
+
+    Numbers, truth values (0 and 1) and dates (in seconds) become float64 with NaN where there is none; categories
+    become text with "" where there is none. A number that stands for a category is written without a needless
+    fraction, so that 3, 3.0 and "3" are the same.
+
+    Raises:
+        DataError: values are of another kind, infinite, or of different kinds in the three sets.
+    """
+    if name in categorical:
+        return [_text(values) for values in parts], True
+    kinds = [_kind(values, name, where) for values, where in zip(parts, _SETS, strict=True)]
+    known = {kind for kind in kinds if kind != "missing"}
+    if known == {"text"}:
+        return [_text(values) for values in parts], True
+    if len(known) > 1:
+        raise DataError(
+            expected=f"values of one kind in column {name!r} of train, test and samples",
+            got=", ".join(f"{kind} in {where}" for kind, where in zip(kinds, _SETS, strict=True)),
+            do="Write it alike in all three, or name it in `categorical` to compare the values as text.",
+        )
+    found = [_numbers(values, kind) for values, kind in zip(parts, kinds, strict=True)]
+    return [_finite(values, name, where) for values, where in zip(found, _SETS, strict=True)], False
+
+
+def _column(values: Any) -> NDArray[Any]:
+    array = np.asarray(values)
+    if array.dtype.kind in "US" and not isinstance(values, np.ndarray):
+        array = np.asarray(values, dtype=object)  # numpy makes text of numbers that stand beside text
+    is_plain = array.dtype.kind == "O" and array.ndim == 1 and len(array) and {*map(_kind_of, array)} == {"numbers"}
+    return array.astype(np.float64) if is_plain else array
+
+
+def _items(table: Table, name: str) -> list[tuple[Any, Any]]:
+    if isinstance(table, Mapping):
+        return list(table.items())
+    if hasattr(table, "column_names"):  # pyarrow
+        return [(key, _decoded(table.column(i))) for i, key in enumerate(table.column_names)]
+    if hasattr(table, "columns"):  # pandas, polars
+        return [(key, table[key].to_numpy()) for key in table.columns]
+    array = np.asarray(table)
+    if array.dtype.names:
+        return [(key, array[key]) for key in array.dtype.names]
+    if array.ndim == 2:
+        return [(i, array[:, i]) for i in range(array.shape[1])]
+    raise DataError(
+        expected=f"{name} as a table: a mapping of columns, a pyarrow table, a data frame or an array (n, columns)",
+        got=f"{type(table).__name__} of shape {array.shape}",
+        do="Pass one of these, one row an example.",
+    )
+
+
+def _decoded(column: Any) -> NDArray[Any]:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return np.asarray(column.to_numpy())
+
+
+def _kind(values: NDArray[Any], name: str, where: str) -> str:
+    """Return "numbers", "dates", "text", or "missing" where there is nothing but gaps."""
+    if values.dtype.kind in "biuf":
+        missing = values.dtype.kind == "f" and np.isnan(values).all()
+        return "missing" if missing else "numbers"
+    if values.dtype.kind in "mM":
+        return "missing" if np.isnat(values).all() else "dates"
+    if values.dtype.kind in "US":
+        return "text"
+    found = {_kind_of(value) for value in values} - {"missing"}
+    odd = sorted(found - {"numbers", "text", "dates"})
+    if odd or len(found) > 1:
+        raise DataError(
+            expected=f"numbers, text or dates in column {name!r} of {where}",
+            got=" and ".join(odd or sorted(found)),
+            do="Write all its values alike, name it in `categorical` to compare them as text, or drop the column.",
+        )
+    return found.pop() if found else "missing"
+
+
+def _kind_of(value: Any) -> str:
+    if _is_missing(value):
+        return "missing"
+    if isinstance(value, str | bytes):
+        return "text"
+    if isinstance(value, datetime.date | np.datetime64):
+        return "dates"
+    # Decimals are numbers, though not registered as real ones.
+    is_number = isinstance(value, numbers.Real | np.bool_) or type(value).__name__ == "Decimal"
+    return "numbers" if is_number else type(value).__name__
+
+
+def _is_missing(value: Any) -> bool:
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    if isinstance(value, np.datetime64):
+        return bool(np.isnat(value))
+    return isinstance(value, float | np.floating) and bool(np.isnan(value))
+
+
+def _numbers(values: NDArray[Any], kind: str) -> NDArray[np.float64]:
+    if kind == "dates":
+        times = values if values.dtype.kind in "mM" else np.array([_time(value) for value in values], "datetime64[us]")
+        unit = np.timedelta64(1, "s")
+        seconds = times / unit if times.dtype.kind == "m" else (times - np.datetime64(0, "s")) / unit
+        return np.asarray(seconds, np.float64)
+    if values.dtype.kind == "O":
+        return np.array([np.nan if _is_missing(value) else float(value) for value in values])
+    if kind == "missing":
+        return np.full(len(values), np.nan)
+    return values.astype(np.float64)
+
+
+def _time(value: Any) -> np.datetime64:
+    if _is_missing(value):
+        return np.datetime64("NaT")
+    if isinstance(value, datetime.datetime) and value.tzinfo is not None:
+        value = value.astimezone(datetime.UTC).replace(tzinfo=None)
+    return np.datetime64(value, "us")
+
+
+def _finite(values: NDArray[np.float64], name: str, where: str) -> NDArray[np.float64]:
+    if np.isinf(values).any():
+        raise DataError(
+            expected=f"finite numbers in column {name!r} of {where}",
+            got=f"{int(np.isinf(values).sum()):,} infinite, the first in row {int(np.isinf(values).argmax())} from 0",
+            do="Replace them, or leave them empty: a missing value is allowed.",
+        )
+    return values
+
+
+def _text(values: NDArray[Any]) -> NDArray[Any]:
+    return np.array([_written(value) for value in values.tolist()], dtype=object)
+
+
+def _written(value: Any) -> str:
+    if _is_missing(value):
+        return ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace").strip()
+    if isinstance(value, bool | np.bool_):
+        return str(int(value))
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value).strip()

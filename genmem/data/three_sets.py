@@ -1,0 +1,292 @@
+"""Three sets from files, folders or memory, in one form: what was trained on, what was not, what was drawn."""
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmem.data.arrays import Triple
+from genmem.data.encoding import Scale, mixed_space
+from genmem.data.examples import as_array
+from genmem.data.files import kind_of, read, reading
+from genmem.data.images import as_one_kind_of_image, check_levels, image_shape_of
+from genmem.data.tables import Columns, checked_names, columns_of, read_table, same_columns
+from genmem.errors import DataError
+
+Source: TypeAlias = Any  # a path, or an array, mapping, pyarrow table or data frame
+
+_SETS = ("train", "test", "samples")
+_ARRAYS = {"train": ("train", "x_train"), "test": ("test", "x_test"), "samples": ("samples", "x_samples")}
+
+
+@dataclass(frozen=True, eq=False)
+class ThreeSets:
+    """Training examples, held-out examples and samples in one form.
+
+    Attributes:
+        arrays: the rows to compare, (n, *event) of numbers each.
+        values: the rows to show, the same arrays, or (n, columns) of numbers and text where a table was encoded.
+        sources: by set ("train", "test", "samples"), the path as given, or "array" or "table".
+        image_shape: (h, w) or (h, w, 3) where rows can be shown as images.
+        columns: names of the columns of tables.
+        names: by row kind ("train", "test", "sample"), what each row is called; empty where that is its number.
+        words: what distances between the arrays mean.
+    """
+
+    arrays: Triple
+    values: Triple
+    sources: Mapping[str, str]
+    image_shape: tuple[int, ...] | None = None
+    columns: tuple[str, ...] | None = None
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    words: str = "values as given"
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """What one source holds: an array or a table, and what its rows are called."""
+
+    name: str
+    source: str
+    X: NDArray[Any] | None = None
+    table: Columns | None = None
+    names: Sequence[str] | None = None
+    is_folder: bool = False
+
+    @property
+    def is_tabular(self) -> bool:
+        """Whether it is a table, or an array without names that holds more than numbers."""
+        return self.X is None or self.X.dtype.kind in "OUSmM"
+
+
+def load_three(
+    train: Source,
+    test: Source,
+    samples: Source,
+    *,
+    array: str | Sequence[str | None] | None = None,
+    categorical: str | Collection[str] | None = None,
+    scale: Scale | None = None,
+    id_column: str | None = None,
+) -> ThreeSets:
+    """Load training examples, held-out examples and samples, and bring them into one form.
+
+    Each is an array, a table (a mapping of columns, pyarrow table, data frame), or a path: .npy, .npz, .csv or
+    .parquet file, MNIST-style IDX file, or folder of images. Values keep their type and their scale.
+
+    Images must have one height and width. Where only some sets are in colour, those whose channels are all equal
+    become gray; else gray ones get three equal channels. Channels that come first in some sets move last in all.
+
+    Tables go by the names of their columns; an array without names beside tables goes by their order. A table of
+    numbers without gaps is compared as it is. With text, gaps, `categorical` or `scale` all columns are encoded, see
+    `mixed_space`.
+
+    Args:
+        train: what the model was trained on.
+        test: rows of the same source that it was not trained on.
+        samples: what it generated.
+        array: the array of .npz files that holds the rows: one name, or three, also as text "x_train,x_test,samples".
+            Without it the only candidate, or one called as the set: "train" or "x_train", and so on.
+        categorical: columns whose numbers are codes, a list or text with commas.
+        scale: of columns of numbers: "range" or "spread" of `train`; with either every table is encoded.
+        id_column: a column that is no part of the data and tells what rows are called.
+
+    Raises:
+        DataError: a source is missing, damaged or of a kind that is not read; rows are not of one form or their
+            values on scales that cannot be meant (0 to 255 beside 0 to 1); an option does not apply.
+
+    >>> sets = load_three({"a": [1, 2], "b": ["x", ""]}, {"b": ["x"], "a": [3]}, {"a": [1], "b": ["y"]})
+    >>> sets.arrays[0].shape, sets.values[1].tolist()
+    ((2, 4), [[3, 'x']])
+    """
+    wanted = _arrays_named(array)
+    given = [
+        _read(source, name, which) for source, name, which in zip((train, test, samples), _SETS, wanted, strict=True)
+    ]
+    if array is not None and not any(part.source.endswith(".npz") for part in given):
+        raise DataError(expected="array only with .npz files", got=repr(array), do="Drop --array.")
+    if any(part.is_tabular for part in given):
+        return _of_tables(given, _listed(categorical), scale, id_column)
+    for name, value in (("categorical", categorical), ("scale", scale), ("id_column", id_column)):
+        if value:
+            raise DataError(
+                expected=f"{name} only with tables", got=f"{name}={value!r}", do=f"Drop {name}, or pass tables."
+            )
+    return _of_arrays(given)
+
+
+# --- one source
+
+
+def _read(source: Source, name: str, array: str | None) -> _Read:
+    if isinstance(source, str | os.PathLike):
+        return _from_path(Path(source), name, array)
+    is_table = isinstance(source, Mapping) or hasattr(source, "column_names") or hasattr(source, "columns")
+    X = None if is_table else as_array(source)
+    if X is None or X.dtype.names:
+        return _Read(name, "table", table=columns_of(source, name))
+    return _Read(name, "array", X)
+
+
+def _from_path(path: Path, name: str, array: str | None) -> _Read:
+    if not path.exists():
+        raise DataError(expected=f"{name}: a file or folder at {path}", got="nothing there", do="Correct the path.")
+    source, kind = os.fspath(path), kind_of(path)
+    if kind in ("csv", "parquet"):
+        with reading(path):
+            table = read_table(path)
+            checked_names(table.column_names, None, path)
+            return _Read(name, source, table=columns_of(table, source))
+    if kind == "npz":
+        return _Read(name, source, read(path, array=array or _array_for(path, name)).X)
+    raw = read(path)
+    names = None if raw.names is None else raw.names.tolist()
+    return _Read(name, source, raw.X, names=names, is_folder=kind == "images")
+
+
+def _array_for(path: Path, name: str) -> str | None:
+    with reading(path), np.load(path, allow_pickle=False) as stored:
+        found = [option for option in _ARRAYS[name] if option in stored.files]
+    return found[0] if len(found) == 1 else None
+
+
+def _arrays_named(array: str | Sequence[str | None] | None) -> list[str | None]:
+    if array is None:
+        return [None] * 3
+    parts = array.split(",") if isinstance(array, str) else list(array)
+    if len(parts) == 1:
+        parts *= 3
+    if len(parts) != 3:
+        raise DataError(
+            expected="the name of one array, or of three: train, test, samples",
+            got=f"{len(parts)}: {array}",
+            do="Name one or three, with nothing between the commas where a file needs no name.",
+        )
+    return [part.strip() or None if part else None for part in parts]
+
+
+def _listed(categorical: str | Collection[str] | None) -> list[str]:
+    parts = categorical.split(",") if isinstance(categorical, str) else categorical or ()
+    return [part.strip() for part in parts]
+
+
+# --- three together
+
+
+def _of_arrays(given: list[_Read]) -> ThreeSets:
+    arrays = [_with_rows(part) for part in given]
+    shapes = [X.shape[1:] if part.is_folder else image_shape_of(X.shape) for part, X in zip(given, arrays, strict=True)]
+    shape: tuple[int, ...] | None
+    known = [shape for shape in shapes if shape is not None]
+    if len(known) == 3:
+        arrays, shape = as_one_kind_of_image(arrays, known, [part.source for part in given])
+    else:
+        shape = next((shape for shape in known if all(np.prod(shape) == X[0].size for X in arrays)), None)
+    _check_widths(given, arrays)
+    check_levels(arrays, [part.source for part in given], shape is not None)
+    together = (arrays[0], arrays[1], arrays[2])
+    names = {part.name.rstrip("s"): part.names for part in given if part.names is not None}
+    return ThreeSets(together, together, {part.name: part.source for part in given}, shape, names=names)
+
+
+def _with_rows(part: _Read) -> NDArray[Any]:
+    X = part.X
+    if X is None or X.ndim < 2 or X.size == 0:
+        raise DataError(
+            expected=f"{part.name} with one row an example, shape (n, *event)",
+            got=f"shape {None if X is None else X.shape} in {part.source}",
+            do="Reshape n numbers to (n, 1) with array.reshape(-1, 1)." if X is not None and X.size else "Add rows.",
+        )
+    return X
+
+
+def _check_widths(given: list[_Read], arrays: list[NDArray[Any]]) -> None:
+    if len({X[0].size for X in arrays}) > 1:
+        raise DataError(
+            expected="training examples, held-out examples and samples of one shape",
+            got=", ".join(f"{X.shape[1:]} in {part.source}" for part, X in zip(given, arrays, strict=True)),
+            do="Pass all three in the same form.",
+        )
+
+
+def _of_tables(given: list[_Read], categorical: list[str], scale: Scale | None, id_column: str | None) -> ThreeSets:
+    named = [part.table for part in given if part.table is not None]
+    columns = list(named[0]) if named else None
+    tables = [part.table if part.table is not None else _by_position(part, columns, id_column) for part in given]
+    names: dict[str, list[str]] = {}
+    if id_column is not None:
+        tables, names = _without_ids(given, tables, id_column)
+    train, test, samples = same_columns((tables[0], tables[1], tables[2]))
+    plain = not categorical and scale is None and all(map(_is_numeric, (train, test, samples)))
+    values = tuple(_shown(table, plain) for table in (train, test, samples))
+    together = (values[0], values[1], values[2])
+    sources = {part.name: part.source for part in given}
+    if plain:
+        return ThreeSets(together, together, sources, columns=tuple(train), names=names, words=_weights(train))
+    arrays, words = mixed_space(train, test, samples, categorical=categorical, scale=scale or "range")
+    return ThreeSets(arrays, together, sources, columns=tuple(train), names=names, words=words)
+
+
+def _by_position(part: _Read, columns: list[str] | None, id_column: str | None) -> Columns:
+    """Return an array without names as a table with these columns, or with "0", "1", ..."""
+    X = _with_rows(part)
+    names = [str(i) for i in range(X.shape[1])] if columns is None else [c for c in columns if c != id_column]
+    if X.ndim != 2 or X.shape[1] != len(names):
+        raise DataError(
+            expected=f"{part.name} with the {len(names)} columns of the other tables",
+            got=f"an array of shape {X.shape} in {part.source}",
+            do="Pass a table with the same columns.",
+        )
+    return {name: X[:, i] for i, name in enumerate(names)}
+
+
+def _without_ids(
+    given: list[_Read], tables: list[Columns], id_column: str
+) -> tuple[list[Columns], dict[str, list[str]]]:
+    """Return the tables without the column, and the names it gives; samples need not have it."""
+    if not any(id_column in table for table in tables):
+        raise DataError(
+            expected=f"as id_column a column of the tables: {', '.join(list(tables[0])[:12])}",
+            got=repr(id_column),
+            do="Name one of these.",
+        )
+    names = {
+        part.name.rstrip("s"): [str(value) for value in table[id_column].tolist()]
+        for part, table in zip(given, tables, strict=True)
+        if id_column in table
+    }
+    return [{name: values for name, values in table.items() if name != id_column} for table in tables], names
+
+
+def _is_numeric(table: Columns) -> bool:
+    return all(
+        values.dtype.kind in "biu" or (values.dtype.kind == "f" and not np.isnan(values).any())
+        for values in table.values()
+    )
+
+
+def _shown(table: Columns, plain: bool) -> NDArray[Any]:
+    """Return a table as one array (n, columns), of numbers or of objects."""
+    if plain:
+        return np.column_stack(list(table.values()))
+    values = np.empty((len(next(iter(table.values()))), len(table)), dtype=object)
+    for i, column in enumerate(table.values()):
+        # Nanoseconds would be shown as whole numbers.
+        values[:, i] = (column.astype("datetime64[us]") if column.dtype.kind == "M" else column).tolist()
+    return values
+
+
+def _weights(train: Columns) -> str:
+    """Say so where one column decides the distances of a table that is compared as it is."""
+    spread = np.array([np.var(values.astype(np.float64)) for values in train.values()])
+    top = int(spread.argmax())
+    if len(spread) < 2 or not spread[top] > 0.9 * spread.sum():
+        return "values as given"
+    return (
+        f"values as given: {list(train)[top]!r} has {spread[top] / spread.sum():.1%} of their variance and decides "
+        'most distances (scale="range" gives every column the same say)'
+    )

@@ -1,0 +1,180 @@
+"""audit.json: what was asked, how far it can be trusted, what was found."""
+
+import datetime
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genmem.findings.checks import checks
+from genmem.findings.copies import copies_of, find_copies
+from genmem.findings.influence import find_influence, influence_of
+from genmem.findings.memorization import find
+from genmem.leaveout.posterior import correction_of, estimate_of, has_encoder, sampled
+from genmem.run.directory import Run
+from genmem.version import __version__
+
+SCHEMA_VERSION = "1.0"
+ESTIMATES = {"mean_log": "E log p(x)", "log_mean": "log E p(x)"}
+BOUNDS = {
+    "mean_log": "E of a lower bound of log p(x)",
+    "log_mean": "log E of the exponential of a lower bound of log p(x)",
+}
+LEFT_OUT = {
+    "k_fold": "its fold (trained on {share:.0%} of the examples)",
+    "subsets": "a random part that holds it (all are trained on {share:.0%} of the examples)",
+    "leave_out": "its group",
+}
+
+
+def summarise(run: Run) -> dict[str, Any]:
+    """Return the contents of audit.json for a run whose stages are done."""
+    times = run.read_json("times.json") or {}
+    groups, shaped = run.read_json("results/groups.json") or [], influence_of(run)
+    copied = copies_of(run)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "genmem_version": __version__,
+        "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "asked": _asked(run),
+        "data": _data(run),
+        "environment": _environment(run),
+        "wall_time": {**times, "total": round(sum(times.values()), 3)},
+        "checks": checks(run),
+        "findings": find(run, groups) + find_influence(run) + find_copies(run),
+        "groups": groups,
+        **({} if shaped is None else {"influence": shaped.asked()}),
+        **({} if copied is None else {"copies": copied.asked()}),
+        "limitations": _limitations(run),
+        "files": {"scores": "scores.parquet", "report": "report.html"},
+    }
+
+
+def _asked(run: Run) -> dict[str, Any]:
+    request = run.read_json("request.json") or {}
+    estimator = str(run.result("scores")["estimator"])
+    name = run.plan["data"]["source"]
+    return {
+        "command": request.get("command", f"genmem report {run.path}"),
+        "python": request.get("python", f"genmem.audit(data, model, out={str(run.path)!r})  # data: {name}"),
+        "model": run.plan["model"],
+        "design": {**run.plan["splits"], "n_splits": run.used_splits().n_splits, "repeats": run.repeats},
+        "seed": run.seed,
+        "score_epochs": [e for e in run.score_epochs if e >= 0],
+        "log_prob": estimate_of(run),
+        "importance_samples": run.importance_samples if sampled(run) else None,
+        "posterior": _posterior_asked(run),
+        "estimator": "adjusted" if run.has_result("adjusted") else estimator,
+        "estimand": _estimand(run, estimator),
+    }
+
+
+def _estimand(run: Run, estimator: str) -> str:
+    splits = run.used_splits()
+    left_out = LEFT_OUT.get(splits.kind, "a part that holds it").format(share=1 - float(splits.held_out.mean()))
+    average = (BOUNDS if estimate_of(run) == "bound" else ESTIMATES)[estimator]
+    return f"{average} of models trained with x, minus the same of models trained without {left_out}."
+
+
+def _posterior_asked(run: Run) -> str | None:
+    """Return how log p was computed: None for models without an encoder."""
+    if not has_encoder(run):
+        return None
+    if (found := correction_of(run)) is None:
+        return "amortised"
+    return "refit" if found["everywhere"] else "amortised, refitted for some"
+
+
+def _data(run: Run) -> dict[str, Any]:
+    about, data = run.plan["data"], run.data()
+    duplicates = int((run.result("nearest")["duplicate_of"] >= 0).sum())
+    return {
+        "source": about["source"],
+        "sha256": about["sha256"],
+        "n": about["n"],
+        "event_shape": about["event_shape"],
+        "dtype": about["dtype"],
+        "preparation": about["preparation"],
+        "constant_columns": about["constant_columns"],
+        "labels": None if data.labels is None else len(np.unique(data.labels)),
+        "duplicates": duplicates,
+        "image_shape": about["image_shape"],
+        "columns": about["columns"],
+        "names": data.names is not None,
+    }
+
+
+def _environment(run: Run) -> dict[str, Any]:
+    probe = run.probe or {}
+    return {
+        "platform": platform.platform(),
+        "cpu": _processor(),
+        "cores": os.cpu_count() or 1,
+        "device": probe.get("device", "cpu"),
+        "refit_method": probe.get("method", "fit"),
+        "versions": _versions(run)[0],
+    }
+
+
+def _versions(run: Run) -> list[dict[str, str]]:
+    """Return the versions the refits were computed with: one set, or several where libraries changed on the way."""
+    return [json.loads(text) for text in dict.fromkeys(run.shard_arrays("versions").tolist())]
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _whole(splits: dict[str, Any]) -> str:
+    kind = splits["kind"]
+    if kind == "subsets":
+        return f"a random {1 - splits['fraction']:.0%} of the examples"
+    return "a group" if kind == "leave_out" else f"one of {splits.get('folds', 'several')} folds"
+
+
+def _limitations(run: Run) -> list[str]:
+    splits = {**run.plan["splits"], "repeats": run.repeats}
+    found = [
+        f"Each refit leaves out {_whole(splits)} at once, not a single example: scores are those of models trained on "
+        "that much less data.",
+        "A score belongs to this kind of model, trained this way; another architecture may memorize other examples.",
+    ]
+    if copies_of(run) is None:
+        found.append(
+            "Samples of the model were not compared with the training set: a memorized example need not be reproduced."
+        )
+    if estimate_of(run) == "bound":
+        found.append(
+            "What is called log p is a lower bound of it. A score is a difference of bounds: part of it may be that "
+            "the bound is looser for examples that were left out."
+        )
+    if estimate_of(run) == "importance" and _posterior_asked(run) != "refit":
+        through = "the encoder" if has_encoder(run) else "an encoder or guide, where the model has one"
+        found.append(
+            f"log p is estimated through {through}, which fits examples it was not trained on less well. That part "
+            "of a score is not in the density itself; more importance samples do not remove it."
+        )
+    if (shaped := influence_of(run)) is not None and shaped.about["method"] == "trajectory":
+        found.append(
+            "Influence is a first-order account of one training run. On networks such accounts have been found to "
+            "agree hardly at all with retraining once without one example; how far this one agrees with the "
+            "memorization score is among the findings."
+        )
+    if splits.get("folds") == 2 and splits.get("repeats", 0) < 3:
+        found.append("Two folds leave no placebo: p-values need three folds, or three repeats.")
+    if len(sets := _versions(run)) > 1:
+        changed = {name: [s.get(name) for s in sets] for name in sets[0] if len({s.get(name) for s in sets}) > 1}
+        found.append(
+            f"Refits were computed with several versions of libraries ({changed}); the first is the one shown."
+        )
+    if splits.get("repeats") == 1:
+        found.append("One repeat: scores have no standard errors, and p-values test only that there is no effect.")
+    return found

@@ -1,0 +1,161 @@
+"""How far can the numbers of an audit be trusted? Each check has a value, what it is compared with, and a sentence."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from genmem import stats
+from genmem.leaveout.posterior import correction_of, estimate_of, sampled
+from genmem.run.directory import Run
+from genmem.run.storage import Arrays
+
+RELIABLE = 0.7
+NOISE_SHARE = 0.1
+ENCODER_SHARE = 0.05
+NAMED = 3
+
+
+def checks(run: Run) -> list[dict[str, Any]]:
+    """Return the validity checks of a scored run, to be read before its findings."""
+    found = [_reliability(run), _failed(run), _duplicates(run), _constants(run)]
+    found += [_sampling_noise(run)] if sampled(run) else []
+    found += [_encoder_bias(correction)] if (correction := correction_of(run)) is not None else []
+    return found + ([_adjusted(run)] if run.has_result("adjusted") else [])
+
+
+def _check(name: str, title: str, value: float | None, unit: str, null: float | None, ok: bool, sentence: str) -> Any:
+    return {
+        "id": name,
+        "title": title,
+        "value": None if value is None or not math.isfinite(value) else float(value),
+        "unit": unit,
+        "null": null,
+        "ok": bool(ok),
+        "sentence": sentence,
+    }
+
+
+def _reliability(run: Run) -> Any:
+    scores = run.result("scores")
+    value = stats.reliability(scores["score"], scores["standard_error"])
+    title = "Reliability of the scores"
+    if not math.isfinite(value):
+        sentence = "One repeat says nothing about its own noise: use --repeats 3 or more."
+        if run.repeats > 1:
+            sentence = "All scores are equal: there is nothing to rank."
+        return _check("reliability", title, None, "", 0.0, False, sentence)
+    ok = value >= RELIABLE
+    advice = "" if ok else " Rankings of single examples are noisy: add repeats."
+    sentence = f"A second study of this size would correlate {value:.2f} with this one, example by example.{advice}"
+    if value <= 0:
+        sentence = f"The scores of single examples are noise: a second study would not repeat them.{advice}"
+    return _check("reliability", title, value, "", 0.0, ok, sentence)
+
+
+def _duplicates(run: Run) -> Any:
+    count = int((run.result("nearest")["duplicate_of"] >= 0).sum())
+    sentence = "No two examples are identical."
+    if count:
+        sentence = f"{count:,} examples have an identical twin; left out alone, their twin still trains the model."
+    return _check("duplicates", "Identical examples", count, "examples", 0.0, count == 0, sentence)
+
+
+def _constants(run: Run) -> Any:
+    columns = run.plan["data"]["constant_columns"]
+    sentence = "Every column varies."
+    if columns:
+        named = ", ".join(_column_names(run, columns[:10])) + (", ..." if len(columns) > 10 else "")
+        sentence = (
+            f"{_counted(len(columns), 'column')} constant ({named}). They say nothing about examples, and a VAE leaves "
+            "them out of its likelihood."
+        )
+    return _check("constant_columns", "Constant columns", len(columns), "columns", 0.0, True, sentence)
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n:,} {noun} is" if n == 1 else f"{n:,} {noun}s are"
+
+
+def _column_names(run: Run, columns: Sequence[int]) -> list[str]:
+    names = run.plan["data"]["columns"]
+    return [str(c) if names is None else names[c] for c in columns]
+
+
+def _sampling_noise(run: Run) -> Any:
+    """Importance-sampling variance of a per-repeat score, as a share of the whole per-repeat variance."""
+    bound = estimate_of(run) == "bound"
+    title, unit = "Noise of the bound" if bound else "Noise of importance sampling", "of the variance of a score"
+    draws, effective, share = _draws(run)
+    if not math.isfinite(share):
+        why = "one draw" if draws < 2 else "one repeat"
+        return _check("sampling_noise", title, None, unit, NOISE_SHARE, False, f"It cannot be told from {why}.")
+    advice = "" if share <= NOISE_SHARE else " Use more --importance-samples."
+    worth = "average the bound" if bound else f"are worth {effective:.1f} independent ones"
+    sentence = (
+        f"{draws} draws {worth}; their noise is about {share:.1%} of the variance of a score within one repeat.{advice}"
+    )
+    return _check("sampling_noise", title, share, unit, NOISE_SHARE, share <= NOISE_SHARE, sentence)
+
+
+def _draws(run: Run) -> tuple[int, float, float]:
+    """Return the draws of each log p the scores are made of, what they are worth, and their share of the variance."""
+    if (found := correction_of(run)) is not None and found["everywhere"]:
+        draws = int(found["draws"])
+        return draws, float(found["effective"][1]) * draws, float(found["noise_share"])
+    draws, splits = run.importance_samples, run.used_splits()
+    effective = float(np.nanmean(run.shard_arrays("effective_draws")[:, -1]))
+    scores = run.result("scores")
+    squared = scores["standard_error"] ** 2 * np.isfinite(scores["per_repeat"]).sum(0)
+    spread = np.nanmean(squared) if np.isfinite(squared).any() else math.nan
+    if draws < 2 or not spread > 0:
+        return draws, effective, math.nan
+    inside = 1 / max(1.0, splits.n_splits / splits.n_repeats - 1)  # the mean over the other folds
+    v_in, v_out = (np.nanmean(run.shard_arrays(f"variance_{which}")[:, -1]) for which in ("in", "out"))
+    return draws, effective, float((v_out + v_in * inside) / spread)
+
+
+def _failed(run: Run) -> Any:
+    failed, n = run.failed(), run.used_splits().n_splits
+    sentence = f"All {n:,} refits converged."
+    if failed:
+        named = "; ".join(f"split {split}: {why}" for split, why in list(failed.items())[:NAMED])
+        more = f"; and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
+        sentence = (
+            f"{len(failed):,} of {n:,} refits failed and are left out of every number ({named}{more}). Examples they "
+            "held out have fewer repeats."
+        )
+    return _check("failed_refits", "Refits that failed", len(failed), "refits", 0.0, not failed, sentence)
+
+
+def _encoder_bias(found: Arrays) -> Any:
+    """The mean of M_refit - M_amortised, as a share of the mean score through the encoder."""
+    score, bias = float(found["score"]), float(found["bias"][0])
+    share = abs(bias / score) if score else math.inf
+    everywhere = bool(found["everywhere"])
+    what = f"Refitting the posterior of {len(found['sample']):,} examples changes their mean score by {bias:+.2f} nats"
+    interval = f" ({found['bias'][2]:.2f} to {found['bias'][3]:.2f})" if np.isfinite(found["bias"][2:]).all() else ""
+    then = (
+        "; so all scores are those of refitted posteriors."
+        if everywhere
+        else "; scores keep log p through the encoder."
+    )
+    ok = everywhere or share <= ENCODER_SHARE
+    return _check(
+        "encoder_bias", "What the encoder adds", share, "of the mean score", ENCODER_SHARE, ok, what + interval + then
+    )
+
+
+def _adjusted(run: Run) -> Any:
+    """The share of noise in what predicts the adjusted scores."""
+    found = run.result("adjusted")
+    slope, error, told = float(found["slope"]), float(found["slope_error"]), int(found["ok"])
+    sentence = (
+        f"The prediction behind the adjusted scores repeats none of the scores' noise ({slope:.2f} +- {error:.2f})."
+    )
+    if told != 1:
+        sentence = (
+            str(found["reason"]) or "Two repeats or more are needed to tell whether adjusted scores repeat noise."
+        )
+    return _check("adjusted_guard", "Noise in adjusted scores", slope, "of the prediction", 0.0, told == 1, sentence)

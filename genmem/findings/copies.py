@@ -1,0 +1,298 @@
+"""What an audit found about copies; a copy check as files hold it: copycheck.json, tables, numbers for conditions."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmem.findings.memorization import finding
+from genmem.neighbors.copycheck import CopyCheck
+from genmem.neighbors.power import Power
+from genmem.neighbors.results import Flags, Result
+from genmem.run.directory import Run
+from genmem.run.storage import Arrays, write_atomically
+
+SHOWN_ROWS = 12
+BESIDE = ("scan_share", "train_share", "c_t", "distance_ratio", "authenticity")  # tests beside the copied share
+ASKED = (  # of results/copycheck.json, what audit.json says
+    "verdict",
+    "sentence",
+    "note",
+    "data",
+    "space",
+    "copied_share",
+    "power",
+    "power_noisy",
+    "samples",
+    "rows",
+    "calibrated",
+    "tests",
+    "missed",
+)
+
+
+@dataclass(frozen=True)
+class FoundCopies:
+    """results/copycheck.json and results/copycheck.npz."""
+
+    about: dict[str, Any]
+    arrays: Arrays
+
+    def asked(self) -> dict[str, Any]:
+        """Return the copy check as audit.json says it."""
+        how = {name: self.about["asked_of_run"][name] for name in ("level", "seed")}
+        return {**{name: self.about[name] for name in ASKED}, **how}
+
+
+def copies_of(run: Run) -> FoundCopies | None:
+    """Return what was found about copies; None where nothing was."""
+    about = run.read_json("results/copycheck.json")
+    return FoundCopies(about, run.result("copycheck")) if about and run.has_result("copycheck") else None
+
+
+def find_copies(run: Run) -> list[dict[str, Any]]:
+    """Return the findings about copies of a run, none where samples were not checked."""
+    found = copies_of(run)
+    if found is None:
+        return []
+    share, tests = found.about["copied_share"], {t["name"]: t for t in found.about["tests"]}
+    findings = [_finding(found, share, "copied_share", found.about["sentence"])]
+    return findings + [_finding(found, tests[n], n, tests[n]["sentence"]) for n in BESIDE if n in tests]
+
+
+def _finding(found: FoundCopies, test: dict[str, Any], name: str, sentence: str) -> dict[str, Any]:
+    low, high = test["interval"] or (math.nan, math.nan)
+    return finding(
+        name,
+        "copies",
+        test["title"],
+        _or_nan(test["value"]),
+        interval=(low, high),
+        null=_or_nan(test["null"]),
+        p_value=_or_nan(test["p_value"]),
+        n=test["n"],
+        unit="",
+        sentence=sentence,
+        meaning=f"What it cannot see, or takes for copying: {test['cannot_see']}",
+        source=test["citation"],
+        examples=_rows(found) if name == "copied_share" else (),
+    )
+
+
+def _rows(found: FoundCopies) -> list[int]:
+    """Return the training rows of samples that stand out, the most suspicious first."""
+    out = found.arrays["pair_stands_out"].astype(bool)
+    return list(dict.fromkeys(found.arrays["pair_train"][out].tolist()))[:SHOWN_ROWS]
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else float(np.float64(value))
+
+
+# --- a copy check as files hold it
+
+
+ALARM = 0.05
+SHOWN = 24  # pairs on a page, one for each training row
+DIRECTIONS = {"higher": "higher", "lower": "lower", "either": "either side"}
+NUMBERS = {
+    "copies_found": "1 where the verdict is that copies were found, else 0",
+    "sharp": "1 where the verdict is sharp but not copying, else 0",
+    "copied_share": "estimated share of the samples that are copies",
+    "copied_share_low": "lower end of its 95% interval",
+    "copied_share_high": "upper end of it",
+    "detectable_share": "smallest share of exact copies that would have been found four times in five",
+    "flagged_samples": "samples that lie too near to training rows; sharp ones are among them",
+    "flagged_samples_share": "the same, over all samples",
+    "flagged_rows": "training rows that lie too near to samples",
+    "calibrated_samples": "samples that lie too near to one training row for how dense the data are there",
+}
+TESTS = (
+    "scan_share",
+    "train_share",
+    "tail_share",
+    "c_t",
+    "tail_excess",
+    "distance_ratio",
+    "authenticity",
+    "same_source",
+    "dcr_median",
+    "dcr_tail",
+    "nndr_median",
+    "nndr_tail",
+    "gan_leaks",
+    "one_nn_train",
+    "one_nn_test",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+)
+NAMES = (*NUMBERS, *TESTS, *(f"{test}_p" for test in TESTS))
+
+
+def numbers(check: CopyCheck) -> dict[str, float]:
+    """Return the numbers a condition can name; NaN where one is undefined.
+
+    Those of `NUMBERS`, and for every test its value under its own name, and its p-value under `<name>_p`.
+    """
+    low, high = check.copied_share.interval
+    found = {
+        "copies_found": float(check.verdict == "copies found"),
+        "sharp": float(check.verdict == "sharp but not copying"),
+        "copied_share": check.copied_share.value,
+        "copied_share_low": low,
+        "copied_share_high": high,
+        "detectable_share": check.power.smallest,
+        "flagged_samples": float(check.samples.flagged.sum()),
+        "flagged_samples_share": float(check.samples.flagged.mean()),
+        "flagged_rows": float(check.rows.flagged.sum()),
+        "calibrated_samples": float(check.calibrated.flagged.sum()),
+    }
+    for test in check.tests:
+        found |= {test.name: test.value, f"{test.name}_p": test.p_value}
+    return {name: float(value) for name, value in found.items()}
+
+
+def describe(check: CopyCheck, space: str, words: str) -> dict[str, Any]:
+    """Return what was found, as copycheck.json holds it: what is not finite is null.
+
+    Args:
+        check: what was found.
+        space: where distances were taken, as it was asked for.
+        words: the same in words.
+    """
+    return {
+        "verdict": check.verdict,
+        "sentence": check.sentence,
+        "space": {"name": space, "sentence": f"Distances were taken in this space: {words}."},
+        "copied_share": result(check.copied_share),
+        "power": power(check.power),
+        "power_noisy": power(check.power_noisy),
+        "numbers": {name: _number(value) for name, value in numbers(check).items()},
+        "samples": flags(check.samples),
+        "rows": flags(check.rows),
+        "calibrated": flags(check.calibrated),
+        "tests": [result(test) for test in check.tests],
+        "missed": missed(check),
+    }
+
+
+def missed(check: CopyCheck) -> list[str]:
+    """Return what the check could have missed, or mistaken, a sentence or two each."""
+    rows, held_out = len(check.rows.flagged), len(check.near_test)
+    found = [
+        check.power.sentence,
+        check.power_noisy.sentence,
+        check.copied_share.cannot_see,
+        f"Copies of rows that are not among the {rows:,} training rows given here, and copies of any kind if the "
+        f"{held_out:,} held-out rows are of another source.",
+        f"{check.calibrated.title}: {check.calibrated.cannot_see}",
+        f"{check.rows.title}: {check.rows.cannot_see}",
+    ]
+    return list(dict.fromkeys(found))
+
+
+def power(found: Power) -> dict[str, Any]:
+    """Return what would have been found, as JSON holds it."""
+    return {
+        "smallest": _number(found.smallest),
+        "at": float(found.at),
+        "shares": [float(share) for share in found.shares],
+        "found": [float(share) for share in found.found],
+        "sentence": found.sentence,
+    }
+
+
+def result(found: Result) -> dict[str, Any]:
+    """Return one test as JSON holds it; its arrays stay out."""
+    low, high = (_number(bound) for bound in found.interval)
+    return {
+        "name": found.name,
+        "title": found.title,
+        "value": _number(found.value),
+        "null": _number(found.null),
+        "interval": None if low is None or high is None else [low, high],
+        "p_value": _number(found.p_value),
+        "direction": DIRECTIONS[found.direction],
+        "n": int(found.n),
+        "alarm": bool(found.p_value <= ALARM),
+        "sentence": found.sentence,
+        "cannot_see": found.cannot_see,
+        "citation": found.citation.rstrip("."),
+    }
+
+
+def flags(found: Flags) -> dict[str, Any]:
+    """Return what stands out in a list of rows, in short; the rows themselves are in the tables."""
+    return {
+        "title": found.title,
+        "flagged": int(found.flagged.sum()),
+        "n": len(found.flagged),
+        "level": float(found.level),
+        "resolution": float(found.resolution),
+        "sentence": found.sentence,
+        "cannot_see": found.cannot_see,
+        "citation": found.citation.rstrip("."),
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def stands_out(pairs: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
+    """Return which pairs are flagged, by distance or for their neighbourhood, and nearer to training than held out."""
+    flagged = np.asarray(pairs["flagged"], bool) | np.asarray(pairs["calibrated_flagged"], bool)
+    return np.asarray(flagged & (pairs["distance_train"] < pairs["distance_test"]))
+
+
+def one_for_each_row(pairs: Mapping[str, NDArray[Any]], most: int = SHOWN, least: int = 8) -> NDArray[np.intp]:
+    """Return positions of the pairs to show: of each training row the first, 500 copies of one row are one.
+
+    First those that stand out, the rows copied most often ahead; then others, if there are fewer than `least`.
+    """
+    rows = np.asarray(pairs["train"])
+    _, first, group = np.unique(rows, return_index=True, return_inverse=True)
+    out = stands_out(pairs)
+    times = np.bincount(group, weights=out)[group]
+    leading = np.flatnonzero(out)[np.unique(rows[out], return_index=True)[1]]
+    leading = np.sort(leading)
+    leading = leading[np.argsort(-times[leading], kind="stable")]
+    others = np.sort(first[~np.isin(rows[first], rows[leading])])
+    return np.concatenate([leading, others[: max(0, least - len(leading))]])[:most]
+
+
+def tables(check: CopyCheck) -> dict[str, Arrays]:
+    """Return the columns of pairs.parquet, samples.parquet and rows.parquet: row numbers and distances, no values."""
+    near, local = check.samples, check.calibrated
+    own = {"calibrated": local.statistic, "calibrated_p": local.p_value, "calibrated_flagged": local.flagged}
+    return {
+        "pairs": {**check.pairs, "stands_out": stands_out(check.pairs)},
+        "samples": {**_flag_columns(near, "sample", "train"), **own},
+        "rows": _flag_columns(check.rows, "train", "sample"),
+    }
+
+
+def _flag_columns(found: Flags, own: str, other: str) -> Arrays:
+    return {
+        own: np.arange(len(found.statistic)),
+        f"nearest_{other}": found.partner,
+        "distance": found.statistic,
+        "p_value": found.p_value,
+        "q_value": found.q_value,
+        "flagged": found.flagged,
+    }
+
+
+def write_table(file: Path, columns: Mapping[str, Any]) -> None:
+    """Write columns as a .parquet file, whole or not at all."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({name: pa.array(column) for name, column in columns.items()})
+    write_atomically(file, lambda handle: pq.write_table(table, handle))

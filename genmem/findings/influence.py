@@ -1,0 +1,254 @@
+"""What an audit found about influence: whether it can be trusted, and what it agrees with."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmem import stats
+from genmem.data.arrays import fingerprint
+from genmem.findings.memorization import finding
+from genmem.run.directory import Run
+from genmem.run.storage import Arrays
+
+PAPER = "Kong & Chaudhuri 2021, arXiv 2105.14203"
+DEPTH = 5  # proponents and opponents looked at
+SHOWN = 12
+SCALES = {  # in the order they are told in
+    "dot": "by dot products",
+    "query": "with scores over the length of the training example's gradient",
+    "cosine": "by cosines",
+}
+ASKED = (  # of results/influence.json, what audit.json says
+    "method",
+    "skipped",
+    "weights",
+    "scale",
+    "unit",
+    "draws",
+    "checkpoints",
+    "coverage",
+    "note",
+    "n",
+    "subset",
+    "k",
+    "seed",
+    "chosen",
+    "reliability",
+    "correlations",
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """results/influence.json, and results/influence.npz (empty where it was skipped)."""
+
+    about: dict[str, Any]
+    arrays: Arrays
+
+    def asked(self) -> dict[str, Any]:
+        """Return how influence was computed, as audit.json says it."""
+        return {name: self.about[name] for name in ASKED}
+
+
+def influence_of(run: Run) -> Found | None:
+    """Return what was found about influence; None where nothing was, or the scores have changed since."""
+    about = run.read_json("results/influence.json")
+    if not about or about["scores"] != fingerprint(run.result("scores")["score"]):
+        return None
+    if about["skipped"]:
+        return Found(about, {})
+    return Found(about, run.result("influence")) if run.has_result("influence") else None
+
+
+def find_influence(run: Run) -> list[dict[str, Any]]:
+    """Return the findings about influence of a run, none where it was not computed."""
+    found = influence_of(run)
+    if found is None or not found.arrays:
+        return []
+    labels = run.data().labels
+    findings = [_against_score(found), self_check(found)]
+    if labels is not None:
+        findings += label_agreement(found.arrays, labels)
+    if run.has_result("latents") and (means := run.result("latents")["mean"]).size:
+        findings += latent_distance(found.arrays, means)
+    return [one for one in findings if one["value"] is not None]
+
+
+def _against_score(found: Found) -> dict[str, Any]:
+    first, *others = found.about["correlations"]
+    own, at = found.arrays["self_influence"], found.arrays["examples"]
+    rest = "".join(f", {c['rho']:.2f} with the {c['of']}" for c in others if c["rho"] is not None)
+    rho, error = (np.nan if first[key] is None else first[key] for key in ("rho", "standard_error"))
+    low, high = first["interval"] or (np.nan, np.nan)
+    return finding(
+        "self_influence_vs_score",
+        "influence",
+        "Self-influence and the memorization score",
+        rho,
+        error=error,
+        interval=(low, high),
+        null=0.0,
+        n=first["n"],
+        unit="rank correlation",
+        sentence=f"Self-influence has a rank correlation of {rho:.2f} with the memorization score{rest}.",
+        meaning="Near 1, the influence of an example on itself finds what refits find. The report sets beside it how "
+        "well the loss and distances rank the same: where they come as close, influence tells no more. The interval is "
+        "over examples, of one model.",
+        source=PAPER,
+        examples=at[np.argsort(-own, kind="stable")[:SHOWN]],
+    )
+
+
+def self_check(found: Found) -> dict[str, Any]:
+    """Say how often an example is its own strongest proponent; its exact equals in score do not count against it."""
+    arrays = found.arrays
+    checked, itself, n = arrays["checked"], arrays["checked_itself"], len(arrays["examples"])
+    ahead = (arrays["checked_proponent_scores"] > (itself + 1e-9 * np.abs(itself))[:, None]).sum(1)
+    rank = np.where(np.isnan(itself), n, ahead + 1)
+    first, among, count = int((rank == 1).sum()), int((rank <= DEPTH).sum()), len(checked)
+    return finding(
+        "self_check",
+        "influence",
+        "Examples that are their own strongest proponent",
+        first / count,
+        error=math.sqrt(first * (count - first) / count**3),
+        interval=stats.share_interval(first, count),
+        null=1 / n,
+        n=count,
+        unit=f"of {count} examples",
+        sentence=f"{first} of {count} training examples are their own strongest proponent among {n:,}, and {among} "
+        f"are among their own {DEPTH} strongest.",
+        meaning="No example should shape the model more at a query than the query itself, if it was trained on. Where "
+        f"many fail, scores are noise of the draws or the size of gradients. By chance one in {n:,} would pass."
+        + _by_scale(found),
+        source=PAPER,
+        examples=checked[rank > 1][:SHOWN],
+    )
+
+
+def _by_scale(found: Found) -> str:
+    """Say how many pass when scores are divided by the lengths of gradients, which win every dot product."""
+    counts = [
+        f"{words} {int((found.arrays[f'checked_proponents_{scale}'][:, 0] == found.arrays['checked']).sum())}"
+        for scale, words in SCALES.items()
+        if scale != found.about["scale"] and f"checked_proponents_{scale}" in found.arrays
+    ]
+    told = ", ".join(counts)
+    return f" {told[0].upper()}{told[1:]} pass." if counts else ""
+
+
+def label_agreement(found: Arrays, labels: NDArray[Any]) -> list[dict[str, Any]]:
+    """Say how often proponents and opponents of an example, other than itself, have its label."""
+    null = _share_of_label(found["checked"], found["examples"], labels)
+    findings = []
+    for side in ("proponents", "opponents"):
+        share = _agreement(found["checked"], _of_side(found, side), labels)
+        there = np.isfinite(share) & np.isfinite(null)
+        value, error, (low, high) = stats.mean_interval(share[there])
+        chance = float(null[there].mean()) if there.any() else np.nan
+        findings.append(
+            finding(
+                "label_agreement" if side == "proponents" else "label_agreement_opponents",
+                "influence",
+                f"{side.capitalize()} with the label of the query",
+                value,
+                error=error,
+                interval=(max(0.0, low), min(1.0, high)) if math.isfinite(low) else (low, high),
+                null=chance,
+                n=int(there.sum()),
+                unit="of them",
+                sentence=f"Of the {DEPTH} strongest {side} of a training example, itself left out, {value:.0%} have "
+                f"its label; of all examples {chance:.0%} do.",
+                meaning="Far above the null, the model learns an example from others of its kind."
+                if side == "proponents"
+                else "Below the null, what works against an example is of other kinds; above it, examples of one kind "
+                "work against each other.",
+                source=PAPER,
+            )
+        )
+    return findings
+
+
+def latent_distance(found: Arrays, means: NDArray[Any]) -> list[dict[str, Any]]:
+    """Say how near proponents and opponents of an example, other than itself, lie to it between latent means.
+
+    Args:
+        found: results/influence.npz.
+        means: (n, latent) of all examples: the means of their posteriors.
+    """
+    findings = []
+    for side in ("proponents", "opponents"):
+        nearer = _shares_nearer(found, _of_side(found, side), means)
+        nearer = nearer[np.isfinite(nearer)]
+        value, error, (low, high) = stats.mean_interval(nearer)
+        findings.append(
+            finding(
+                "latent_distance" if side == "proponents" else "latent_distance_opponents",
+                "influence",
+                f"Examples nearer in latent space than {side}",
+                value,
+                error=error,
+                interval=(max(0.0, low), min(1.0, high)) if math.isfinite(low) else (low, high),
+                null=0.5,
+                n=len(nearer),
+                unit="of other examples",
+                sentence=f"On average {value:.0%} of the other examples lie nearer to a training example, by the means "
+                f"of their posteriors, than its {DEPTH} strongest {side} do; if these were random, 50% would.",
+                meaning="Far below a half, the model learned an example from what it holds for similar. Proponents "
+                "that lie no nearer than others are chosen by the size of their gradients."
+                if side == "proponents"
+                else "Below a half, examples compete with what the model holds for similar; above it, opponents are "
+                "far away. The interval is over examples, of one model.",
+                source=PAPER,
+            )
+        )
+    return findings
+
+
+def _shares_nearer(found: Arrays, others: NDArray[np.intp], means: NDArray[Any]) -> NDArray[np.float64]:
+    """Return for each query the mean share of other examples nearer than its strongest others; NaN without any.
+
+    An example as near as one of them counts half.
+    """
+    shares = np.full(len(others), np.nan)
+    positions = found["examples"]
+    for row, query in enumerate(found["checked"]):
+        kept = _first_others(query, others[row])
+        if not kept or len(positions) < 3:
+            continue
+        away = np.linalg.norm(means[positions] - means[query], axis=1)
+        rest = np.sort(away[positions != query])
+        theirs = away[np.searchsorted(positions, kept)]  # positions are in order
+        below, above = (np.searchsorted(rest, theirs, side) for side in ("left", "right"))
+        shares[row] = float((below + (above - below - 1) / 2).mean() / (len(rest) - 1))
+    return shares
+
+
+def _of_side(found: Arrays, side: str) -> NDArray[np.intp]:
+    """Return the strongest of one side for each checked example, -1 where the sign is that of the other."""
+    sign = 1 if side == "proponents" else -1
+    return np.where(sign * found[f"checked_{side[:-1]}_scores"] > 0, found[f"checked_{side}"], -1)
+
+
+def _first_others(query: int, strongest: NDArray[np.intp]) -> list[int]:
+    return [int(p) for p in strongest if p not in (query, -1)][:DEPTH]
+
+
+def _agreement(queries: NDArray[np.intp], others: NDArray[np.intp], labels: NDArray[Any]) -> NDArray[np.float64]:
+    """Return for each query the share of its strongest others that have its label; NaN where there is none."""
+    share = np.full(len(queries), np.nan)
+    for row, (query, found) in enumerate(zip(queries, others, strict=True)):
+        kept = _first_others(query, found)
+        if kept:
+            share[row] = float((labels[kept] == labels[query]).mean())
+    return share
+
+
+def _share_of_label(queries: NDArray[np.intp], examples: NDArray[np.intp], labels: NDArray[Any]) -> NDArray[np.float64]:
+    """Return for each query, one of the examples, the share of the other examples that have its label."""
+    names, which = np.unique(labels, return_inverse=True)
+    counts = np.bincount(which[examples], minlength=len(names))
+    return np.asarray((counts[which[queries]] - 1) / max(1, len(examples) - 1), np.float64)

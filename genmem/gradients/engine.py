@@ -1,0 +1,351 @@
+"""Per-example gradients of any network whose forward pass gives a loss for each example, and their products.
+
+    gradients = PerExampleGradients(module, X, noise=noise)
+    print(gradients.coverage)
+    scores = inner(gradients.features(X, noise), gradients.features(Z, other_noise))  # (len(X), len(Z))
+
+Numbers do not depend on how examples are cut into batches, up to the rounding of the network's own precision (about
+1e-6 of |g_x| |g_z| in float32); sums over layers and terms are kept in float64.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from genmem.errors import ModelError
+from genmem.gradients import fallback, probe
+from genmem.gradients.factored import Rows
+from genmem.gradients.fallback import (
+    Loss,
+    PerExampleLoss,
+    dense,
+    loop_rows,
+    refuse_constant,
+    refuse_shape,
+    refuse_unfit,
+    refuse_used,
+    refuse_wrong,
+    vmap_rows,
+    working,
+)
+from genmem.gradients.hooks import backward, forward
+from genmem.gradients.probe import Coverage, Reading
+from genmem.gradients.products import Direction, Features, along
+from genmem.training.ensemble import isolated_streams
+
+TRIED = 3  # examples
+
+
+class PerExampleGradients:
+    """The gradients of each example's loss with respect to the parameters that a network has now.
+
+    Load other parameters, and make another one: which way each gradient is computed is found out here.
+
+    Args:
+        module: a network in evaluation mode. With `noise`, it is called as `module(x, draws=, noise=)`.
+        x: examples it can be tried on, (n, *event); three are used.
+        noise: (draws, n, *noise_shape) or None, as `features` will get it; any values.
+        loss: `loss(module, x) -> (batch,)`, or `loss(module, x, noise)` with noise; None: the network gives it.
+        hooks: False computes all gradients by `vmap`.
+
+    Attributes:
+        coverage: by which way each parameter's gradient is computed.
+
+    Raises:
+        ModelError: examples of a batch see each other (batch normalisation in training mode), the loss is not one
+            for each example, or it does not depend on any parameter that is trained.
+
+    >>> x = torch.arange(12.0).view(4, 3)
+    >>> gradients = PerExampleGradients(nn.Linear(3, 2), x, loss=lambda module, x: module(x).square().sum(1))
+    >>> print(gradients.coverage)
+    100% of 8 parameters (8 by hooks)
+    """
+
+    coverage: Coverage
+
+    def __init__(
+        self, module: nn.Module, x: Tensor, *, noise: Tensor | None = None, loss: Loss | None = None, hooks: bool = True
+    ) -> None:
+        self.module, self.loss = module, PerExampleLoss(module, loss)
+        self.trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        refuse_unfit(module, self.trained)
+        with working():
+            self._try_out(x, noise, hooks)
+
+    def _try_out(self, x: Tensor, noise: Tensor | None, hooks: bool) -> None:
+        x, noise = self._tried(x, noise)
+        self._tried_draws = 2 if noise is None and self.loss.takes_draws() else 1
+        self._draws_own = False
+        if noise is None:
+            with torch.no_grad():
+                first, second = self._try(x, None, 0), self._try(x, None, 1)
+            refuse_shape(first, len(x))
+            self._draws_own = not torch.equal(first, second)
+        self._refuse_mixed(x, noise)
+        self._examples, self._verified = (x, noise), False
+        self._way_along: str | None = None
+        self._find_ways(x, noise, hooks)
+
+    # --- what it gives
+
+    def features(self, x: Tensor, noise: Tensor | None = None, *, draws: int = 1, seed: int = 0) -> Features:
+        """Return the gradients of each example, averaged over draws, as `inner` and its like take them.
+
+        Args:
+            x: examples, (n, *event).
+            noise: (draws, n, *noise_shape) for networks that take noise.
+            draws: of networks that draw for themselves.
+            seed: of the noise that a network draws for itself; it then depends on what is in the batch.
+        """
+        return self._features(x, noise, draws, seed, 1)
+
+    def features_by_draw(self, x: Tensor, noise: Tensor | None, *, draws: int | None = None, seed: int = 0) -> Features:
+        """Return a gradient for each draw, or for each of `draws` blocks of them: what `gram` takes.
+
+        Args:
+            x: examples, (n, *event).
+            noise: (draws or a multiple, n, *noise_shape).
+            draws: how many gradients an example has; None: one for each draw of the noise.
+            seed: see `features`.
+
+        Raises:
+            ModelError: the draws of the noise cannot be cut into so many blocks of one size.
+        """
+        total = draws if noise is None else len(noise)
+        draws = total if draws is None else draws
+        if draws is None or total is None or draws < 1 or total % draws:
+            raise ModelError(
+                expected="a number of draws that divides those of the noise",
+                got=f"draws={draws}, noise for {total}",
+                do="Change draws, or pass noise with a multiple of it.",
+            )
+        many = x.repeat_interleave(draws, 0)
+        if noise is not None:
+            cut = noise.reshape(draws, -1, *noise.shape[1:]).movedim(
+                0, 2
+            )  # (draws of a block, n, blocks, *noise_shape)
+            noise = cut.flatten(1, 2)
+        return self._features(many, noise, 1, seed, draws)
+
+    def gradient(
+        self, x: Tensor, noise: Tensor | None = None, *, weights: Tensor | None = None, draws: int = 1, seed: int = 0
+    ) -> dict[str, Tensor]:
+        """Return the gradient of the sum of losses, weighted if asked, by parameter: one ordinary backward pass."""
+        x, noise = self._cast(x, noise)
+        with torch.enable_grad():
+            losses = self._run(x, noise, draws=draws, seed=seed)
+        total = losses.sum() if weights is None else (losses * weights.to(losses)).sum()
+        _, found = backward(total, (), list(self.trained.values()))
+        return {name: dense(g, p).detach() for g, (name, p) in zip(found, self.trained.items(), strict=True)}
+
+    def along(
+        self, x: Tensor, direction: Direction, noise: Tensor | None = None, *, draws: int = 1, seed: int = 0
+    ) -> Tensor:
+        """Return <g_x, v> of each example by one forward-mode pass, without any gradient: (n,), float64.
+
+        Two backward passes take its place where the first direction shows that forward mode is not right here; and
+        gradients of each example where a network cannot be differentiated twice.
+
+        Args:
+            x: examples, (n, *event).
+            direction: v by parameter, such as `gradient` of a query or of a group of them, scaled by a
+                preconditioner if there is one; parameters that are left out count as 0.
+            noise: see `features`.
+            draws: see `features`.
+            seed: see `features`.
+        """
+        x, noise = self._cast(x, noise)
+        if self._way_along is None:
+            self._way_along = self._find_way_along(direction)
+        return self._along(x, direction, noise, draws, seed, self._way_along).to(torch.float64)
+
+    def _along(self, x: Tensor, direction: Direction, noise: Tensor | None, draws: int, seed: int, way: str) -> Tensor:
+        if way == "features":
+            found = self._features(x, noise, draws, seed, 1)
+            return along(
+                Features({name: p for name, p in found.pieces.items() if name in direction}, len(x)), direction
+            )
+        if way == "forward":
+            with self._streams(x, noise, seed):
+                return fallback.forward_mode(self.loss, direction, x, noise, draws)
+        with torch.enable_grad():
+            losses = self._run(x, noise, draws=draws, seed=seed)
+        return fallback.twice_backward(losses, self.trained, direction)
+
+    def _find_way_along(self, direction: Direction) -> str:
+        """Return the first way that works here."""
+        if self._forward_mode_is_right(direction):
+            return "forward"
+        x, noise = self._examples
+        try:
+            self._along(x, direction, noise, 1, 0, "twice")
+        except RuntimeError:  # some operations have no second derivative
+            return "features"
+        return "twice"
+
+    def _forward_mode_is_right(self, direction: Direction) -> bool:
+        """Try it: some operations have no forward mode; and there embeddings forget which row is padding."""
+        if any(isinstance(m, nn.Embedding) and m.padding_idx is not None for m in self.module.modules()):
+            return False
+        x, noise = self._examples
+        try:
+            found = self._along(x, direction, noise, 1, 0, "forward")
+        except (RuntimeError, NotImplementedError):
+            return False
+        with torch.enable_grad():
+            losses = self._run(x, noise, seed=0)
+        rows = fallback.loop_rows(losses, {name: self.trained[name] for name in direction})
+        truth = sum(
+            (rows[name] @ direction[name].flatten().to(rows[name]) for name in direction), torch.zeros_like(found)
+        )
+        norms = sum((rows[name].square().sum(1) for name in direction), torch.zeros_like(found)).sqrt()
+        length = sum(float(v.square().sum()) for v in direction.values()) ** 0.5
+        return bool(((found - truth).abs() <= 4000 * torch.finfo(found.dtype).eps * norms * length).all())
+
+    # --- one batch
+
+    def _features(self, x: Tensor, noise: Tensor | None, draws: int, seed: int, by_draw: int) -> Features:
+        x, noise = self._cast(x, noise)
+        n = len(x)
+        layers = {layer: self._layers[layer] for layer, _ in self._reading.names}
+        copies = fallback.copies_of(self.trained, self._copied, n)
+        losses, calls = forward(layers, lambda: self._under(copies or None, x, noise, draws, seed))
+        refuse_shape(losses, n)
+        looped = {name: self.trained[name] for name in self.coverage.loop}
+        checked = {} if self._verified else dict(self.trained)
+        unused = [self.trained[name] for name in self.coverage.unused]
+        others = [*copies.values(), *unused, *checked.values()]
+        backs, found = backward(losses.sum(), calls, others, keep=bool(looped))
+        rows = {name: dense(g, copies[name]).reshape(n, -1) for name, g in zip(copies, found, strict=False)}
+        found = found[len(copies) :]
+        refuse_used(dict(zip(self.coverage.unused, found, strict=False)))
+        with torch.no_grad():
+            pieces = probe.read(self.module, self._reading, calls, backs, n)
+            for name in self.coverage.hooks.keys() - pieces.keys():
+                pieces[name] = Rows(losses.new_zeros(n, self.trained[name].numel()))
+        rows |= loop_rows(losses, looped) if looped else {}
+        if self.coverage.vmap:
+            rows |= self._mapped(list(self.coverage.vmap), x, noise, draws, seed)
+        pieces |= {name: Rows(values) for name, values in rows.items()}
+        truth = dict(zip(checked, found[len(unused) :], strict=True))
+        if checked and copies:  # what flows through copies always adds up
+            truth |= self.gradient(x, noise, draws=draws, seed=seed)
+        refuse_wrong(pieces, truth)
+        self._verified = True
+        return Features({name: pieces[name] for name in self.trained if name in pieces}, n, by_draw)
+
+    def _run(self, x: Tensor, noise: Tensor | None, *, draws: int = 1, seed: int = 0) -> Tensor:
+        return self._under(None, x, noise, draws, seed)
+
+    def _under(
+        self, parameters: Mapping[str, Tensor] | None, x: Tensor, noise: Tensor | None, draws: int = 1, seed: int = 0
+    ) -> Tensor:
+        with self._streams(x, noise, seed):
+            if parameters is not None:
+                return self.loss.under(parameters, x, noise, draws)
+            result: Tensor = self.loss(x, noise, draws)
+            return result
+
+    def _mapped(
+        self, names: Sequence[str], x: Tensor, noise: Tensor | None, draws: int, seed: int
+    ) -> dict[str, Tensor]:
+        own = (lambda: self._streams(x, noise, seed)) if self._draws_own else None
+        return vmap_rows(self.loss, names, x, noise, draws=draws, streams=own)
+
+    def _streams(self, x: Tensor, noise: Tensor | None, seed: int) -> AbstractContextManager[None]:
+        """Seed torch's global streams for networks that draw from them; they are one for all threads."""
+        return isolated_streams(x.device, seed) if noise is None else nullcontext()
+
+    def _cast(self, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        like = next(iter(self.trained.values()))
+        floats = x.is_floating_point() or x.dtype in (torch.uint8, torch.bool)
+        x = x.to(like.device, like.dtype if floats else x.dtype)
+        return x, None if noise is None else noise.to(like)
+
+    # --- finding out
+
+    def _tried(self, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return three examples, far from one another, with two draws: no layout is mistaken for another then."""
+        rows = torch.linspace(0, len(x) - 1, TRIED).round().long()
+        x = x[rows.to(x.device)]
+        if noise is not None:
+            noise = torch.cat([noise[:, rows.to(noise.device)], -noise[:, rows.to(noise.device)]])[:: len(noise)]
+        return self._cast(x, noise)
+
+    def _try(self, x: Tensor, noise: Tensor | None, seed: int = 0) -> Tensor:
+        return self._run(x, noise, draws=self._tried_draws, seed=seed)
+
+    def _find_ways(self, x: Tensor, noise: Tensor | None, hooks: bool) -> None:
+        def run(parameters: Mapping[str, Tensor] | None) -> Tensor:
+            return self._under(parameters, x, noise, self._tried_draws)
+
+        here = probe.probe(self.module, run, self.trained, moved=False)
+        assert here is not None
+        there = probe.probe(self.module, run, self.trained, moved=True) if hooks else None
+        probes = [here] if there is None else [here, there]
+        nothing = Reading({}, {})
+        with torch.no_grad():
+            self._reading = probe.reading_of(self.module, probes, self.trained) if hooks else nothing
+        self._layers = probe.layers_of(self.module)
+        read = set(self._reading.names.values())
+        unused = [name for name in self.trained if hooks and name not in here.used and name not in read]
+        rest = [name for name in self.trained if name not in read and name not in unused]
+        self._copied = probe.by_copies(run, rest, self.trained, probes) if hooks else {}
+        rest = [name for name in rest if name not in self._copied]
+        mapped = probe.by_vmap(lambda names: self._mapped(names, x, noise, self._tried_draws, 0), rest, here)
+        looped = [name for name in rest if name not in mapped]
+        self.coverage = self._coverage(
+            {"hooks": read, "copies": self._copied, "vmap": mapped, "loop": looped, "unused": unused}
+        )
+
+    def _coverage(self, ways: Mapping[str, Collection[str]]) -> Coverage:
+        sizes = {name: p.numel() for name, p in self.trained.items()}
+        return Coverage(
+            **{way: {name: size for name, size in sizes.items() if name in names} for way, names in ways.items()},
+            frozen={name: p.numel() for name, p in self.module.named_parameters() if not p.requires_grad},
+        )
+
+    def _refuse_mixed(self, x: Tensor, noise: Tensor | None) -> None:
+        """Refuse a loss that is not one for each example, or that changes with the other examples of a batch."""
+        with torch.enable_grad():
+            x = x.requires_grad_() if x.is_floating_point() and self._draws_own else x
+            losses = self._try(x, noise)
+        refuse_shape(losses, len(x))
+        refuse_constant(losses, self.trained)
+        mixed = self._see_each_other(losses, x) if self._draws_own else self._differ_alone(losses, x, noise)
+        if mixed:
+            raise ModelError(
+                expected="a loss of each example that does not depend on the others in its batch",
+                got="one that does",
+                do="Call .eval() first; do not divide by the batch size, nor normalise over the batch.",
+            )
+
+    def _see_each_other(self, losses: Tensor, x: Tensor) -> bool:
+        """Return whether a loss has a slope along another example: a batch of one would draw other noise."""
+        if not x.requires_grad:
+            return False
+        slopes = [torch.autograd.grad(loss, x, allow_unused=True, retain_graph=True)[0] for loss in losses]
+        return any(
+            bool(slope.flatten(1).count_nonzero(1)[torch.arange(len(x), device=x.device) != i].any())
+            for i, slope in enumerate(slopes)
+            if slope is not None
+        )
+
+    def _differ_alone(self, losses: Tensor, x: Tensor, noise: Tensor | None) -> bool:
+        """Return whether any loss has another gradient in this batch than by itself, by more than rounding.
+
+        Each is looked at: in a network that takes the batch for a sequence, the first sees none of the others.
+        """
+        try:
+            with torch.enable_grad():
+                each = [self._try(x[i : i + 1], None if noise is None else noise[:, i : i + 1]) for i in range(len(x))]
+                others = torch.cat(each)
+        except Exception:  # a batch of one is refused in many ways where examples are normalised together
+            return True
+        rows, differences = loop_rows(losses, self.trained), loop_rows(losses - others, self.trained)
+        norms, errors = (
+            sum((row.square().sum(1) for row in some.values()), torch.zeros(())) for some in (rows, differences)
+        )
+        return bool((errors > 1e-6 * norms.clamp(min=1e-6 * float(norms.max()))).any())

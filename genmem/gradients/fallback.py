@@ -1,0 +1,252 @@
+"""Gradients of parameters that no layer rule reaches: one for each example, written out; and what is refused."""
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jvp, vmap
+
+from genmem.errors import ModelError
+from genmem.gradients.factored import NOTHING, Piece
+
+AT_ONCE = 2**24  # values of gradients
+
+Loss = Callable[..., Tensor]
+Streams = Callable[[], AbstractContextManager[None]]
+
+
+class PerExampleLoss(nn.Module):
+    """The loss of each example as a network of its own, so that parameters can be swapped while any loss runs.
+
+    Args:
+        module: the network.
+        loss: `loss(module, x)`, or `loss(module, x, noise)` if it takes noise; None is the network itself.
+    """
+
+    def __init__(self, module: nn.Module, loss: Loss | None = None) -> None:
+        super().__init__()
+        self.module, self._loss = module, (loss,)  # in a tuple: a loss that is a module is none of its parts
+
+    def forward(self, x: Tensor, noise: Tensor | None = None, draws: int = 1) -> Tensor:
+        """Return the loss of each example: (batch,)."""
+        (loss,) = self._loss
+        x = x.clone()  # a network may overwrite what it is given
+        if loss is not None:
+            return loss(self.module, x) if noise is None else loss(self.module, x, noise)
+        if noise is not None:
+            result: Tensor = self.module(x, draws=len(noise), noise=noise)
+            return result
+        result = self.module(x) if draws == 1 else self.module(x, draws=draws)
+        return result
+
+    def takes_draws(self) -> bool:
+        """Return whether draws can be asked for without giving noise."""
+        (loss,) = self._loss
+        return loss is None and "draws" in inspect.signature(self.module.forward).parameters
+
+    def under(self, parameters: Mapping[str, Tensor], x: Tensor, noise: Tensor | None, draws: int = 1) -> Tensor:
+        """Return the losses with some parameters, by their names in `module`, replaced."""
+        named = {f"module.{name}": value for name, value in parameters.items()}
+        result: Tensor = functional_call(self, named, (x, noise, draws))
+        return result
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the parameters by name, outside any graph; those that are one tensor count once."""
+        return {name: p.detach() for name, p in self.module.named_parameters()}
+
+
+def vmap_rows(
+    loss: PerExampleLoss,
+    names: Sequence[str],
+    x: Tensor,
+    noise: Tensor | None,
+    *,
+    draws: int = 1,
+    streams: Streams | None = None,
+) -> dict[str, Tensor]:
+    """Return the gradient of each example by `vmap(grad)`: (batch, size) for each of the named parameters.
+
+    A network that draws for itself does so inside `streams()`, once for all examples together. That gives the
+    gradients of its losses in a batch only if what it draws does not depend on the batch: latents that all share.
+    """
+    fixed = loss.state()
+    chosen = {name: fixed.pop(name) for name in names}
+
+    def one(chosen: Mapping[str, Tensor], x: Tensor, noise: Tensor | None) -> Tensor:
+        alone = None if noise is None else noise.unsqueeze(1)
+        return loss.under({**fixed, **chosen}, x.unsqueeze(0), alone, draws).squeeze(0)
+
+    size = sum(p.numel() for p in chosen.values())
+    at_once = max(1, min(len(x), AT_ONCE // max(1, size)))
+    in_dims = (None, 0, None if noise is None else 1)
+    each = vmap(grad(one), in_dims=in_dims, randomness="error" if streams is None else "same")
+    found = []
+    for start in range(0, len(x), at_once):
+        some = slice(start, start + at_once)
+        with nullcontext() if streams is None else streams():
+            found.append(each(chosen, x[some], None if noise is None else noise[:, some]))
+    return {name: torch.cat([rows[name] for rows in found]).reshape(len(x), -1) for name in names}
+
+
+def copies_of(parameters: Mapping[str, Tensor], dimensions: Mapping[str, int], n: int) -> dict[str, Tensor]:
+    """Return each parameter once for each example: (n, 1, ..., 1, *shape), with so many ones as `dimensions` says.
+
+    A network that uses a parameter in element-wise operations only does not notice, and the gradient of a copy is
+    that of its example, from the one backward pass that the layers need anyway.
+    """
+    return {
+        name: parameters[name].expand(n, *(1,) * ones, *parameters[name].shape) for name, ones in dimensions.items()
+    }
+
+
+def loop_rows(losses: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the gradient of each loss by a backward pass of its own: (batch, size) for each parameter."""
+    found = [_gradient(value, parameters) for value in losses]
+    return {name: torch.stack([rows[name] for rows in found]) for name in parameters}
+
+
+def _gradient(value: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    grads = torch.autograd.grad(value, list(parameters.values()), retain_graph=True, allow_unused=True)
+    return {name: dense(g, p).flatten() for g, (name, p) in zip(grads, parameters.items(), strict=True)}
+
+
+def dense(gradient: Tensor | None, parameter: Tensor) -> Tensor:
+    """Return a gradient as an ordinary tensor: None is zero, and those of embeddings may be sparse."""
+    if gradient is None:
+        return torch.zeros_like(parameter)
+    return gradient.to_dense() if gradient.is_sparse else gradient
+
+
+def forward_mode(
+    loss: PerExampleLoss, direction: Mapping[str, Tensor], x: Tensor, noise: Tensor | None, draws: int = 1
+) -> Tensor:
+    """Return d/de loss(theta + e v) of each example by one forward-mode pass: (batch,)."""
+    parameters = loss.state()
+    fixed = {name: p for name, p in parameters.items() if name not in direction}
+    moving = {name: parameters[name] for name in direction}
+    tangents = {name: v.to(parameters[name]).view_as(parameters[name]) for name, v in direction.items()}
+
+    def of(moving: Mapping[str, Tensor]) -> Tensor:
+        return loss.under({**fixed, **moving}, x, noise, draws)
+
+    with warnings.catch_warnings():  # torch scripts its own decompositions when it first meets forward mode
+        warnings.filterwarnings("ignore", message="`torch.jit.script` is", category=DeprecationWarning)
+        return jvp(of, (moving,), (tangents,))[1]  # type: ignore[no-any-return]
+
+
+def twice_backward(losses: Tensor, parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor]) -> Tensor:
+    """Return d/de loss(theta + e v) of each example by two backward passes: (batch,).
+
+    For operations without a forward-mode rule. J^T u is linear in u, and its derivative along v is J v.
+    """
+    weights = torch.zeros_like(losses, requires_grad=True)
+    names = list(direction)
+    found = torch.autograd.grad(losses, [parameters[n] for n in names], weights, create_graph=True, allow_unused=True)
+    products = [(g * direction[n].to(g).view_as(g)).sum() for n, g in zip(names, found, strict=True) if g is not None]
+    return torch.autograd.grad(sum(products, torch.zeros_like(losses[0])), weights)[0]
+
+
+# --- what is refused, and what to do about it
+
+
+def refuse_unfit(module: nn.Module, trained: Mapping[str, Tensor]) -> None:
+    """Refuse a network without parameters to train, or whose examples see each other or chance."""
+    if not trained:
+        raise ModelError(
+            expected="a network with parameters to differentiate by",
+            got=f"{type(module).__name__} with none that has requires_grad=True",
+            do="Call requires_grad_() on the parameters that were trained.",
+        )
+    for name, p in trained.items():
+        if p.dtype not in (torch.float32, torch.float64):
+            raise ModelError(
+                expected="parameters of float32 or float64",
+                got=f"{name!r} of {str(p.dtype).removeprefix('torch.')}",
+                do="Write a complex one as two real ones." if p.is_complex() else "Call .float() on the network first.",
+            )
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and (layer.training or layer.running_mean is None):
+            do = "Call .eval() on the network first." if layer.training else "Train with track_running_stats=True."
+            _refuse_layer(name, layer, "uses the statistics of the batch", do)
+        if isinstance(layer, nn.Embedding) and layer.scale_grad_by_freq:
+            _refuse_layer(name, layer, "divides gradients by counts in the batch", "Set scale_grad_by_freq=False.")
+        if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0:
+            _refuse_layer(name, layer, "drops values at random", "Call .eval() on the network first.")
+
+
+def _refuse_layer(name: str, layer: nn.Module, why: str, do: str) -> None:
+    mode = "training" if layer.training else "evaluation"
+    raise ModelError(
+        expected="a network in evaluation mode, with a gradient for each example",
+        got=f"{type(layer).__name__} {name!r} in {mode} mode, which {why}",
+        do=do,
+    )
+
+
+@contextmanager
+def working() -> Iterator[None]:
+    """Refuse a network that torch cannot run, or differentiate, on the examples that are tried."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ModelError(
+            expected="a network that takes these examples, and a loss with a gradient",
+            got=f"an error of torch: {str(error).splitlines()[0][:300]}",
+            do="Pass examples as it was trained on; on the way to the loss leave out numpy, .item() and operations "
+            "without a derivative.",
+        ) from error
+
+
+def refuse_shape(losses: Any, n: int) -> None:
+    """Refuse losses that are not one for each example."""
+    if not isinstance(losses, Tensor) or losses.shape != (n,):
+        raise ModelError(
+            expected=f"a loss for each example, shape ({n},)",
+            got=f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else f"a {type(losses).__name__}",
+            do="Return losses without summing or averaging over the batch.",
+        )
+
+
+def refuse_constant(losses: Tensor, trained: Mapping[str, Tensor]) -> None:
+    """Refuse losses that depend on no parameter."""
+    found: tuple[Tensor | None, ...] = ()
+    if losses.requires_grad:
+        found = torch.autograd.grad(losses.sum(), list(trained.values()), allow_unused=True, retain_graph=True)
+    if all(g is None for g in found):
+        raise ModelError(
+            expected="a loss that can be differentiated by the network's parameters",
+            got="one that depends on none of them",
+            do="Remove detach(), .item(), no_grad() and numpy from the way to the loss.",
+        )
+
+
+def refuse_used(gradients: Mapping[str, Tensor | None]) -> None:
+    """Refuse gradients of parameters that were thought to have none; None is none."""
+    used = [name for name, gradient in gradients.items() if gradient is not None]
+    if used:
+        raise ModelError(
+            expected="a loss that depends on the same parameters in every batch",
+            got=f"one that uses {', '.join(used)} here and not in the examples tried first",
+            do="Pass hooks=False, and examples to try that use every part of the network.",
+        )
+
+
+def refuse_wrong(pieces: Mapping[str, Piece], sums: Mapping[str, Tensor | None]) -> None:
+    """Refuse gradients that do not add up to that of the whole batch; done once, on the first one."""
+    squares = {name: pieces[name].squares().sum().clamp(min=0) for name in sums if name in pieces}
+    for name, truth in sums.items():
+        if name not in pieces or truth is None:
+            continue
+        rounding = NOTHING * torch.finfo(truth.dtype).eps * sum(squares.values(), squares[name] * 0).sqrt()
+        allowed = 1e-3 * squares[name].sqrt() + rounding + 1e-30
+        truth = truth.to_dense() if truth.is_sparse else truth
+        if bool(torch.linalg.vector_norm(pieces[name].sum() - truth.flatten()) > allowed):
+            raise ModelError(
+                expected="gradients of examples that add up to that of their batch",
+                got=f"others for {name!r}: the network works differently on a large batch than on a small one",
+                do="Pass hooks=False to compute all gradients by vmap.",
+            )

@@ -1,0 +1,334 @@
+"""The checkpoints of a training run, visited one after another, and what the gradients there add to sums.
+
+Checkpoints are the outer loop: a network is loaded once, the gradients of the queries are kept while blocks of
+training examples pass by, and nothing of a checkpoint is kept but its share of the sums.
+"""
+
+import copy
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from genmem.errors import ModelError
+from genmem.gradients.draws import QUERY, TRAIN, Drawn, Streams
+from genmem.gradients.engine import TRIED, PerExampleGradients
+from genmem.gradients.products import Direction
+from genmem.influence.ledger import Part, Store
+from genmem.influence.weights import check_published, checkpoint_weights, positions_of, preconditioner, published_loss
+from genmem.models.base import is_count, is_seed, require
+from genmem.models.evaluation import BLOCK
+from genmem.protocols import Listener, Progress
+from genmem.training.ensemble import noise_shape
+from genmem.training.trajectory import Trajectory
+
+FloatArray = NDArray[np.float64]
+LOSSES = ("trained", "paper")
+GRADIENT_BYTES = {"cpu": 2**27, "cuda": 2**31}  # of one batch of training examples
+BATCH = {"cpu": 256, "cuda": 2048}  # rows at most
+IN_LEDGER = 512  # rows of a part, at least
+ROUNDING = 1e-6  # of a gradient: less is no sign of chance
+SUMS = 2**25  # values held where there is no ledger
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network and the checkpoints of its training, where there is no fitted model: pass it in place of one.
+
+    `Trained(fresh_module(model.recipe(event_shape, n_train, seed=0), 0), load_trajectory(folder))` is that of a run.
+
+    Args:
+        module: a network of the same architecture, on the device to compute on; its own weights play no part.
+        trajectory: its checkpoints.
+    """
+
+    module: nn.Module
+    trajectory: Trajectory
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the numbers, besides the data and the network: see `influence_scores`."""
+
+    weights: str = "complete"
+    draws: int = 16
+    seed: int = 0
+    loss: str = "trained"
+    checkpoints: Sequence[int] | None = None
+
+    def check(self) -> None:
+        """Raise a ModelError where one is out of range."""
+        require("draws", self.draws, is_count, "an integer >= 1")
+        require("seed", self.seed, is_seed, "an integer >= 0")
+        require("loss", self.loss, LOSSES.__contains__, f"one of {', '.join(LOSSES)}")
+
+
+class Visit(NamedTuple):
+    """One checkpoint: its weight, the diagonal of a preconditioner if there is one, gradients of both sides."""
+
+    weight: float
+    scale: Direction | None
+    train: Drawn
+    query: Drawn
+
+
+class Visits:
+    """The checkpoints that count, as gradients.
+
+    Args:
+        trained: the network and its checkpoints.
+        x: examples it can be tried on.
+        settings: what decides the numbers.
+
+    Attributes:
+        weights: of these checkpoints.
+        draws: of each example: 1 where chance plays no part in the gradients.
+        random: whether it does.
+        batch: training examples whose gradients are taken at once.
+
+    Raises:
+        ModelError: the trajectory or the network cannot be used; see `checkpoint_weights` and `PerExampleGradients`.
+    """
+
+    def __init__(self, trained: Trained, x: Tensor, settings: Settings) -> None:
+        settings.check()
+        self.settings, self._trajectory = settings, trained.trajectory
+        self._module = copy.deepcopy(trained.module).eval()
+        self.device = next(iter(self._module.parameters()), x).device
+        self._loss = None if settings.loss == "trained" else published_loss
+        if self._loss is not None:
+            check_published(self._module)
+        weights = checkpoint_weights(self._trajectory, settings.weights, settings.checkpoints)
+        used = positions_of(self._trajectory, settings.checkpoints)
+        self._positions = [i for i, weight in zip(used, weights, strict=True) if weight]
+        if not self._positions:
+            raise ModelError(
+                expected="a checkpoint with steps after it",
+                got=f"{len(used)} at step {self._trajectory[used[0]].step}, where training ended",
+                do="Use an earlier one too, or fit the model with a smaller checkpoint_every=.",
+            )
+        self.weights = weights[weights > 0]
+        self._coverage: dict[str, None] = {}
+        self._now: tuple[int, Visit] | None = None
+        self._shape = noise_shape(self._module)
+        tried = x[torch.linspace(0, len(x) - 1, TRIED).round().long()].to(self.device)
+        self._tried, self.random, self.draws = tried, True, settings.draws
+        if self._loss is None:
+            self._find_out()
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    @property
+    def coverage(self) -> str:
+        """How many parameters take part and how their gradients are computed, at the checkpoints seen so far."""
+        return "; ".join(self._coverage)
+
+    @property
+    def steps(self) -> list[int]:
+        """The optimiser steps of the checkpoints."""
+        return [self._trajectory[i].step for i in self._positions]
+
+    def at(self, i: int) -> Visit:
+        """Return what is to be known at the i-th checkpoint, until the next call."""
+        if self._now is None or self._now[0] != i:
+            self._now = None
+            self._now = i, self._visit(i)
+        return self._now[1]
+
+    def batch_for(self, *, by_draw: bool) -> int:
+        """Return how many examples' gradients fit the memory that is set aside for them: a power of two."""
+        if self.whole:
+            return BLOCK
+        return min(_of(BATCH, self.device), _power(_of(GRADIENT_BYTES, self.device) // self.bytes_of_one(by_draw)))
+
+    def bytes_of_one(self, by_draw: bool) -> int:
+        """Return the memory that the gradients of an example take."""
+        drawn, x = self.at(len(self) - 1).train, self._tried
+        if self.whole and not by_draw:  # a whole block of rows takes long, and three tell as much
+            found = drawn.gradients.features(x, draws=self.draws)
+        else:
+            found = (drawn.by_draw if by_draw else drawn.features)(x, 0)
+        return max(1, found.bytes // len(x))
+
+    @property
+    def whole(self) -> bool:
+        """Whether the network draws for itself, a block of rows at a time."""
+        return self.random and self._shape is None
+
+    def identity(self) -> dict[str, object]:
+        """Return what tells these visits from others."""
+        last = self._trajectory[self._positions[-1]]
+        state = hashlib.sha256()
+        for name, value in sorted(last.state_dict().items()):
+            state.update(name.encode() + digest(value.cpu().contiguous().view(-1).view(torch.uint8).numpy()).encode())
+        return {
+            "weights": self.settings.weights,
+            "draws": self.draws,
+            "seed": self.settings.seed,
+            "loss": self.settings.loss,
+            "steps": self.steps,
+            "weight of each": self.weights.tolist(),
+            "last checkpoint": state.hexdigest(),
+        }
+
+    def _find_out(self) -> None:
+        """See whether chance plays a part: in the gradients, for a loss may not show it before training."""
+        drawn = self.at(len(self) - 1).train
+        every = torch.ones(len(self._tried), dtype=torch.bool, device=self.device)
+        one, other = (drawn.total(self._tried, block * BLOCK, every) for block in (0, 1))
+        size = sum(float(value.square().sum()) for value in one.values())
+        change = sum(float((one[name] - other[name]).square().sum()) for name in one)
+        self.random = not change <= ROUNDING**2 * size  # NaN counts as chance
+        self.draws = self.settings.draws if self.random else 1
+        self._now = None if not self.random else self._now
+
+    def _visit(self, i: int) -> Visit:
+        position = self._positions[i]
+        checkpoint = self._trajectory[position]
+        try:
+            self._module.load_state_dict(checkpoint.state_dict(), strict=True)
+        except RuntimeError as error:
+            raise ModelError(
+                expected="the network that the trajectory is of",
+                got=f"another, to which its state at step {checkpoint.step} does not belong ({error})",
+                do="Make the network with the settings it was trained with.",
+            ) from error
+        sides = [self._streams(side, checkpoint.step) for side in (TRAIN, QUERY)]
+        noise = sides[0].noise(0, len(self._tried), self.device)
+        gradients = PerExampleGradients(self._module, self._tried, noise=noise, loss=self._loss)
+        self._coverage[str(gradients.coverage)] = None
+        scale = None
+        if self.settings.weights == "adam":
+            scale = preconditioner(self._trajectory, position, self.settings.checkpoints, gradients.trained)
+        train, query = (Drawn(gradients, streams, self.whole) for streams in sides)
+        return Visit(float(self.weights[i]), scale, train, query)
+
+    def _streams(self, side: str, step: int) -> Streams:
+        published = self.settings.loss == "paper"
+        side = TRAIN if published else side
+        return Streams(self.settings.seed, side, step, self.draws, self._shape, shared=published)
+
+
+class Job(Protocol):
+    """What is summed over checkpoints."""
+
+    @property
+    def name(self) -> str:
+        """Of its parts."""
+
+    @property
+    def columns(self) -> int:
+        """Sums of an example."""
+
+    @property
+    def batch(self) -> int:
+        """Rows at once."""
+
+    def begin(self, i: int, visit: Visit) -> None:
+        """Prepare for the i-th checkpoint."""
+
+    def values(self, visit: Visit, x: Tensor, start: int) -> Tensor:
+        """Return what a checkpoint adds for the rows from `start`: (rows, columns)."""
+
+
+class Count:
+    """Tells how much of the work is done."""
+
+    def __init__(self, listener: Listener, total: int, visits: Visits) -> None:
+        self._tell, self._total, self._visits, self._done = listener, total, visits, 0
+
+    def __call__(self, units: int) -> None:
+        """Count so many blocks at a checkpoint."""
+        self._done += units
+        self._tell(Progress("influence", self._done, self._total, self._visits.coverage))
+
+
+def block_of(job: Job) -> int:
+    """Return the rows of a part: whole batches."""
+    return job.batch * -(-IN_LEDGER // job.batch)
+
+
+def accumulate(visits: Visits, job: Job, x: Tensor, store: Store, count: Count) -> Iterator[tuple[int, FloatArray]]:
+    """Yield (first row, sums) of each block of rows in order, (rows, columns) float64, from all checkpoints.
+
+    Without a ledger as many blocks as fit in memory go through all checkpoints together, then the next ones.
+    """
+    size = block_of(job)
+    starts = list(range(0, len(x), size))
+    together = len(starts) if store.lasts else max(1, SUMS // (size * job.columns))
+    for first in range(0, len(starts), together):
+        some = starts[first : first + together]
+        for i in range(len(visits)):
+            _visit_blocks(visits, i, job, [(start, x[start : start + size]) for start in some], store, count)
+        for start in some:
+            part = store.read(f"{job.name}-{start:08d}")
+            assert part is not None and part.done.all()
+            yield start, part.sums
+            store.drop(f"{job.name}-{start:08d}")
+
+
+def _visit_blocks(
+    visits: Visits, i: int, job: Job, blocks: Sequence[tuple[int, Tensor]], store: Store, count: Count
+) -> None:
+    begun = False
+    for start, rows in blocks:
+        name = f"{job.name}-{start:08d}"
+        part = store.read(name) or empty((len(rows), job.columns), len(visits))
+        if not part.done[i]:
+            visit = visits.at(i)
+            if not begun:
+                job.begin(i, visit)
+            begun = True
+            store.write(name, added(part, _block_values(visits, job, visit, rows, start), i))
+        count(1)
+
+
+def _block_values(visits: Visits, job: Job, visit: Visit, rows: Tensor, start: int) -> FloatArray:
+    found = []
+    for batch in torch.split(rows, job.batch):
+        found.append(visit.weight * job.values(visit, batch.to(visits.device), start).to("cpu", torch.float64))
+        start += len(batch)
+    return np.asarray(torch.cat(found).numpy())
+
+
+def empty(shape: tuple[int, ...], checkpoints: int) -> Part:
+    """Return a part with nothing in it."""
+    return Part(np.zeros(shape), np.zeros(checkpoints, np.bool_))
+
+
+def added(part: Part, values: FloatArray, i: int) -> Part:
+    """Return a part with the i-th checkpoint in it.
+
+    Raises:
+        ModelError: values that are not finite.
+    """
+    if not np.isfinite(values).all():
+        raise ModelError(
+            expected="finite gradients at every checkpoint",
+            got=f"{int((~np.isfinite(values)).sum())} products that are not, at checkpoint {i}",
+            do="Leave out examples whose loss is infinite, or fit again with a lower learning rate.",
+        )
+    done = part.done.copy()
+    done[i] = True
+    return Part(part.sums + values, done)
+
+
+def digest(values: NDArray[np.generic]) -> str:
+    """Return a checksum of an array."""
+    whole = np.ascontiguousarray(values)
+    about = f"{whole.dtype.str}{whole.shape}".encode()
+    return hashlib.sha256(about + hashlib.sha256(whole.reshape(-1).view(np.uint8).data).digest()).hexdigest()
+
+
+def _of(table: dict[str, int], device: torch.device) -> int:
+    return table.get(device.type, table["cpu"])
+
+
+def _power(n: int) -> int:
+    return 1 << max(0, n.bit_length() - 1)

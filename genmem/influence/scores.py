@@ -1,0 +1,223 @@
+"""Influence by the way that fits the model: gradients, a formula where there is one, refits where there is none."""
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from genmem.data.arrays import flat_examples
+from genmem.influence.checkpoints import Settings, Trained
+from genmem.influence.closed_form import formula_scores, formula_top, refuse_gradients, way_for
+from genmem.influence.ledger import Ledger
+from genmem.influence.selection import TopInfluences
+from genmem.influence.tracin import network_scores, network_self_influence, network_top
+from genmem.models.base import DeepDensity
+from genmem.protocols import Listener, ignore
+
+FloatArray = NDArray[np.float64]
+
+
+def influence_scores(
+    model: Any,
+    X_train: ArrayLike,
+    X_query: ArrayLike,
+    *,
+    weights: str = "complete",
+    draws: int = 16,
+    seed: int = 0,
+    scale: str = "dot",
+    loss: str = "trained",
+    groups: ArrayLike | None = None,
+    checkpoints: Sequence[int] | None = None,
+    ledger: Ledger | None = None,
+    progress: Listener = ignore,
+    executor: Executor | None = None,
+) -> FloatArray:
+    """Return how much each training example shaped the model at each query: (n_train, n_query), nats.
+
+    `IF(x_i, z) = l(z; without x_i) - l(z; all)` with l = -log p. Positive: x_i is a proponent of z, training on it
+    makes z likelier. Negative: an opponent.
+
+    - Networks (any fitted `DeepDensity` with a trajectory, or `Trained`): TracIn, the sum over checkpoints of
+      w_c <g_c(x_i), g_c(z)>, with g_c the gradient of the loss that was trained (with its beta, not -log p), averaged
+      over `draws` draws that are independent between x_i and z. It is what training on x_i took off the loss of z, to
+      first order, not a refit without it. `top_influences` has the strongest only, without the matrix.
+    - scikit-learn's `KernelDensity` (any kernel of Euclidean distances; bandwidths "scott" and "silverman" depend on
+      the number of examples, so leaving one out changes them) and `TorchKernelDensity`: exact, whether fitted or
+      not. With the Gaussian kernel always finite: an example on its own, the next one r bandwidths away, has a
+      self-influence of about r^2 / 2. With a kernel of bounded support +inf where x_i alone reaches the query.
+    - `KNNDensity`: exact, whether fitted or not. Where k training examples or more lie exactly on a query its
+      density is infinite, and without any one of them is still, if there are more than k: then the ratio of the two
+      counts as 1. If there are exactly k, each has influence +inf. Never NaN.
+    - scikit-learn's `GaussianMixture` and `TorchGaussianMixture`: no closed form. `X_train` is refitted n_train times
+      without one example, from where the fit with all had settled, each until the mean log p changes by less than
+      1e-12. That fit with all starts from the given mixture where it is fitted, else from a fit of its own.
+
+    Images are flattened for all but networks.
+
+    Args:
+        model: one of the above.
+        X_train: (n_train, *event) what the model is, or is to be, fitted to; of a network also some of it.
+        X_query: (m, *event); may be the training examples.
+        weights: of checkpoints, see `checkpoint_weights`; networks only, as are all of the following but the seed.
+        draws: of latent variables, for each example and checkpoint; networks that draw nothing have one.
+        seed: of the draws, or of the fit of a mixture without a fit and a random_state of its own.
+        scale: "dot"; "cosine", divided by the norms of x_i and z; or "query", by that of x_i alone, for large
+            gradients win every dot product. Norms are those of all checkpoints together, sqrt(sum_c w_c |g_c|^2) with
+            gradients averaged over draws, so a cosine lies within [-1, 1]. Neither is in nats.
+        loss: "trained", or "paper" for the variational auto-encoders of published code: squared error, a third of it
+            for colour images, and the same draws for all examples. For comparison with it only.
+        groups: (m,) the group of each query, integers from 0 without gaps: the losses of a group are summed, and it
+            counts as one query.
+        checkpoints: positions in the trajectory of those to use; None: all.
+        ledger: where sums are kept, so that a killed computation resumes.
+        progress: is told of every finished block.
+        executor: runs the refits of a mixture; without it, this process does.
+
+    Raises:
+        DataError: the arrays are empty, not finite or do not fit each other, or leave too few examples for a fit.
+        ModelError: another model, settings with which it cannot be fitted, a network without a trajectory, or one
+            whose loss has no gradient for each example.
+        RunMismatchError: the ledger is that of another computation.
+
+    References:
+        Understanding Instance-based Interpretability of Variational Auto-Encoders (Kong & Chaudhuri, 2021),
+        https://arxiv.org/abs/2105.14203
+
+    >>> from sklearn.neighbors import KernelDensity
+    >>> X = np.array([[0.0], [1.0], [8.0]])
+    >>> influence_scores(KernelDensity(bandwidth=1.0), X, [[0.0]]).round(3)
+    array([[ 0.569],
+           [ 0.069],
+           [-0.405]])
+    """
+    if isinstance(model, DeepDensity | Trained):
+        return network_scores(
+            model,
+            X_train,
+            X_query,
+            scale=scale,
+            groups=groups,
+            ledger=ledger,
+            progress=progress,
+            settings=Settings(weights, draws, seed, loss, checkpoints),
+        )
+    way = way_for(model, seed, executor)
+    refuse_gradients(scale, loss)
+    return formula_scores(way, X_train, X_query, groups)
+
+
+def top_influences(
+    model: Any,
+    X_train: ArrayLike,
+    X_query: ArrayLike,
+    *,
+    k: int = 5,
+    weights: str = "complete",
+    draws: int = 16,
+    seed: int = 0,
+    scale: str = "dot",
+    loss: str = "trained",
+    groups: ArrayLike | None = None,
+    checkpoints: Sequence[int] | None = None,
+    ledger: Ledger | None = None,
+    progress: Listener = ignore,
+    executor: Executor | None = None,
+) -> TopInfluences:
+    """Return the k strongest proponents and opponents of each query, without holding n_train x n_query scores.
+
+    (Refits of a mixture give the scores of all queries at once: these are held.) Of equal scores the training example
+    that comes first counts as the stronger. Where all examples out of reach of a query are opponents alike, as for
+    k-NN, none of them is named: -1.
+
+    Args:
+        model: as in `influence_scores`, and so are all but k.
+        X_train: (n_train, *event).
+        X_query: (m, *event); may be the training examples, or samples of the model.
+        k: how many of each.
+        weights: of checkpoints.
+        draws: of latent variables, for each example and checkpoint.
+        seed: of the draws, or of the fit of a mixture.
+        scale: what scores are divided by.
+        loss: "trained" or "paper".
+        groups: (m,) the group of each query.
+        checkpoints: positions in the trajectory of those to use; None: all.
+        ledger: where sums are kept, so that a killed computation resumes, and another k or scale costs nothing.
+        progress: is told of every finished block.
+        executor: runs the refits of a mixture.
+
+    Raises:
+        DataError, ModelError, RunMismatchError: see `influence_scores`; also for k beyond n_train.
+
+    >>> from sklearn.neighbors import KernelDensity
+    >>> X = np.array([[0.0], [1.0], [8.0]])
+    >>> top_influences(KernelDensity(bandwidth=1.0), X, [[0.0], [7.0]], k=2).proponents
+    array([[0, 1],
+           [2, 1]])
+    """
+    if isinstance(model, DeepDensity | Trained):
+        return network_top(
+            model,
+            X_train,
+            X_query,
+            k=k,
+            scale=scale,
+            groups=groups,
+            ledger=ledger,
+            progress=progress,
+            settings=Settings(weights, draws, seed, loss, checkpoints),
+        )
+    way = way_for(model, seed, executor)
+    refuse_gradients(scale, loss)
+    return formula_top(way, X_train, X_query, groups, k, progress)
+
+
+def self_influence(
+    model: Any,
+    X: ArrayLike,
+    *,
+    weights: str = "complete",
+    draws: int = 16,
+    seed: int = 0,
+    return_std: bool = False,
+    loss: str = "trained",
+    checkpoints: Sequence[int] | None = None,
+    ledger: Ledger | None = None,
+    progress: Listener = ignore,
+    executor: Executor | None = None,
+) -> FloatArray | tuple[FloatArray, FloatArray]:
+    """Return how much each training example shaped the model at itself: (n,), nats.
+
+    The diagonal of `influence_scores(model, X, X)`, without the matrix; see there for models, arguments and errors.
+    It is never below log((n-1)/n) for k-NN and kernel densities. For networks it is sum_c w_c |E g_c(x)|^2, estimated
+    without bias from pairs of different draws (the square of an average over draws is too large by their variance
+    over their number): it may come out negative. loss="paper" has that square.
+
+    Args:
+        model: as there.
+        X: (n, *event).
+        weights: as there.
+        draws: as there; 2 or more.
+        seed: as there.
+        return_std: return a pair, with the standard error over draws (the jackknife; up to twice too large where
+            self-influence is within its noise of 0): 0 for models that draw nothing, NaN with 2 draws or loss="paper".
+        loss: as there.
+        checkpoints: as there.
+        ledger: as there.
+        progress: as there.
+        executor: as there.
+
+    >>> from sklearn.neighbors import KernelDensity
+    >>> self_influence(KernelDensity(bandwidth=1.0), [[0.0], [1.0], [8.0]]).round(2)
+    array([ 0.57,  0.57, 24.09])
+    """
+    if isinstance(model, DeepDensity | Trained):
+        settings = Settings(weights, draws, seed, loss, checkpoints)
+        found = network_self_influence(model, X, ledger=ledger, progress=progress, settings=settings)
+        return found if return_std else found[0]
+    way = way_for(model, seed, executor)
+    refuse_gradients("dot", loss)
+    scores = way.on_itself(flat_examples(X, "X", way.least))
+    return (scores, np.zeros(len(scores))) if return_std else scores

@@ -1,0 +1,357 @@
+"""How a run's refits are done and what they will take: settled once, when the run is planned, by short timed trials."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from joblib import cpu_count
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genmem.errors import GenmemError, ModelError
+from genmem.leaveout.executors import local_workers
+from genmem.models.base import DeepDensity, as_tensor
+from genmem.models.evaluation import BLOCK, estimate_of, log_prob
+from genmem.models.factory import fresh, model_of_plan
+from genmem.models.posterior import has_posterior, refit_posterior
+from genmem.run.directory import Run
+from genmem.run.plan import describe_model, refuse_other_plan
+from genmem.run.splits import Splits
+from genmem.training.ensemble import Recipe, fresh_module, noise_shape, takes_noise
+from genmem.training.probe import TRIAL_SECONDS, can_batch, fitting_lanes, measure_pace
+
+SCORED = 4 * BLOCK  # examples whose log p is timed, at most
+FEWEST = 16  # and at least, where it is slow
+SLOW = 0.3  # seconds of a step of a whole batch of lanes from which more lanes only pay if so many gained much
+GAIN = 0.9  # of the seconds of a step of one network: that much
+FIRST, SECOND = 250, 500  # examples that other models are fitted to, in trials
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of doing the refits, and what it was measured to take."""
+
+    workers: int  # processes that refit at once; 1 is this process
+    threads: int  # of each
+    lanes: int  # networks in one batch; 0 is a plain loop
+    quick_step: float  # seconds of one optimiser step of one network within a worker, when nothing disturbs
+    step: float  # the same on average
+    score: float  # seconds of log p of one example under one network within a worker
+    refit: float  # seconds of refitting its posterior; 0 where there is none
+    memory: int  # bytes that a worker held at most
+
+    @property
+    def label(self) -> str:
+        """The way as the plan names it."""
+        how = f"{self.lanes} lanes" if self.lanes else "loop"
+        return how if self.workers == 1 else f"{self.workers} workers, {how}"
+
+    def seconds(self, refits: int, steps: int, scores: int) -> float:
+        """Return the time of all refits: each takes `steps` optimiser steps and the log p of `scores` examples."""
+        return -(-refits // self.workers) * (steps * self.step + scores * self.score)
+
+    def quick_seconds(self, steps: int, scores: int) -> float:
+        """Return what one refit takes of the machine when nothing disturbs: what ways are compared by."""
+        return (steps * self.quick_step + scores * self.score) / self.workers
+
+
+def try_here(recipe: Recipe, X: Tensor, lane_counts: Sequence[int], draws: int, known: Sequence[Way] = ()) -> list[Way]:
+    """Time each number of lanes in this process, in ascending order; 0 is the plain loop.
+
+    Where a step is slow and so many lanes gain little, larger numbers are not tried. `known` are ways tried here
+    before: log p takes what it took then.
+    """
+    found: list[Way] = []
+    for lanes in lane_counts:
+        pace = measure_pace(recipe, X, max(1, lanes), batched=lanes > 0)
+        before = [*known, *found]
+        score, refit = (before[0].score, before[0].refit) if before else _other_seconds(recipe, X, draws)
+        found.append(Way(1, torch.get_num_threads(), lanes, pace.quick, pace.average, score, refit, _peak_bytes()))
+        little = any(pace.quick > GAIN * way.quick_step for way in before)
+        if lanes and lanes * pace.quick > SLOW and little:
+            break
+    return found
+
+
+def try_workers(
+    model: DeepDensity, X: NDArray[Any], n_keep: int, workers: int, lane_counts: Sequence[int], draws: int
+) -> list[Way]:
+    """Do `try_here` in several processes at once, so that they share what they will share."""
+    rows = np.array(X[: max(SCORED, 32 * model.batch_size)])
+    with local_workers(workers, 1) as executor:
+        tried = [executor.submit(_try_worker, model, rows, n_keep, lane_counts, draws) for _ in range(workers)]
+        ways = [future.result() for future in tried]
+    return [_slowest(workers, same) for same in zip(*ways, strict=False)]  # each may have stopped early
+
+
+def _try_worker(model: DeepDensity, X: NDArray[Any], n_keep: int, lane_counts: Sequence[int], draws: int) -> list[Way]:
+    recipe = model.recipe(X.shape[1:], n_keep, seed=0)
+    return try_here(recipe, as_tensor(X, recipe.device), lane_counts, draws)
+
+
+def _slowest(workers: int, ways: Sequence[Way]) -> Way:
+    return Way(
+        workers,
+        ways[0].threads,
+        ways[0].lanes,
+        max(way.quick_step for way in ways),
+        max(way.step for way in ways),
+        max(way.score for way in ways),
+        max(way.refit for way in ways),
+        max(way.memory for way in ways),
+    )
+
+
+def _other_seconds(recipe: Recipe, X: Tensor, draws: int) -> tuple[float, float]:
+    """Return the seconds of log p of an example, and of refitting its posterior; 0 where there is none."""
+    module = fresh_module(recipe, 0)
+    fewest = BLOCK if noise_shape(module) is None else FEWEST  # what draws its own noise sees whole blocks
+    score = _seconds_each(lambda some: log_prob(module, some, draws=draws, seed=0), X, fewest)
+    if not has_posterior(module):
+        return score, 0.0
+    return score, _seconds_each(lambda some: refit_posterior(module, some, seed=0), X, FEWEST)
+
+
+def _seconds_each(call: Callable[[Tensor], object], X: Tensor, fewest: int) -> float:
+    """Return the seconds of an example, from as many examples, and calls, as a short trial allows."""
+    most = min(SCORED, len(X))
+    count = min(fewest, most)
+    times = [_seconds(call, X[:count])]
+    while times[0] < TRIAL_SECONDS / 4 and count < most:  # the first call of all, which warms up, is not the last
+        count = min(4 * count, most)
+        times = [_seconds(call, X[:count])]
+    while len(times) < 3 and sum(times) < TRIAL_SECONDS:
+        times.append(_seconds(call, X[:count]))
+    return sorted(times)[(len(times) - 1) // 2] / count
+
+
+def _seconds(call: Callable[[Tensor], object], some: Tensor) -> float:
+    start = time.perf_counter()
+    call(some)
+    return time.perf_counter() - start
+
+
+def _peak_bytes() -> int:
+    """Return the most memory this process ever held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def fit_seconds(model: Any, X: NDArray[Any], n_keep: int) -> float:
+    """Guess the seconds of one refit of a model without a network, from two fits to a few examples."""
+    if len(X) <= 2 * SECOND:
+        return _fit_seconds(model, X, min(n_keep, len(X)))
+    first, second = _fit_seconds(model, X, FIRST), _fit_seconds(model, X, SECOND)
+    power = np.clip(np.log2(second / max(first, 1e-6)), 1.0, 2.0)  # linear for most, quadratic for kernel densities
+    return float(second * (len(X) / SECOND) ** power)
+
+
+def _fit_seconds(model: Any, X: NDArray[Any], n: int) -> float:
+    start = time.perf_counter()
+    fresh(model).fit(X[:n]).score_samples(X[:n])
+    return time.perf_counter() - start
+
+
+# --- the choice
+
+
+MAX_LANES = {"cpu": 40, "cuda": 400}
+WORTH_TRIALS = 2.0  # seconds of refits from which another way than a plain loop pays
+SLOW_STEP = 0.1  # seconds from which a step on a CPU is all arithmetic, and lanes have nothing to save
+WORTH_WORKERS = 30.0  # seconds of refits from which starting processes pays
+
+
+def planned_model(run: Run, model: Any) -> Any:
+    """Return the model of the plan: the given one, checked against it; the one the run was created with; or rebuilt.
+
+    Raises:
+        RunMismatchError: the given model is not the planned one.
+        ModelError: the planned one cannot be imported here.
+    """
+    given = model is not None
+    if not given:
+        model = run.model if run.model is not None else model_of_plan(run.plan["model"])
+    described = model if hasattr(model, "made_by") else None
+    if isinstance(model, DeepDensity):
+        model = model.resolve(run.data().X)
+    if given:
+        refuse_other_plan(run.plan, {**run.plan, "model": describe_model(model if described is None else described)})
+    return model
+
+
+def scored_epochs(model: Any, asked: Sequence[int]) -> tuple[int, ...]:
+    """Return the epochs to score with -1 resolved, in order, each once.
+
+    Raises:
+        ModelError: an epoch lies beyond the training, or the model has no epochs.
+    """
+    last = getattr(model, "epochs", None)
+    found = sorted({last if last is not None and e == -1 else e for e in asked})
+    if last is None and found != [-1] or last is not None and not all(0 <= e <= last for e in found):
+        raise ModelError(
+            expected=f"score epochs between 0 and {last}, or -1 for the last" if last else "score_epochs=(-1,)",
+            got=f"{list(asked)}",
+            do="Change score_epochs or epochs.",
+        )
+    return tuple(found)
+
+
+def ensure_probe(run: Run, model: Any = None) -> dict[str, Any]:
+    """Return how the run's refits are done; find out by short timed trials where the plan does not say yet."""
+    if run.probe is None:
+        run.set_probe(_tried(run, planned_model(run, model)))
+    assert run.probe is not None
+    return run.probe
+
+
+def _tried(run: Run, model: Any) -> dict[str, Any]:
+    started = time.perf_counter()
+    try:
+        found = _probe(run, model) if isinstance(model, DeepDensity) else _probe_other(run, model)
+    except GenmemError:
+        raise
+    except Exception as error:  # of the user's network, or of the device
+        raise ModelError(
+            expected=f"{type(model).__name__} to train on a few examples",
+            got=f"{type(error).__name__}: {error}",
+            do="Check that its network takes and returns the shapes of the contract (see genmem.DeepDensity).",
+        ) from error
+    return {**found, "probe_seconds": round(time.perf_counter() - started, 2)}
+
+
+def _probe_other(run: Run, model: Any) -> dict[str, Any]:
+    splits, X = run.splits(), np.asarray(run.data().X)
+    found = {"method": "fit", "lanes": 1, "device": "cpu", "threads": torch.get_num_threads(), "workers": 1}
+    try:
+        seconds = splits.n_splits * fit_seconds(model, X, int((~splits.held_out).sum(1).min()))
+    except Exception:  # the refits will say what is wrong, and with which split
+        return found
+    if seconds > WORTH_WORKERS and (cores := cpu_count()) > 1:
+        return {**found, "threads": 1, "workers": cores, "expected_seconds": round(seconds / cores, 1)}
+    return {**found, "expected_seconds": round(seconds, 2)}
+
+
+def _probe(run: Run, model: DeepDensity) -> dict[str, Any]:
+    splits, data = run.splits(), run.data().X
+    n_keep = int((~splits.held_out).sum(1).min())
+    recipe = model.recipe(data.shape[1:], n_keep, seed=run.seed)
+    X = as_tensor(np.asarray(data), recipe.device)
+    refits, steps = splits.n_splits, recipe.steps_per_epoch * recipe.epochs
+    scores = len(scored_epochs(model, run.score_epochs)) * len(X)
+    ways = try_here(recipe, X, [0], run.importance_samples)
+    counts = []
+    if ways[0].seconds(refits, steps, scores) > WORTH_TRIALS:
+        slow = recipe.device.type == "cpu" and ways[0].quick_step > SLOW_STEP
+        counts = [] if slow else _lane_counts(recipe, X, splits)
+        ways += try_here(recipe, X, counts, run.importance_samples, ways)
+        counts = [way.lanes for way in ways[1:]]  # those tried
+    best, module = _quickest(ways, steps, scores), fresh_module(recipe, 0)
+    workers = min(cpu_count(), refits)
+    if recipe.device.type == "cpu" and workers > 1 and best.seconds(refits, steps, scores) > WORTH_WORKERS:
+        share = [0, *(c for c in counts if c <= -(-refits // workers))]
+        ways += try_workers(model, data, n_keep, workers, share, run.importance_samples)
+        best = _quickest(ways, steps, scores)
+    return {
+        "method": "lanes" if best.lanes else "loop",
+        "lanes": max(1, best.lanes),
+        "workers": best.workers,
+        "threads": best.threads,
+        "device": str(recipe.device),
+        "estimate": estimate_of(module),
+        "encoder": has_posterior(module),
+        "seconds_per_step": {way.label: round(way.quick_step / way.workers, 7) for way in ways},
+        "step_seconds": round(best.step, 7),
+        "alone_seconds": round(ways[0].step, 7),
+        "score_seconds": round(best.score, 7),
+        "posterior_seconds": round(best.refit, 7),
+        "worker_bytes": best.memory,
+        "weight_bytes": sum(p.numel() * p.element_size() for p in module.parameters()),
+        "refit_steps": steps,
+        "expected_seconds": round(best.seconds(refits, steps, scores), 1),
+    }
+
+
+def _quickest(ways: Sequence[Way], steps: int, scores: int) -> Way:
+    return min(ways, key=lambda way: way.quick_seconds(steps, scores))
+
+
+def _lane_counts(recipe: Recipe, X: Tensor, splits: Splits) -> list[int]:
+    """Return the numbers of lanes worth trying: one, two and four repeats at once, within memory; none if it cannot."""
+    folds = int(np.bincount(splits.repeat).max())
+    most = min(splits.n_splits, MAX_LANES[recipe.device.type], fitting_lanes(recipe, X))
+    if not takes_noise(recipe):
+        most = min(most, folds)
+    counts = sorted({min(folds * times, most) for times in (1, 2, 4, 20)} - {1})
+    return counts if counts and can_batch(recipe, X) else []
+
+
+# --- what an audit will take
+
+
+FLOPS = 4e10  # multiply-adds a second of the nearest-neighbour search, and of small work like it
+PER_SCORE = 4e-7  # seconds of arithmetic for each number of the matrix of log p, all placebos included
+FIXED = 6.0  # seconds for imports, regions and the report
+PROCESS = 450 << 20  # bytes of a process that has loaded everything
+START = 4.0  # seconds for worker processes to start
+REPORT = 7 << 20  # bytes of report.html
+PLACEBOS = 8
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an audit is expected to take.
+
+    Attributes:
+        seconds: by stage; those that nothing is known about are missing.
+        memory: bytes at the peak, of all processes together.
+        disk: bytes of the run directory.
+    """
+
+    seconds: dict[str, float]
+    memory: int
+    disk: int
+
+    @property
+    def total(self) -> float:
+        """Seconds of all stages."""
+        return sum(self.seconds.values())
+
+
+def estimate(run: Run) -> Estimate:
+    """Tell what an audit will take once its plan is written, for the repeats in use."""
+    probe, splits, about = run.probe or {}, run.used_splits(), run.plan["data"]
+    n, width = about["n"], int(np.prod(about["event_shape"]))
+    share = splits.n_splits / run.splits().n_splits
+    numbers, start = splits.n_splits * n, START if probe.get("workers", 1) > 1 else 0.0
+    seconds = {"neighbors": n * n * width / FLOPS, "score": numbers * len(run.score_epochs) * PER_SCORE, "other": FIXED}
+    if "expected_seconds" in probe:
+        seconds["refit"] = probe["expected_seconds"] * share + start
+    if "step_seconds" in probe:
+        held_out = float(splits.held_out.mean())
+        seconds["fit"] = probe["refit_steps"] / (1 - held_out) * probe["alone_seconds"]
+        # The encoder's part is rarely below 5% of a score, so posteriors are refitted everywhere.
+        seconds["posterior"] = -(-splits.n_splits // probe.get("workers", 1)) * n * probe["posterior_seconds"] + start
+    return Estimate(seconds, _memory(probe, splits.n_splits, n, width), _disk(run, probe, splits.n_splits))
+
+
+def _memory(probe: dict[str, Any], n_splits: int, n: int, width: int) -> int:
+    scoring = n * (n_splits * 24 + (PLACEBOS + 8) * 40 + 8 * width)
+    workers = probe.get("worker_bytes", PROCESS) * (probe.get("workers", 1))
+    if probe.get("workers", 1) > 1:
+        return int(PROCESS + scoring + workers)
+    return int(max(PROCESS + scoring, workers))
+
+
+def _disk(run: Run, probe: dict[str, Any], n_splits: int) -> int:
+    about = run.plan["data"]
+    n, width = about["n"], int(np.prod(about["event_shape"]))
+    examples = n * (width * np.dtype(about["dtype"]).itemsize + 8)
+    weights = probe.get("weight_bytes", 0)
+    shards = n_splits * (len(run.score_epochs) * n * 4 + weights)
+    results = n * 8 * (PLACEBOS + 2 * run.repeats + 40)
+    return int(examples + shards + 21 * weights + results + run.splits().held_out.nbytes + REPORT)

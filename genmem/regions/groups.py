@@ -1,0 +1,222 @@
+"""In which regions of the data are scores high, so that more examples are needed there?"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NotRequired, TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
+from scipy.stats import t as student_t
+
+from genmem.errors import DataError
+from genmem.seeding import seed32
+from genmem.stats import repeat_means
+
+FloatArray = NDArray[np.float64]
+
+
+MIN_EXAMPLES = 5  # of a group, to be called the one most in need of data
+
+
+@dataclass(frozen=True)
+class GroupScore:
+    """The mean score of one group of examples, nats.
+
+    Attributes:
+        name: the group's label as text.
+        n: number of examples in it.
+        mean: their mean score.
+        standard_error: of the mean; NaN for a single example.
+        interval: 95%.
+        rest: mean score of all examples outside the group; NaN when there are none.
+        p_value: one-sided, of mean > rest; NaN where an error is undefined.
+        examples: positions of its highest scores, the highest first.
+    """
+
+    name: str
+    n: int
+    mean: float
+    standard_error: float
+    interval: tuple[float, float]
+    rest: float
+    p_value: float
+    examples: tuple[int, ...]
+
+
+def group_scores(per_repeat: ArrayLike, groups: ArrayLike, *, n_exemplars: int = 6) -> list[GroupScore]:
+    """Return the mean score of each group, the highest first.
+
+    SE^2 = s_rep^2 / L + s_ex^2 / n: s_rep is the spread of the group's mean over the L repeats, for the refits
+    move all examples of a region together; s_ex is the spread of the examples' mean scores, for the region is
+    known by n draws from it. The sum is conservative, since s_ex holds a share of the refits' noise too. The
+    interval is mean +- sqrt(t^2 s_rep^2 / L + t^2 s_ex^2 / n), each t with the degrees of freedom of its own
+    term; the p value solves the same equation for group minus rest. With one repeat only the examples speak:
+    errors are then too small by what refits share. They are NaN for groups of one.
+
+    Args:
+        per_repeat: (L, n) score of each example within each repeat, nats (`MemorizationScores.per_repeat`); NaN where
+            a failed refit left it none.
+        groups: (n,) group of each example, numbers or strings.
+        n_exemplars: how many positions `GroupScore.examples` holds at most.
+
+    Raises:
+        DataError: shapes disagree, a score is infinite, or an example has none in any repeat.
+
+    References:
+        On Confidence Interval for Two-Means Problem Based on Separate Estimates of Variances and Tabulated Values
+        of t-Table (Banerjee, 1961), Sankhya A 23: why the interval covers at least as often as it says.
+
+    >>> [(g.name, g.mean) for g in group_scores([[1.0, 2.0, 6.0, 8.0]], ["a", "a", "b", "b"])]
+    [('b', 7.0), ('a', 1.5)]
+    """
+    scores, members = _checked(per_repeat, groups)
+    found = [_describe(scores, members == name, str(name), n_exemplars) for name in np.unique(members)]
+    return sorted(found, key=lambda group: -group.mean)
+
+
+def neediest(groups: Iterable[GroupScore], min_n: int = MIN_EXAMPLES) -> GroupScore | None:
+    """Return the group of at least `min_n` examples with the highest mean, None where there is no such group."""
+    return max((g for g in groups if g.n >= min_n), key=lambda g: g.mean, default=None)
+
+
+# --- groups as audit.json holds them
+
+
+class Group(TypedDict):
+    """One group of examples, as `groups` of audit.json holds it; means and scores in nats."""
+
+    kind: str
+    name: str
+    n: int
+    mean: float
+    standard_error: float | None
+    interval: list[float] | None
+    rest: float | None
+    p_value: NotRequired[float | None]
+    examples: list[int]
+
+
+def most_in_need(groups: Sequence[Group], kind: str) -> Group | None:
+    """The group of a kind with the highest mean score, among those of five examples or more."""
+    return max(candidates(groups, kind), key=lambda g: g["mean"], default=None)
+
+
+def candidates(groups: Sequence[Group], kind: str) -> list[Group]:
+    """The groups of a kind that can be called most in need: five examples or more, and a rest to compare with."""
+    return [g for g in groups if g["kind"] == kind and g["n"] >= MIN_EXAMPLES and g["rest"] is not None]
+
+
+def corrected(groups: Sequence[Group], group: Group) -> float | None:
+    """The p-value of a group, times the number of groups of its kind it was chosen from (Bonferroni)."""
+    p_value = group.get("p_value")
+    return None if p_value is None else min(1.0, p_value * len(candidates(groups, group["kind"])))
+
+
+# --- cells of a space
+
+
+def latent_cells(latents: ArrayLike, *, n_cells: int | None = None, seed: int = 0) -> NDArray[np.intp]:
+    """Cut the latent space into cells by k-means; return the cell (n,) of each example, 0 the largest.
+
+    Args:
+        latents: (n, L) latent means, or any features.
+        n_cells: number of cells; by default n // 100, from 2 to 20. Never more than there are distinct rows.
+        seed: of the starting centres; the best of ten starts is kept.
+
+    Raises:
+        DataError: `latents` is not a finite (n, L) array, or n_cells < 1.
+
+    >>> latent_cells([[0.0], [0.1], [9.0]], n_cells=2)
+    array([0, 0, 1])
+    """
+    from sklearn.cluster import KMeans
+
+    z = _latents(latents, n_cells)
+    wanted = int(np.clip(len(z) // 100, 2, 20)) if n_cells is None else n_cells
+    count = min(wanted, len(np.unique(z, axis=0)))
+    cells = KMeans(count, n_init=10, random_state=seed32(seed, "cells")).fit(z).labels_
+    rank = np.argsort(np.argsort(-np.bincount(cells, minlength=count), kind="stable"))
+    return np.asarray(rank[cells], dtype=np.intp)
+
+
+def _describe(scores: FloatArray, inside: NDArray[np.bool_], name: str, n_exemplars: int) -> GroupScore:
+    mine, others = scores[:, inside], scores[:, ~inside]  # (L, n in), (L, n out)
+    of_example = np.nanmean(mine, axis=0)
+    mean, rest = float(of_example.mean()), float(np.nanmean(others, axis=0).mean()) if others.size else np.nan
+    terms = [_over_repeats(repeat_means(mine)), _over_examples(mine)]
+    error = float(np.sqrt(sum(variance for variance, _ in terms)))
+    half = _half_width(terms, 0.025)
+    p = np.nan
+    if others.size:
+        apart = _over_repeats(repeat_means(mine) - repeat_means(others))
+        p = _p_above(mean - rest, [apart, _over_examples(mine), _over_examples(others)])
+    positions = np.flatnonzero(inside)
+    highest = positions[np.argsort(-of_example, kind="stable")][:n_exemplars]
+    return GroupScore(name, mine.shape[1], mean, error, (mean - half, mean + half), rest, p, tuple(highest.tolist()))
+
+
+Term = tuple[float, int]  # the variance of a mean, and its degrees of freedom
+
+
+def _over_repeats(means: FloatArray) -> Term:
+    means = means[np.isfinite(means)]  # a repeat may have lost all refits that a group needs
+    if len(means) < 2:
+        return 0.0, 1
+    return float(means.var(ddof=1) / len(means)), len(means) - 1
+
+
+def _over_examples(scores: FloatArray) -> Term:
+    n = scores.shape[1]
+    if n < 2:
+        return np.nan, 1
+    return float(np.nanmean(scores, axis=0).var(ddof=1) / n), n - 1
+
+
+def _half_width(terms: Sequence[Term], tail: float) -> float:
+    return math.hypot(*(math.sqrt(variance) * student_t.isf(tail, df) for variance, df in terms))
+
+
+def _p_above(difference: float, terms: Sequence[Term]) -> float:
+    """Return the tail at which the interval of the difference just touches 0."""
+    least = 1e-100
+    if not _half_width(terms, least) > 0:  # undefined, or nothing varies
+        return np.nan
+    if _half_width(terms, least) <= abs(difference):
+        tail = least
+    else:
+        tail = float(brentq(lambda a: _half_width(terms, a) - abs(difference), least, 0.5, xtol=least, rtol=1e-10))
+    return tail if difference >= 0 else 1 - tail
+
+
+def _checked(per_repeat: ArrayLike, groups: ArrayLike) -> tuple[FloatArray, NDArray[np.generic]]:
+    scores, members = np.asarray(per_repeat, dtype=np.float64), np.asarray(groups)
+    if scores.ndim != 2 or members.shape != scores.shape[1:] or not scores.size:
+        raise DataError(
+            expected="per_repeat of shape (n_repeats, n) and groups of shape (n,)",
+            got=f"shapes {scores.shape} and {members.shape}",
+            do="Pass one row of scores per repeat and one group per example.",
+        )
+    bad = np.isinf(scores).any(axis=0) | np.isnan(scores).all(axis=0)
+    if bad.any():
+        i = int(bad.argmax())
+        raise DataError(
+            expected="a finite score of every example in one repeat at least",
+            got=f"{scores[:, i]} for example {i}",
+            do="Leave that example out.",
+        )
+    return scores, members
+
+
+def _latents(latents: ArrayLike, n_cells: int | None) -> FloatArray:
+    z = np.asarray(latents, dtype=np.float64)
+    if z.ndim != 2 or not z.size or not np.isfinite(z).all():
+        raise DataError(
+            expected="finite latents of shape (n, latent dimensions)",
+            got=f"shape {z.shape}" + (" with values that are not finite" if z.ndim == 2 and z.size else ""),
+            do="Pass one row of latent means per example.",
+        )
+    if n_cells is not None and n_cells < 1:
+        raise DataError(expected="one cell or more", got=f"n_cells={n_cells}", do="Leave it out for a default.")
+    return z

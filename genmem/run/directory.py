@@ -1,0 +1,259 @@
+"""A run directory: the plan, the shards, the results. To resume is to look at what is there."""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from genmem.data.examples import Data
+from genmem.errors import IncompleteRunError, RunError
+from genmem.run.plan import (
+    check_plan,
+    check_unchanged,
+    describe_data,
+    describe_model,
+    differ,
+    read_data,
+    refuse_other_plan,
+    versions,
+    write_inputs,
+)
+from genmem.run.shards import Shards
+from genmem.run.splits import Splits
+from genmem.run.storage import Arrays, lock, read_arrays, unwritable, write_arrays, write_atomically
+
+PLAN_VERSION = 1
+AUTO_IMPORTANCE_SAMPLES = 64
+STAGES = {
+    "scores": "score",
+    "trajectory": "score",
+    "neighbors": "neighbors",
+    "nearest": "neighbors",
+    "posterior": "posterior",
+    "adjusted": "score",
+    "latents": "fit",
+    "cells": "regions",
+    "influence": "influence",
+    "copycheck": "neighbors",
+}
+
+
+class Run(Shards):
+    """One audit on disk.
+
+    Files: run.json (the plan), splits.npz, data/, shards/0007.npz, weights/0007.safetensors, trajectory/,
+    results/*.npz, stopping.json, audit.json, scores.parquet, report.html. A shard is a pure function of the
+    plan and its index, so a missing file is all that "to do" means.
+    """
+
+    def __init__(self, path: Path, plan: dict[str, Any], model: Any = None) -> None:
+        self.path, self.plan = path, plan
+        self.model = model  # the object the run was created with in this process; None where it was opened
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        model: Any,
+        data: Data,
+        splits: Splits,
+        seed: int = 0,
+        score_epochs: Sequence[int] = (-1,),
+        importance_samples: int | Literal["auto"] = "auto",
+    ) -> Self:
+        """Write the plan of a new run, or open the run at `path` if it was planned the same.
+
+        Args:
+            path: the run directory; made if it is not there.
+            model: a `Density`; its class and `get_params()` go into the plan, resolved for the data.
+            data: the examples, prepared; a copy is kept with the run.
+            splits: which examples each refit leaves out.
+            seed: the root of all random streams.
+            score_epochs: epochs after which log p of every example is stored; -1 is the last.
+            importance_samples: draws for each log p that needs them; "auto" is 64.
+
+        Raises:
+            RunMismatchError: `path` holds a run with another plan; the message names the key.
+            RunError: `path` is not a run directory, cannot be written, or is in use.
+            ModelError: a parameter of the model cannot be written to the plan.
+        """
+        model = model.resolve(data.X) if hasattr(model, "resolve") else model
+        samples = AUTO_IMPORTANCE_SAMPLES if importance_samples == "auto" else importance_samples
+        asked = {
+            "plan_version": PLAN_VERSION,
+            "model": describe_model(model),
+            "data": describe_data(data),
+            "splits": splits.describe(),
+            "seed": seed,
+            "score_epochs": list(score_epochs),
+            "importance_samples": samples,
+            "versions": versions(),
+        }
+        run = cls(Path(path), json.loads(json.dumps(asked)), model)
+        run._make_directory()
+        with run.lock():
+            if (run.path / "run.json").exists():
+                existing = cls.open(path)
+                existing.model = model
+                if existing._has_work() or not differ(existing.plan, run.plan):
+                    refuse_other_plan(existing.plan, run.plan)
+                    return existing
+            write_inputs(run.path, data, splits)
+            run.write_json("run.json", run.plan)
+        return run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Open an existing run.
+
+        Raises:
+            RunError: there is no run at `path`, or its run.json cannot be read.
+        """
+        file = Path(path) / "run.json"
+        try:
+            plan = json.loads(file.read_text())
+            check_plan(plan)
+        except OSError as error:
+            raise RunError(
+                expected=f"a run directory at {path}",
+                got=f"no readable run.json there ({error.strerror})",
+                do="Start one with `genmem audit` or `genmem plan`, or correct the path.",
+            ) from error
+        except ValueError as error:
+            raise RunError(
+                expected=f"the plan of a run in {file}",
+                got=f"a damaged file ({error})",
+                do="Restore the file, or start again in a new run directory.",
+            ) from error
+        return cls(Path(path), plan)
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the run for writing; a second process gets a RunError."""
+        return lock(self.path)
+
+    # --- what was planned
+
+    @property
+    def seed(self) -> int:
+        """The root of all random streams."""
+        return int(self.plan["seed"])
+
+    @property
+    def score_epochs(self) -> tuple[int, ...]:
+        """The epochs after which log p of every example is stored."""
+        return tuple(self.plan["score_epochs"])
+
+    @property
+    def importance_samples(self) -> int:
+        """Draws for each log p that needs them."""
+        return int(self.plan["importance_samples"])
+
+    @property
+    def probe(self) -> dict[str, Any] | None:
+        """How refits run (method, device, threads, timings); None before the probe."""
+        return self.plan.get("probe")
+
+    def set_probe(self, choice: Mapping[str, Any]) -> None:
+        """Record the probe's choice in the plan, once: the numbers depend on it."""
+        with self.lock():
+            self.plan = type(self).open(self.path).plan  # another process may have been first
+            if self.probe is not None:
+                return
+            self.plan["probe"] = json.loads(json.dumps(dict(choice)))
+            self.write_json("run.json", self.plan)
+
+    def data(self) -> Data:
+        """Return the prepared examples, `X` memory-mapped; RunError where the files are gone or damaged."""
+        return read_data(self.path, self.plan["data"])
+
+    def check_unchanged(self) -> None:
+        """Check that the examples are still those that were planned; RunError where they are not."""
+        check_unchanged(self.path, self.plan["data"])
+
+    # --- results
+
+    def write_result(self, name: str, **arrays: ArrayLike) -> None:
+        """Store the arrays that answer one question of the audit."""
+        file = self.path / "results" / f"{name}.npz"
+        write_arrays(file, {key: np.asarray(value) for key, value in arrays.items()})
+
+    def result(self, name: str) -> Arrays:
+        """Return the arrays of a stored result.
+
+        Raises:
+            IncompleteRunError: the stage that makes it has not run.
+        """
+        try:
+            return read_arrays(self.path / "results" / f"{name}.npz")
+        except FileNotFoundError as error:
+            raise IncompleteRunError(
+                expected=f"the result {name!r} in {self.path}",
+                got="none yet",
+                do=f"Run `genmem {STAGES.get(name, name)} {self.path}` first.",
+            ) from error
+
+    def drop_results(self, *names: str) -> None:
+        """Forget stored results that do not hold any more."""
+        for name in names:
+            (self.path / "results" / f"{name}.npz").unlink(missing_ok=True)
+
+    def has_result(self, name: str) -> bool:
+        """Return whether a result is stored."""
+        return (self.path / "results" / f"{name}.npz").exists()
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file of the run, whole or not at all."""
+        text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+        write_atomically(self.path / name, lambda handle: handle.write(text.encode()))
+
+    def read_json(self, name: str) -> Any:
+        """Return the contents of a JSON file of the run, None where there is none that can be read."""
+        try:
+            return json.loads((self.path / name).read_text())
+        except (OSError, ValueError):
+            return None
+
+    # --- the directory
+
+    def _has_work(self) -> bool:
+        """Whether anything was computed for the plan: if not, another plan may take its place."""
+        return any(next((self.path / part).glob("*.*"), None) for part in ("shards", "trajectory", "results"))
+
+    def _make_directory(self) -> None:
+        # A plan that was cut short leaves these behind; .lock, made first, tells it from a folder of the user's.
+        ours = {"data", "splits.npz", "results", ".lock"}
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            names = {file.name for file in self.path.iterdir() if not file.name.endswith(".partial")}
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+        if "run.json" not in names and names and (names - ours or ".lock" not in names):
+            raise RunError(
+                expected=f"a run directory or a new path at {self.path}",
+                got=f"a folder with other files in it ({min(names - ours or names)})",
+                do="Choose another --out.",
+            )
+
+
+# --- stages
+
+
+@contextmanager
+def stage(run: Run, name: str, start: float | None = None) -> Iterator[None]:
+    """Hold the run and add the seconds of the block to its times: a resumed stage is the sum of its parts."""
+    with run.lock():
+        start = time.perf_counter() if start is None else start
+        try:
+            yield
+        finally:
+            times = run.read_json("times.json") or {}
+            times[name] = round(times.get(name, 0.0) + time.perf_counter() - start, 3)
+            with suppress(RunError):  # a full disk: what went wrong in the block is the better message
+                run.write_json("times.json", times)

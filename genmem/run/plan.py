@@ -1,0 +1,276 @@
+"""What run.json says of the model, the data and the versions, and how two plans differ; the inputs a run keeps."""
+
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmem.data.arrays import constant_columns, fingerprint
+from genmem.data.examples import Data
+from genmem.errors import ModelError, RunError, RunMismatchError
+from genmem.run.splits import Splits
+from genmem.run.storage import read_arrays, write_arrays, write_atomically
+from genmem.version import __version__
+
+COMPARED = ("model", "data", "seed", "splits", "score_epochs", "importance_samples")
+# Keys that differ only because something else does, so not the ones to name.
+DERIVED = ("sha256", "n_splits", "splits.n", "constants", "constant_columns")
+VERSIONED = ("torch", "numpy", "scikit-learn", "faiss-cpu")
+
+
+# What each key of a plan holds: a type, or None for a list of whole numbers. What ends in "?" may be null or missing.
+CONTENTS: dict[str, type | None] = {
+    "model": dict,
+    "model.name": str,
+    "model.params": dict,
+    "data": dict,
+    "data.sha256": str,
+    "data.source": str,
+    "data.dtype": str,
+    "data.preparation": str,
+    "data.labels_sha256?": str,
+    "data.n": int,
+    "data.event_shape": None,
+    "data.constant_columns": None,
+    "data.columns?": list,
+    "data.image_shape?": None,
+    "splits": dict,
+    "splits.kind": str,
+    "splits.sha256": str,
+    "splits.n_splits": int,
+    "splits.repeats": int,
+    "seed": int,
+    "score_epochs": None,
+    "importance_samples": int,
+    "versions?": dict,
+    "probe?": dict,
+    "probe?.method": str,
+    "probe?.device": str,
+    "probe?.lanes": int,
+    "probe?.estimate?": str,
+    "probe?.encoder?": bool,
+    "probe?.threads?": int,
+    "probe?.workers?": int,
+    "probe?.expected_seconds?": float,
+}
+
+
+def check_plan(plan: Any) -> None:
+    """Check that what was read from a run.json is a plan.
+
+    Raises:
+        ValueError: a key is missing, or holds something of another kind.
+    """
+    for dotted, kind in CONTENTS.items():
+        value = plan
+        for part in dotted.split("."):
+            value = value.get(part.rstrip("?")) if isinstance(value, dict) else None
+            if value is None and part.endswith("?"):
+                break
+        else:
+            if not _is_kind(value, kind):
+                raise ValueError(f"{dotted.replace('?', '')} is {_short(value)}")
+
+
+def _is_kind(value: Any, kind: type | None) -> bool:
+    if kind is None:
+        return isinstance(value, list) and all(type(item) is int for item in value)
+    if kind is float:
+        return type(value) in (int, float)
+    return type(value) is kind and not (isinstance(value, int) and value < 0)
+
+
+def describe_model(model: Any) -> dict[str, Any]:
+    """Return the class of a model and its parameters as the plan stores them.
+
+    A model made by a factory carries `made_by = {"factory": "package.module:name", "settings": {...}}`.
+
+    Raises:
+        ModelError: the model has no `get_params`, or a parameter cannot be written to the plan.
+    """
+    made_by = getattr(model, "made_by", None)
+    if made_by is not None:
+        return {"name": made_by["factory"], "params": made_by["settings"]}
+    if not hasattr(model, "get_params"):
+        raise ModelError(
+            expected="a model that follows scikit-learn's convention (get_params, fit, score_samples, sample)",
+            got=f"{type(model).__name__} without get_params",
+            do="Derive it from sklearn.base.BaseEstimator.",
+        )
+    kind, params = type(model), model.get_params(deep=False)
+    return {
+        "name": f"{kind.__module__}:{kind.__qualname__}",
+        "params": {key: _plain(key, value) for key, value in params.items()},
+    }
+
+
+def _plain(key: str, value: Any) -> Any:
+    if callable(value) and hasattr(value, "__qualname__"):
+        return {"callable": f"{value.__module__}:{value.__qualname__}"}
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            expected=f"a value of {key!r} that the plan can hold (number, text, list, importable function)",
+            got=repr(value)[:80],
+            do="Pass a plain value, or make the model with a `package.module:factory`.",
+        ) from error
+
+
+def describe_data(data: Data) -> dict[str, Any]:
+    """Return where the examples come from, their shape and hash, and what was done to them."""
+    return {
+        "source": data.source,
+        "sha256": fingerprint(data.X),
+        "labels_sha256": None if data.labels is None else fingerprint(data.labels),
+        "n": len(data.X),
+        "event_shape": list(data.X.shape[1:]),
+        "constant_columns": constant_columns(data.X).tolist(),
+        "dtype": str(data.X.dtype),
+        "preparation": data.preparation,
+        "columns": None if data.columns is None else list(data.columns),
+        "image_shape": None if data.image_shape is None else list(data.image_shape),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries the numbers depend on."""
+    found = {"genmem": __version__, "python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # faiss-gpu takes the place of faiss-cpu
+            continue
+    return found
+
+
+def differ(planned: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """Return the keys in which two plans differ; the name of the same data does not count."""
+    before, after = _settings(planned), _settings(asked)
+    return [key for key in {**before, **after} if before.get(key) != after.get(key) and key != "data.source"]
+
+
+def _settings(plan: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for section in COMPARED for k, v in _flat(section, plan[section]).items()}
+
+
+def refuse_other_plan(planned: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Compare the plan on disk with the one asked for.
+
+    Raises:
+        RunMismatchError: they differ; the message names the first key that does.
+    """
+    before, after = _settings(planned), _settings(asked)
+    differing = differ(planned, asked)
+    if not differing:
+        return
+    key = min(differing, key=lambda key: key.endswith(DERIVED))
+    if key.endswith("sha256"):
+        what = "labels" if "labels" in key else "data"
+        raise RunMismatchError(
+            expected=f"the {what} the run was planned with ({key}={_short(before.get(key))})",
+            got=f"{'others' if after.get(key) and before.get(key) else 'labels on one side only'}",
+            do=f"Use a new run directory, or give the same {what} again.",
+        )
+    name = key.rsplit(".", 1)[-1]
+    raise RunMismatchError(
+        expected=f"the settings run.json was planned with, {key}={_short(before.get(key))}",
+        got=f"{name}={_short(after.get(key))}",
+        do=f"Use a new run directory, or ask for the planned {name} again.",
+    )
+
+
+def _flat(prefix: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for key, inner in value.items() for k, v in _flat(f"{prefix}.{key}", inner).items()}
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+# --- the examples and splits a run keeps
+
+
+START_AGAIN = "Restore it, or start again in a new run directory."
+
+
+def write_inputs(path: Path, data: Data, splits: Splits) -> None:
+    """Write data/*.npy and splits.npz into the run directory `path`."""
+    for name in ("X", "index", "labels", "names"):
+        array = getattr(data, name)
+        if array is not None:
+            _save(path / "data" / f"{name}.npy", array)
+        else:
+            (path / "data" / f"{name}.npy").unlink(missing_ok=True)
+    arrays = {"held_out": splits.held_out, "repeat": splits.repeat, "shard": splits.shard}
+    write_arrays(path / "splits.npz", arrays)
+
+
+def _save(file: Path, array: NDArray[Any]) -> None:
+    write_atomically(file, lambda handle: np.save(handle, array, allow_pickle=False))
+
+
+def read_data(path: Path, about: dict[str, Any]) -> Data:
+    """Return the examples of a run, `X` memory-mapped; `about` is what the plan says of them.
+
+    Raises:
+        RunError: the files are gone or damaged.
+    """
+    folder = path / "data"
+
+    def optional(name: str) -> NDArray[Any] | None:
+        file = folder / f"{name}.npy"
+        return np.load(file, allow_pickle=False) if file.exists() else None
+
+    try:
+        X = np.load(folder / "X.npy", mmap_mode="r", allow_pickle=False)
+        index = np.load(folder / "index.npy", allow_pickle=False)
+        labels, names = optional("labels"), optional("names")
+    except (OSError, ValueError, EOFError) as error:
+        raise _lost(folder, f"files that cannot be read ({error})") from error
+    return Data(
+        X=X,
+        labels=labels,
+        index=index,
+        source=about["source"],
+        names=names,
+        columns=about["columns"] and tuple(about["columns"]),
+        image_shape=about["image_shape"] and tuple(about["image_shape"]),
+        preparation=about["preparation"],
+    )
+
+
+def read_splits(path: Path, kind: str) -> Splits:
+    """Return the splits of a run.
+
+    Raises:
+        RunError: splits.npz is gone or damaged.
+    """
+    try:
+        arrays = read_arrays(path / "splits.npz")
+    except (FileNotFoundError, RunError) as error:
+        raise _lost(path / "splits.npz", "a file that is missing or damaged") from error
+    return Splits(held_out=arrays["held_out"], repeat=arrays["repeat"], shard=arrays["shard"], kind=kind)
+
+
+def check_unchanged(path: Path, about: dict[str, Any]) -> None:
+    """Check the examples of a run against the hash in its plan.
+
+    Raises:
+        RunError: data/X.npy holds other values.
+    """
+    if fingerprint(read_data(path, about).X) != about["sha256"]:
+        raise _lost(path / "data" / "X.npy", "other values")
+
+
+def _lost(file: Path, got: str) -> RunError:
+    return RunError(expected=f"what the run was planned with in {file}", got=got, do=START_AGAIN)

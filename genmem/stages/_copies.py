@@ -1,0 +1,264 @@
+"""Ask whether the model of a run repeats its training set: its samples against what it saw and what it did not."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from os import PathLike, fspath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import clone
+
+from genmem.data.arrays import fingerprint
+from genmem.data.examples import load, prepare
+from genmem.errors import DataError, GenmemError, IncompleteRunError, ModelError
+from genmem.findings.copies import copies_of, describe, one_for_each_row, stands_out
+from genmem.leaveout import ensure_probe, planned_model
+from genmem.leaveout.refitting import refit_one
+from genmem.leaveout.worker import reason
+from genmem.models import DeepDensity
+from genmem.models.base import is_count, is_seed
+from genmem.neighbors.copycheck import CopyCheck, copycheck
+from genmem.protocols import Listener, Progress, draw, ignore
+from genmem.run.directory import Run, stage
+from genmem.run.splits import Splits
+from genmem.seeding import seed32
+from genmem.stages._describe import report_again
+from genmem.stages._plan import shape_for
+from genmem.training.trajectory import load_trajectory
+
+SAMPLES = (1000, 10_000)  # as many as examples were held out, but no fewer and no more than these
+FOLDS = 5  # of the examples one is held out, where the plan leaves out whole groups
+SCORED = 1000  # examples of each set whose log p is computed anew
+
+Test = str | PathLike[str] | NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Sets:
+    """A fitted model and what it is checked against.
+
+    `train`: positions in the run of what it was fitted to. `test`: those of held-out examples, or None where these
+    come from elsewhere. `T`, `H`: the values of both, as the model takes them.
+    """
+
+    fitted: Any
+    train: NDArray[np.intp]
+    test: NDArray[np.intp] | None
+    T: NDArray[Any]
+    H: NDArray[Any]
+    note: str
+    log_prob: tuple[NDArray[np.float64], NDArray[np.float64]] | None
+
+
+def copies(
+    run: Run,
+    model: Any = None,
+    *,
+    test: Test | None = None,
+    samples: int | None = None,
+    space: str = "raw",
+    level: float = 0.1,
+    seed: int | None = None,
+    progress: Listener = ignore,
+) -> dict[str, Any]:
+    """Check samples of the model for copies: results/copycheck.json and .npz, and a new report if there is one.
+
+    Without `test` the model is refitted once without the first fold of the plan, so that there are examples of the
+    same source it never saw; with it, samples are those of the model trained on all examples. Done once, it is not
+    done again unless it is asked otherwise.
+
+    Args:
+        run: a planned run.
+        model: the planned model, where the plan alone cannot make it.
+        test: held-out examples: an array or a file such as `genmem.load` takes, of the same source as the run's data,
+            and not among them. They are prepared as those were.
+        samples: how many samples to draw; as many as there are held-out examples without it, 1,000 to 10,000.
+        space: in which distances are measured: "raw", "pooled", "pca" or "latent", the posterior means of the
+            network (see `genmem.copycheck`).
+        level: the false-discovery rate of samples and rows that are named.
+        seed: of samples and tests; the run's own without it.
+        progress: told what is going on.
+
+    Returns:
+        What results/copycheck.json holds.
+
+    Raises:
+        DataError: an argument is out of range, or the held-out examples do not fit those of the run.
+        ModelError: the model cannot be fitted, or cannot be sampled from; or it has no latent space.
+        IncompleteRunError: with `test`, the run has no trajectory yet.
+    """
+    _check(samples, seed)
+    seed = run.seed if seed is None else int(seed)
+    with stage(run, "copies"):
+        outside = None if test is None else _outside(run, model, test)
+        asked: dict[str, Any] = {"test": None if outside is None else fingerprint(outside), "samples": samples}
+        asked |= {"space": space, "level": level, "seed": seed}
+        found = copies_of(run)
+        about = found.about if found is not None else {}
+        if about.get("asked_of_run") != asked:
+            progress(Progress("copies", 0, 1))
+            run.drop_results("copycheck")
+            sets = _refitted(run, model, progress) if outside is None else _trained(run, model, outside)
+            about = _compute(run, sets, asked, _source(test))
+        progress(Progress("copies", 1, 1))
+    report_again(run, progress=progress)
+    return about
+
+
+def _check(samples: Any, seed: Any) -> None:
+    if samples is not None and not is_count(samples):
+        raise DataError(
+            expected="samples to be a whole number of at least 1", got=repr(samples), do="Change samples, or drop it."
+        )
+    if seed is not None and not is_seed(seed):
+        raise DataError(expected="seed to be a whole number of at least 0", got=repr(seed), do="Change seed.")
+
+
+def _source(test: Test | None) -> str:
+    if test is None:
+        return "the first fold of the plan"
+    return fspath(test) if isinstance(test, str | PathLike) else "array"
+
+
+# --- the model and its two sets
+
+
+def _refitted(run: Run, model: Any, progress: Listener) -> Sets:
+    """Return the model refitted without the first fold; a random fold where whole groups are left out.
+
+    A group that is left out, say a label, is of another kind than the rest: distances to it are no null.
+    """
+    splits, X = run.splits(), np.asarray(run.data().X)
+    grouped = splits.kind == "leave_out"
+    held_out = Splits.k_fold(len(X), FOLDS, 1, run.seed).held_out[0] if grouped else splits.held_out[0]
+    fitted = refit_one(run, held_out, model, progress=progress)
+    train, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    which = "a random fifth of the examples" if grouped else "the first fold of the plan"
+    note = f"The model was refitted once without {which}: {len(train):,} examples to train on, {len(test):,} held out."
+    return Sets(fitted, train, test, X[train], X[test], note, None if grouped else _stored_log_probs(run, held_out))
+
+
+def _stored_log_probs(run: Run, held_out: NDArray[np.bool_]) -> Any:
+    """Return log p of both sets under the refit of the first split that the run stores; None where it has none."""
+    try:
+        log_probs = run.log_probs()[0].astype(np.float64)
+    except IncompleteRunError:
+        return None
+    return (log_probs[~held_out], log_probs[held_out]) if np.isfinite(log_probs).all() else None
+
+
+def _trained(run: Run, model: Any, outside: NDArray[Any]) -> Sets:
+    """Return the model trained on all examples, with held-out examples from outside."""
+    model, X = planned_model(run, model), np.asarray(run.data().X)
+    if isinstance(model, DeepDensity):
+        trajectory = load_trajectory(run.path / "trajectory")
+        if trajectory is None:
+            raise IncompleteRunError(
+                expected=f"the model trained on all examples in {run.path / 'trajectory'}",
+                got="none",
+                do=f"Run `genmem fit {run.path}` first, or leave out test.",
+            )
+        fresh = clone(model).set_params(device=ensure_probe(run, model)["device"])
+        fitted = fresh.restore(trajectory[-1].state_dict(), X.shape[1:], trajectory.n_train)
+    else:
+        fitted = refit_one(run, np.zeros(len(X), bool), model)
+    note = f"The model was trained on all {len(X):,} examples of the run; {len(outside):,} held-out ones were given."
+    log_prob = tuple(_log_probs(fitted, rows, run.seed) for rows in (X, outside))
+    return Sets(fitted, np.arange(len(X)), None, X, outside, note, log_prob)  # type: ignore[arg-type]
+
+
+def _log_probs(fitted: Any, rows: NDArray[Any], seed: int) -> NDArray[np.float64]:
+    chosen = np.random.default_rng(seed).permutation(len(rows))[:SCORED]
+    return np.asarray(fitted.score_samples(rows[np.sort(chosen)]), np.float64)
+
+
+def _outside(run: Run, model: Any, test: Test) -> NDArray[Any]:
+    """Return held-out examples as the model of the run takes them, prepared as the run's own were."""
+    chosen, given = planned_model(run, model), load(test)
+    shape = tuple(run.plan["data"]["event_shape"])
+    shaped = shape_for(chosen, given)
+    if shaped.X.shape[1:] != shape:
+        raise DataError(
+            expected=f"held-out examples of shape {shape}, as those of the run",
+            got=f"{shaped.X.shape[1:]} in {given.source}",
+            do="Pass examples of the same source and form.",
+        )
+    # A stream of their own: with that of the run, row i would share the noise of its row i.
+    return prepare(shaped, getattr(chosen, "likelihood", None), seed32(run.seed, "held-out examples")).X
+
+
+# --- what is found
+
+
+def _compute(run: Run, sets: Sets, asked: dict[str, Any], source: str) -> dict[str, Any]:
+    start, seed = time.perf_counter(), asked["seed"]
+    count = asked["samples"] or int(np.clip(len(sets.H), *SAMPLES))
+    S = _drawn(sets.fitted, count, seed).reshape(count, *sets.T.shape[1:])
+    check = copycheck(
+        sets.T,
+        sets.H,
+        S,
+        space=asked["space"],
+        level=asked["level"],
+        log_prob=sets.log_prob,
+        latent=_latent(sets.fitted, asked["space"]),
+        image_shape=run.plan["data"]["image_shape"] and tuple(run.plan["data"]["image_shape"]),
+        seed=seed,
+    )
+    run.write_result("copycheck", **_arrays(check, sets, S))
+    found = describe(check, asked["space"], check.space)
+    about = {"asked_of_run": asked, "note": sets.note, "data": _data(sets, S, source), **found}
+    about["seconds"] = round(time.perf_counter() - start, 3)
+    run.write_json("results/copycheck.json", about)
+    return about
+
+
+def _drawn(fitted: Any, count: int, seed: int) -> NDArray[Any]:
+    try:
+        return draw(fitted, count, seed32(seed, "copycheck samples"))
+    except GenmemError:
+        raise
+    except Exception as error:  # kernels that cannot be drawn from, and models of others
+        raise ModelError(
+            expected=f"{type(fitted).__name__} to sample",
+            got=reason(error),
+            do="Use `genmem copycheck` with samples of your own, or another model.",
+        ) from error
+
+
+def _latent(fitted: Any, space: str) -> Callable[..., Any] | None:
+    latent: Callable[..., Any] | None = getattr(fitted, "latent_mean", None)
+    if space == "latent" and latent is None:
+        raise ModelError(
+            expected="a model with latent means",
+            got=type(fitted).__name__,
+            do='Choose another space: "raw", "pooled", "spectrum" or "pca".',
+        )
+    return latent
+
+
+def _data(sets: Sets, S: NDArray[Any], source: str) -> dict[str, Any]:
+    return {
+        "n_train": len(sets.T),
+        "n_test": len(sets.H),
+        "n_samples": len(S),
+        "event_shape": list(sets.T.shape[1:]),
+        "test": source,
+        "test_in_run": sets.test is not None,
+    }
+
+
+def _arrays(check: CopyCheck, sets: Sets, S: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Return results/copycheck.npz; training rows are positions in the run, and so are held-out ones that are its."""
+    pairs = {**check.pairs, "stands_out": stands_out(check.pairs)}
+    shown = one_for_each_row(pairs)
+    at = {"sample": S, "train": sets.T, "test": sets.H}
+    arrays = {f"shown_{kind}": rows[pairs[kind][shown]] for kind, rows in at.items()}
+    pairs["train"] = sets.train[pairs["train"]]
+    pairs["test"] = pairs["test"] if sets.test is None else sets.test[pairs["test"]]
+    arrays |= {f"pair_{name}": np.asarray(column) for name, column in pairs.items()}
+    for kind, found in (("samples", check.samples), ("rows", check.rows)):
+        arrays |= {f"{kind}_{name}": getattr(found, name) for name in ("statistic", "p_value", "q_value", "flagged")}
+    return {**arrays, "shown": shown, "train": sets.train, "samples": S, "near_test": check.near_test}

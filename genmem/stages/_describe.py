@@ -1,0 +1,136 @@
+"""Set the scores beside the data: nearest neighbours, regions, and the report of it all."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+
+from genmem.data.arrays import identical_groups
+from genmem.data.examples import Data
+from genmem.findings.audit_json import summarise
+from genmem.protocols import Listener, Progress, ignore
+from genmem.regions import group_scores, latent_cells
+from genmem.report import write_report
+from genmem.run.directory import Run, stage
+from genmem.run.storage import Arrays
+from genmem.search.exact import nearest
+from genmem.seeding import seed32
+
+SHOWN_NEIGHBORS = 5
+GALLERY = 12
+COMPONENTS = 32
+
+
+def neighbors(run: Run, *, progress: Listener = ignore) -> None:
+    """Find the nearest other training examples of every example: results/neighbors.npz."""
+    with stage(run, "neighbors"):
+        progress(Progress("neighbors", 0, 1))
+        scores, n = run.result("scores")["score"], run.plan["data"]["n"]
+        near = nearest_others(run)
+        order, count = np.argsort(-scores, kind="stable"), min(GALLERY, n // 2)
+        most, least = order[:count], order[::-1][:count]
+        run.write_result(
+            "neighbors",
+            distance=near["distances"][:, :SHOWN_NEIGHBORS][:, -1],
+            duplicate_of=near["duplicate_of"],
+            most=most,
+            most_neighbors=near["indices"][most, :SHOWN_NEIGHBORS],
+            most_distances=near["distances"][most, :SHOWN_NEIGHBORS],
+            least=least,
+            least_neighbors=near["indices"][least, :SHOWN_NEIGHBORS],
+            least_distances=near["distances"][least, :SHOWN_NEIGHBORS],
+        )
+        progress(Progress("neighbors", 1, 1))
+
+
+def regions(run: Run, *, progress: Listener = ignore) -> None:
+    """Average the scores by label and by k-means cell of the latent mean: results/groups.json."""
+    with stage(run, "regions"):
+        progress(Progress("regions", 0, 1))
+        data, per_repeat = run.data(), run.result("scores")["per_repeat"]
+        coordinates, space = _coordinates(run, data)
+        cells = latent_cells(coordinates, seed=seed32(run.seed, "cells"))
+        run.write_result("cells", cell=cells, space=np.asarray(space))
+        groups = [{"kind": "cell", **_plain(g, len(per_repeat))} for g in group_scores(per_repeat, cells)]
+        if data.labels is not None:
+            by_label = group_scores(per_repeat, data.labels)
+            groups = [{"kind": "label", **_plain(g, len(per_repeat))} for g in by_label] + groups
+        run.write_json("results/groups.json", groups)
+        progress(Progress("regions", 1, 1))
+
+
+def _coordinates(run: Run, data: Data) -> tuple[NDArray[Any], str]:
+    """Return what cells are cut in, and what that is called: latent means, or the data's leading components."""
+    if run.has_result("latents"):
+        means = run.result("latents")["mean"]
+        if means.size:
+            return means, "latent space"
+    flat = np.asarray(data.X, np.float32).reshape(len(data.X), -1)
+    components = min(COMPONENTS, *flat.shape)
+    if flat.shape[1] <= components:
+        return flat, "data"
+    reduced = PCA(components, svd_solver="randomized", random_state=seed32(run.seed, "components"))
+    return reduced.fit_transform(flat), "data"
+
+
+def _plain(group: Any, repeats: int) -> dict[str, Any]:
+    """Return a group as JSON holds it: undefined numbers are null, and so is p at one repeat, blind to the refits."""
+    found = asdict(group)
+    if repeats < 2:
+        found["p_value"] = np.nan
+    found["name"] = str(found["name"])
+    found["examples"] = [int(i) for i in found["examples"]]
+    for key in ("mean", "standard_error", "rest", "p_value"):
+        found[key] = float(found[key]) if np.isfinite(found[key]) else None
+    low, high = found["interval"]
+    found["interval"] = [float(low), float(high)] if np.isfinite(low) and np.isfinite(high) else None
+    return found
+
+
+def report(run: Run, *, progress: Listener = ignore) -> Path:
+    """Write audit.json and report.html from what is stored, and return the report's path."""
+    with stage(run, "report"):
+        progress(Progress("report", 0, 1))
+        run.write_json("audit.json", summarise(run))
+        path = write_report(run.path)
+        progress(Progress("report", 1, 1))
+    return path
+
+
+def report_again(run: Run, *, progress: Listener = ignore) -> None:
+    """Write the report anew, where there is one and what it rests on is still there."""
+    needed = ("scores", "nearest", "neighbors", "cells")  # scoring anew takes some of these away
+    if (run.path / "report.html").exists() and all(run.has_result(name) for name in needed):
+        report(run, progress=progress)
+
+
+# --- nearest others
+
+
+NEIGHBORS = 10
+
+
+def nearest_others(run: Run) -> Arrays:
+    """Return distances and indices (n, k) of the nearest other examples, and `duplicate_of` (n,)."""
+    if not run.has_result("nearest"):
+        X = np.asarray(run.data().X)
+        k = min(NEIGHBORS, len(X) - 1)
+        distances, indices = nearest(X, X, k, exclude=np.arange(len(X)))
+        run.write_result("nearest", distances=distances, indices=indices, duplicate_of=_duplicate_of(X))
+    return run.result("nearest")
+
+
+def _duplicate_of(X: NDArray[Any]) -> NDArray[np.intp]:
+    """Return the first other row that is identical to each row, -1 where there is none."""
+    groups = identical_groups(X)
+    order = np.argsort(groups, kind="stable")
+    found = np.full(len(X), -1)
+    starts = np.flatnonzero(np.r_[True, np.diff(groups[order]) != 0])
+    for rows in np.split(order, starts[1:]):
+        if len(rows) > 1:
+            found[rows] = rows[0]
+            found[rows[0]] = rows[1]
+    return found

@@ -1,0 +1,235 @@
+"""Ask which training examples shaped the most memorized examples, samples of the model, and each example itself."""
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmem import stats
+from genmem.data.arrays import fingerprint
+from genmem.errors import DataError
+from genmem.findings.influence import influence_of
+from genmem.leaveout import planned_model
+from genmem.models.base import is_count, is_seed
+from genmem.protocols import Listener, Progress, ignore
+from genmem.run.directory import Run, stage
+from genmem.run.storage import Arrays
+from genmem.stages._describe import nearest_others, report_again
+from genmem.stages._ways import Attributed, Skipped, Way, way_of
+
+CHECKED = 128  # examples whose own strongest proponent should be themselves
+DEPTH = 5  # proponents of these that are looked at
+SUMS = "influence"  # the folder of unfinished sums
+SCORE = "memorization score"
+NEIGHBOR = 5  # the distance to it is what self-influence is held against
+
+Queries = int | Sequence[int]
+
+
+def influence(
+    run: Run,
+    model: Any = None,
+    *,
+    queries: Queries = 12,
+    samples: int = 8,
+    k: int = 5,
+    draws: int = 16,
+    weights: str = "complete",
+    scale: str = "dot",
+    examples: int | Literal["auto"] = "auto",
+    seed: int | None = None,
+    recompute: bool = False,
+    progress: Listener = ignore,
+) -> dict[str, Any]:
+    """Find which training examples shaped the model: results/influence.npz and .json, and a new report if there is one.
+
+    Networks by TracIn along the trajectory of the model trained on all examples; kernel and k-NN densities exactly;
+    Gaussian mixtures by refits where there are few examples. Stopped, it goes on where it was; done, it is not done
+    again unless it is asked otherwise, the scores have changed, or `recompute` says so.
+
+    Args:
+        run: a scored run.
+        model: the planned model, where the plan alone cannot make it.
+        queries: how many of the most memorized examples to explain, or the positions of some examples.
+        samples: how many fresh samples of the model to explain.
+        k: how many proponents and opponents of each to keep.
+        draws: of latent variables, for each example and checkpoint.
+        weights: of checkpoints: "complete", "lr", "paper" or "adam" (see `genmem.influence.checkpoint_weights`).
+        scale: "dot"; "cosine", divided by the lengths of both gradients; or "query", by that of the training example
+            alone. Networks only. Another one costs nothing, as another k.
+        examples: how many training examples to consider, drawn at random; "auto" is all of them, or as many as stay
+            within the budget for gradients.
+        seed: of draws, samples and the choice of examples; the run's own without it.
+        recompute: forget what is there, unfinished sums included, and compute all of it again.
+        progress: told what is going on.
+
+    Returns:
+        What results/influence.json holds.
+
+    Raises:
+        DataError: an argument is out of range.
+        ModelError: influence is not known for this kind of model, or not with these weights.
+        IncompleteRunError: the run has no scores, or no trajectory.
+    """
+    _check(run, queries, samples=samples, k=k, draws=draws, examples=examples, seed=seed)
+    seed = run.seed if seed is None else int(seed)
+    with stage(run, "influence"):
+        score = run.result("scores")["score"]
+        explained = _explained(queries, score)
+        asked = {"queries": [int(p) for p in explained], "samples": samples, "k": k, "draws": draws}
+        asked |= {"weights": weights, "scale": scale, "examples": examples, "seed": seed}
+        if recompute:
+            shutil.rmtree(run.path / SUMS, ignore_errors=True)
+        found = None if recompute else influence_of(run)
+        if found is None or found.about.get("asked") != asked:
+            about = _compute(run, model, asked, score, progress)
+            about["chosen"] = not isinstance(queries, int | np.integer)
+            run.write_json("results/influence.json", about)
+        else:
+            about = found.about
+    report_again(run, progress=progress)
+    return about
+
+
+def _check(run: Run, queries: Queries, **numbers: Any) -> None:
+    n = run.plan["data"]["n"]
+    if not is_seed(queries):
+        positions = np.asarray([] if isinstance(queries, int | float | str | None) else queries)
+        whole = positions.ndim == 1 and positions.size and positions.dtype.kind in "iu"
+        if not whole or positions.min() < 0 or positions.max() >= n:
+            raise DataError(
+                expected=f"how many of the most memorized examples to explain, or positions from 0 to {n - 1}",
+                got=repr(queries)[:80],
+                do="Change queries.",
+            )
+    for name, value in numbers.items():
+        least = {"samples": 0, "seed": 0, "examples": 2, "draws": 2}.get(name, 1)
+        if (name == "seed" and value is None) or (name == "examples" and value == "auto"):
+            continue
+        if not (is_seed(value) if least == 0 else is_count(value) and value >= least):
+            raise DataError(
+                expected=f"{name} to be a whole number of at least {least}", got=repr(value), do=f"Change {name}."
+            )
+
+
+def _explained(queries: Queries, score: NDArray[np.float64]) -> NDArray[np.intp]:
+    if isinstance(queries, int | np.integer):
+        order = np.argsort(-np.where(np.isfinite(score), score, -np.inf), kind="stable")
+        return order[: min(int(queries), int(np.isfinite(score).sum()))]
+    return np.asarray(queries, np.intp)
+
+
+def _compute(
+    run: Run, model: Any, asked: dict[str, Any], score: NDArray[np.float64], progress: Listener
+) -> dict[str, Any]:
+    progress(Progress("influence", 0, 1))
+    run.drop_results("influence")
+    X = np.asarray(run.data().X)
+    about = {"asked": asked, "scores": fingerprint(score), "seed": asked["seed"], "k": asked["k"], "n": 0}
+    nothing = dict.fromkeys(
+        ("method", "weights", "scale", "draws", "checkpoints", "coverage", "note", "subset", "reliability")
+    )
+    try:
+        way = way_of(run, planned_model(run, model), X, asked)
+    except Skipped as reason:
+        return {**about, **nothing, "unit": "nats", "skipped": str(reason), "correlations": []}
+    arrays, note = _attribute(run, way, X, asked, progress)
+    run.write_result("influence", **arrays)
+    progress(Progress("influence", 1, 1))
+    own, error = arrays["self_influence"], arrays["self_error"]
+    sure = stats.reliability(own, error) if error.any() else np.nan
+    about |= {**nothing, "skipped": None, **way.about, **note, "n": len(way.used)}
+    about["reliability"] = float(sure) if np.isfinite(sure) else None
+    about["correlations"] = _correlations(run, way.used, own)
+    return about
+
+
+def _attribute(
+    run: Run, way: Way, X: NDArray[Any], asked: dict[str, Any], progress: Listener
+) -> tuple[Arrays, dict[str, Any]]:
+    """Return the arrays of results/influence.npz, and how they were computed."""
+    drawn, memorized = way.sample(asked["samples"]), np.asarray(asked["queries"], np.intp)
+    checked = way.used[:CHECKED]
+    kinds = {"checked": X[checked], "memorized": X[memorized], "samples": drawn}
+    Z = np.concatenate([part.astype(np.result_type(X, drawn), copy=False) for part in kinds.values()])
+    folder = _ledgers(run, way, Z, asked)
+    found = way.attribute(Z, max(asked["k"], DEPTH) + 1, folder, progress)
+    _forget_others(folder)
+    arrays = {"examples": way.used, "self_influence": found.own, "self_error": found.error}
+    arrays |= {"checked": checked, "memorized": memorized, "samples": drawn}
+    ends = np.cumsum([0, *(len(part) for part in kinds.values())])
+    for name, start, end in zip(kinds, ends, ends[1:], strict=False):
+        arrays |= _rows(found, name, slice(start, end), way.used)
+    arrays["checked_itself"] = _itself(way, arrays)
+    for scale, proponents in found.by_scale.items():
+        arrays[f"checked_proponents_{scale}"] = way.used[proponents[: len(checked)]]
+    return arrays, found.about
+
+
+def _rows(found: Attributed, name: str, rows: slice, used: NDArray[np.intp]) -> Arrays:
+    """Return what was found for some queries, in positions of the run."""
+    ahead, against = found.proponents[rows], found.opponents[rows]
+    return {
+        f"{name}_proponents": np.where(ahead < 0, -1, used[ahead]),
+        f"{name}_proponent_scores": found.proponent_scores[rows],
+        f"{name}_opponents": np.where(against < 0, -1, used[against]),
+        f"{name}_opponent_scores": found.opponent_scores[rows],
+    }
+
+
+def _itself(way: Way, arrays: Arrays) -> NDArray[np.float64]:
+    """Return the influence of each checked example on itself as a query, NaN where it is not among the strongest."""
+    if way.about["method"] != "trajectory":  # without noise they are the same
+        return np.asarray(arrays["self_influence"][: len(arrays["checked"])])
+    mine = arrays["checked_proponents"] == arrays["checked"][:, None]
+    scores = np.where(mine, arrays["checked_proponent_scores"], 0).sum(1)
+    return np.where(mine.any(1), scores, np.nan)
+
+
+def _ledgers(run: Run, way: Way, Z: NDArray[Any], asked: dict[str, Any]) -> Path:
+    """Return the folder of unfinished sums: one for each question, so that none goes on with those of another."""
+    manifest = run.path / "trajectory" / "manifest.json"
+    told = [str(asked[name]) for name in ("weights", "draws", "seed")] + [fingerprint(Z), fingerprint(way.used)]
+    told.append(manifest.read_text() if manifest.exists() else "")
+    return run.path / SUMS / hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+
+def _forget_others(folder: Path) -> None:
+    for other in folder.parent.iterdir() if folder.parent.is_dir() else ():
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _correlations(run: Run, used: NDArray[np.intp], own: NDArray[np.float64]) -> list[dict[str, Any]]:
+    """Return the rank correlations of self-influence with what it might be, or be no more than."""
+    scores, near = run.result("scores"), nearest_others(run)["distances"]
+    rank = min(NEIGHBOR, near.shape[1])
+    against = {
+        SCORE: scores["score"],
+        "loss (-log_prob_in)": -scores["log_prob_in"],
+        f"distance to the nearest neighbour of rank {rank}": near[:, rank - 1],
+    }
+    if run.has_result("latents") and (means := run.result("latents")["mean"]).size:
+        against["norm of the latent mean"] = np.linalg.norm(means, axis=1)
+    score = scores["score"][used]
+    found = []
+    for name, values in against.items():
+        there = {"of": name, **_correlation(own, values[used])}
+        # Beside it, how well the same ranks examples as the score does, without any influence.
+        alone = dict.fromkeys(("rho", "interval")) if name == SCORE else _correlation(values[used], score)
+        found.append({**there, "score_rho": alone["rho"], "score_interval": alone["interval"]})
+    return found
+
+
+def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> dict[str, Any]:
+    there = np.isfinite(a) & np.isfinite(b)
+    found = stats.spearman(a[there], b[there])
+    rho, error, low, high = (
+        float(v) if np.isfinite(v) else None for v in (found.rho, found.standard_error, *found.interval)
+    )
+    interval = None if low is None or high is None else [low, high]
+    return {"rho": rho, "standard_error": error, "interval": interval, "n": int(there.sum())}

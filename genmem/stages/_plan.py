@@ -1,0 +1,243 @@
+"""Settle what is asked: the data, the model with settings that suit them, the splits, and how to refit."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import clone
+
+from genmem.data.arrays import identical_groups
+from genmem.data.examples import Data, load, prepare
+from genmem.data.images import to_images
+from genmem.errors import DataError, ModelError
+from genmem.leaveout import ensure_probe, scored_epochs
+from genmem.models import DeepDensity, make_model
+from genmem.models.factory import check_density
+from genmem.run.directory import Run, stage
+from genmem.run.splits import Splits, subset_length
+
+FOLDS = 5
+TRAJECTORY_SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)
+
+
+def plan(
+    data: Any,
+    model: Any = "vae",
+    out: str | Path | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    labels: Any = None,
+    array: str | None = None,
+    label_array: str | None = None,
+    label_column: str | None = None,
+    subset: int | None = None,
+    folds: int | None = None,
+    repeats: int = 8,
+    max_repeats: int | None = None,
+    together: bool = False,
+    fraction: float | None = None,
+    leave_out: Any = None,
+    epochs: int | None = None,
+    seed: int = 0,
+    score_epochs: Sequence[int] | Literal["auto"] = "auto",
+    importance_samples: int | Literal["auto"] = "auto",
+    request: Mapping[str, Any] | None = None,
+) -> Run:
+    """Load and prepare the data, settle the model, choose the splits and how to refit, and write the plan.
+
+    Arguments and errors are those of `audit`; an existing run with the same plan is opened.
+    """
+    start = time.perf_counter()
+    numbers = {"folds": folds, "repeats": repeats, "seed": seed, "importance_samples": importance_samples}
+    _check_numbers({**numbers, "subset": subset, "epochs": epochs, "max_repeats": max_repeats})
+    if max_repeats is not None and max_repeats < repeats:
+        raise DataError(
+            expected=f"max_repeats of at least repeats, {repeats}", got=f"{max_repeats}", do="Change one of them."
+        )
+    score_epochs = [score_epochs] if isinstance(score_epochs, int) else score_epochs
+    loaded = load(
+        data,
+        array=array,
+        label_array=label_array,
+        label_column=label_column,
+        labels=labels,
+        subset=subset,
+        seed=int(seed),
+    )
+    seed = int(seed)
+    chosen = settle_model(model, settings or {}, loaded, epochs)
+    prepared = prepare(shape_for(chosen, loaded), getattr(chosen, "likelihood", None), seed)
+    chosen = settle_on_data(model, chosen, settings or {}, prepared.X)
+    run = Run.create(
+        out if out is not None else _default_out(data, model),
+        model=chosen,
+        data=prepared,
+        splits=_design(prepared, folds, max(repeats, max_repeats or 0), seed, together, fraction, leave_out),
+        seed=seed,
+        score_epochs=_score_epochs(chosen, score_epochs),
+        importance_samples=importance_samples,
+    )
+    with stage(run, "plan", start):
+        if request is not None:
+            run.write_json("request.json", dict(request))
+        if not run.looks and repeats < run.splits().n_repeats:
+            run.use_repeats(repeats)  # the others are there to be added
+        ensure_probe(run)
+    return run
+
+
+def _design(
+    data: Data, folds: int | None, repeats: int, seed: int, together: bool, fraction: float | None, leave_out: Any
+) -> Splits:
+    """Return the splits asked for: folds, unless a fraction or groups are given."""
+    n = len(data.X)
+    if sum((together, fraction is not None, leave_out is not None)) > 1:
+        raise DataError(
+            expected="one design of the splits",
+            got="several of together, fraction and leave_out",
+            do="Choose one of them.",
+        )
+    if folds is not None and (fraction is not None or leave_out is not None):
+        raise DataError(
+            expected="one design of the splits",
+            got="folds beside fraction or leave_out, which take the place of folds",
+            do="Drop folds.",
+        )
+    if fraction is not None:
+        return Splits.subsets(n, fraction, subset_length(fraction) * repeats, seed)
+    if leave_out is not None:
+        return Splits.leave_out(n, _groups_asked(data, leave_out), seed)
+    return Splits.k_fold(
+        n, FOLDS if folds is None else folds, repeats, seed, groups=identical_groups(data.X) if together else None
+    )
+
+
+def _groups_asked(data: Data, leave_out: Any) -> Any:
+    if not (isinstance(leave_out, str) and leave_out == "labels"):
+        return leave_out
+    if data.labels is None:
+        raise DataError(
+            expected='labels, to leave out by (leave_out="labels")', got="data without labels", do="Give labels."
+        )
+    return data.labels
+
+
+def _check_numbers(numbers: Mapping[str, Any]) -> None:
+    for name, value in numbers.items():
+        if value is None or (name == "importance_samples" and value == "auto"):
+            continue
+        least = {"seed": 0, "folds": 2, "subset": 2}.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise DataError(
+                expected=f"{name} to be a whole number of at least {least}", got=repr(value), do=f"Change {name}."
+            )
+
+
+def _score_epochs(model: Any, asked: Sequence[int] | Literal["auto"]) -> tuple[int, ...]:
+    if not isinstance(model, DeepDensity):
+        return (-1,)
+    if asked == "auto":
+        return tuple(sorted({max(1, round(share * model.epochs)) for share in TRAJECTORY_SHARES}))
+    return scored_epochs(model, [int(e) for e in asked])
+
+
+def _default_out(data: Any, model: Any) -> Path:
+    source = Path(data).name.split(".")[0] if isinstance(data, str | Path) else "array"
+    name = model.rpartition(":")[2] if isinstance(model, str) else type(model).__name__
+    return Path("runs") / f"{source or 'data'}-{name.lower()}"
+
+
+# --- the model
+
+
+SMALL = 128  # up to so many values an example, the small network
+CHOSEN_BANDWIDTH = ("kde", "kde-torch")
+
+
+def settle_model(model: Any, settings: Mapping[str, Any], data: Data, epochs: int | None) -> Any:
+    """Return the model asked for; one asked for by name gets a size and a likelihood that suit the data.
+
+    Raises:
+        ModelError: no such model or setting, or it is not a density.
+    """
+    changes = {**settings} | ({} if epochs is None else {"epochs": epochs})
+    if isinstance(model, str):
+        defaults = _defaults(model, data)
+        if "likelihood" in changes:  # the levels were for another
+            defaults.pop("levels", None)
+        return make_model(model, {**defaults, **changes})
+    check_density(model, "model")
+    return _changed(model, changes) if changes else model
+
+
+def _changed(model: Any, changes: dict[str, Any]) -> Any:
+    try:
+        return clone(model).set_params(**changes)
+    except ValueError as error:
+        raise ModelError(
+            expected=f"settings of {type(model).__name__} ({', '.join(model.get_params())})",
+            got=", ".join(changes),
+            do="Correct them, or set them where the model is made.",
+        ) from error
+
+
+def _defaults(name: str, data: Data) -> dict[str, Any]:
+    """Return what a built-in model gets where its own defaults do not know the data."""
+    small = np.prod(data.X.shape[1:]) <= SMALL
+    if name == "vae":
+        size = {"hidden": [128, 64], "latent_dim": 8, "epochs": 200} if small else {"hidden": [512, 256]}
+        return {**size, **_likelihood(data)}
+    if name == "conv-vae":
+        return {"latent_dim": 8 if small else 16, **_likelihood(data)}
+    if name == "flow" and data.X.dtype == np.uint8:
+        return {"logit": 1e-3}  # pixels lie in [0, 1], most of them at its ends
+    if name in ("gmm", "gmm-torch"):
+        return {"n_components": 10, "covariance_type": "diag", "reg_covar": 1e-3}
+    return {}
+
+
+def _likelihood(data: Data) -> dict[str, Any]:
+    if data.X.dtype != np.uint8:
+        return {"likelihood": "gaussian"}
+    colour = data.image_shape is not None and len(data.image_shape) == 3
+    if not colour:
+        return {"likelihood": "bernoulli"}
+    return {"likelihood": "logit_normal", "levels": 2 if data.X.max() <= 1 else 256}
+
+
+def shape_for(model: Any, data: Data) -> Data:
+    """Return the data with examples of the shape the model takes: vectors, images, or as they are.
+
+    Raises:
+        DataError: the model takes images and these are not.
+    """
+    kind = getattr(model, "example_kind", "vector" if type(model).__module__.startswith("sklearn.") else "any")
+    if kind == "vector" and data.X.ndim > 2:
+        return replace(data, X=data.X.reshape(len(data.X), -1))
+    images = kind == "image" or (kind == "image or vector" and data.X.ndim > 2)
+    small = data.image_shape is None and data.X.ndim > 2  # or no image at all: the model says
+    if not images or small or data.X.shape[1:] == data.image_shape:
+        return data
+    if data.image_shape is None:
+        raise DataError(
+            expected=f"images for {type(model).__name__}: (n, height, width) or (n, height, width, 3)",
+            got=f"shape {data.X.shape}",
+            do="Give images, or choose a model of vectors, such as vae.",
+        )
+    return replace(data, X=to_images(data.X, data.image_shape))
+
+
+def settle_on_data(name: Any, model: Any, settings: Mapping[str, Any], X: NDArray[Any]) -> Any:
+    """Return the model with what only prepared data can tell: the bandwidth of a kernel density.
+
+    It is chosen once, on all the data, so that every refit has the same.
+    """
+    if name in CHOSEN_BANDWIDTH and "bandwidth" not in settings and settings.get("kernel", "gaussian") == "gaussian":
+        from genmem.models.torch_kde import choose_bandwidth
+
+        return clone(model).set_params(bandwidth=choose_bandwidth(X))
+    return model

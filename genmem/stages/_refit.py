@@ -1,0 +1,117 @@
+"""Train what the audit needs: the leave-out refits, and the model on all examples."""
+
+import math
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+from sklearn.base import clone
+
+from genmem import leaveout
+from genmem.errors import DataError
+from genmem.leaveout import dask_workers, ensure_probe, memorization_score, planned_model
+from genmem.models import DeepDensity
+from genmem.models.vae_module import latent_mean
+from genmem.protocols import Listener, Progress, ignore
+from genmem.run.directory import Run, stage
+from genmem.seeding import seed32
+from genmem.training.trajectory import load_trajectory, save_trajectory
+
+CHECKPOINTS = 10
+FIRST_LOOK = 3  # repeats; fewer say too little about their own noise to stop by
+GROWTH = 1.5  # from one look to the next
+
+Count = int | Literal["auto"]
+
+
+def refit(
+    run: Run,
+    model: Any = None,
+    *,
+    executor: Executor | None = None,
+    workers: Count = "auto",
+    dask: str | None = None,
+    lanes: Count = "auto",
+    target_reliability: float | None = None,
+    recompute: bool = False,
+    progress: Listener = ignore,
+) -> None:
+    """Refit the model with examples left out until every shard is there; see `genmem.refit` for what is not said here.
+
+    `dask` is the address of a dask scheduler whose workers do the refits. With `target_reliability`, repeats are added,
+    of those planned, until the scores reach it; it is looked at after numbers of repeats that do not depend on the
+    data (each half as many more again). `recompute` computes damaged shards, and those of failed refits, again.
+
+    Raises:
+        DataError: the target is not between 0 and 1.
+        RunError: see `genmem.refit`.
+        ModelError: see `genmem.refit`.
+    """
+    if target_reliability is not None and not 0 < target_reliability < 1:
+        raise DataError(
+            expected="a target reliability between 0 and 1", got=f"{target_reliability}", do="0.9 is a high one."
+        )
+    with stage(run, "refit"), reached(executor, dask) as where:
+        if recompute:
+            run.drop_damaged()
+            run.drop_failed()
+        if target_reliability is not None and run.repeats < FIRST_LOOK:
+            run.use_repeats(min(FIRST_LOOK, run.splits().n_repeats))
+        leaveout.refit(run, model, executor=where, workers=workers, lanes=lanes, progress=progress)
+        while target_reliability is not None and (more := _next_look(run, target_reliability)):
+            run.use_repeats(more)
+            leaveout.refit(run, model, executor=where, workers=workers, lanes=lanes, progress=progress)
+        if target_reliability is not None and not (found := _reliability(run)) >= target_reliability:
+            warnings.warn(
+                f"Reliability {found:.2f} with all {run.repeats} repeats planned, not {target_reliability:g}: "
+                "plan more with --max-repeats in a new run directory.",
+                stacklevel=2,
+            )
+
+
+@contextmanager
+def reached(executor: Executor | None, dask: str | None) -> Iterator[Executor | None]:
+    """Yield where to compute: the executor, the workers of a dask scheduler, or None, this machine."""
+    if dask is None:
+        yield executor
+    else:
+        with dask_workers(dask) as cluster:
+            yield cluster
+
+
+def _next_look(run: Run, target: float) -> int | None:
+    """Return how many repeats to look at next; None where the target is reached or no more are planned."""
+    now, planned = run.repeats, run.splits().n_repeats
+    if now >= planned:
+        return None
+    return None if _reliability(run) >= target else min(planned, math.ceil(GROWTH * now))
+
+
+def _reliability(run: Run) -> float:
+    splits = run.used_splits()
+    return memorization_score(run.log_probs(), splits.held_out, repeat=splits.repeat, missing="nan").reliability
+
+
+def fit(run: Run, model: Any = None, *, progress: Listener = ignore) -> None:
+    """Train the model on all examples; keep its trajectory and, where it has a posterior, the mean of each example."""
+    chosen = planned_model(run, model)
+    if not isinstance(chosen, DeepDensity) or (run.has_result("latents") and load_trajectory(run.path / "trajectory")):
+        return
+    with stage(run, "fit"):
+        progress(Progress("fit", 0, 1, "training on all examples"))
+        X = np.asarray(run.data().X)
+        full = clone(chosen).set_params(
+            random_state=seed32(run.seed, "full data"),
+            checkpoint_every=max(1, -(-chosen.epochs // CHECKPOINTS)),
+            device=ensure_probe(run, chosen)["device"],
+        )
+        full.fit(X)
+        assert full.trajectory_ is not None
+        save_trajectory(full.trajectory_, run.path / "trajectory")
+        has_latent = callable(getattr(full.module_, "posterior", None))
+        means = latent_mean(full.module_, X) if has_latent else np.empty((len(X), 0), np.float32)
+        run.write_result("latents", mean=means)
+        progress(Progress("fit", 1, 1))

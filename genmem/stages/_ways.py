@@ -1,0 +1,239 @@
+"""How influence is computed for the model of a run: along its trajectory, by a formula, or by refits."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import clone
+
+from genmem.errors import IncompleteRunError, ModelError
+from genmem.influence import Ledger, influence_scores, self_influence, top_influences
+from genmem.influence.selection import strongest
+from genmem.leaveout import ensure_probe
+from genmem.models import DeepDensity, GaussianMixture, TorchGaussianMixture
+from genmem.protocols import Listener, Progress, draw
+from genmem.run.directory import Run
+from genmem.seeding import seed32, stream
+from genmem.stages._score import CLOSED_FORM
+from genmem.training.trajectory import Trajectory, load_trajectory
+
+BUDGET = {"cpu": 3e11, "cuda": 3e13}  # examples x parameters x checkpoints x draws: minutes, for most networks
+LEAST = 256  # examples that are considered even so
+MOST_REFITS = 500
+UNITS = {
+    "complete": "nats",
+    "adam": "nats",
+    "lr": "nats, for one step on the example alone at each checkpoint",
+    "paper": "nats times the batch size",
+}
+
+SCALES = {"dot": "{}", "cosine": "cosines of gradients, from -1 to 1", "query": "{}, over the length of its gradient"}
+
+FloatArray = NDArray[np.float64]
+Positions = NDArray[np.intp]
+
+
+class Skipped(Exception):
+    """Influence is not computed; the text says why."""
+
+
+@dataclass(frozen=True)
+class Attributed:
+    """What was found of the n examples considered and m queries; positions are indices into those examples.
+
+    `own`, `error`: (n,) self-influence and its standard error. `proponents`, `opponents` and their scores: (m, k),
+    the strongest first, -1 where none stands out. `about`: how it was done. `by_scale`: the proponents when scores
+    are divided by the norms of gradients.
+    """
+
+    own: FloatArray
+    error: FloatArray
+    proponents: NDArray[np.integer]
+    proponent_scores: FloatArray
+    opponents: NDArray[np.integer]
+    opponent_scores: FloatArray
+    about: dict[str, Any] = field(default_factory=dict)
+    by_scale: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+
+
+class Way(Protocol):
+    """One way to compute influence; `used` are the positions of the examples it considers, in order."""
+
+    used: Positions
+    about: dict[str, Any]
+
+    def attribute(self, Z: NDArray[Any], k: int, folder: Path, progress: Listener) -> Attributed:
+        """Return the self-influence of the examples, and the k that shaped each row of Z most."""
+
+    def sample(self, count: int) -> NDArray[Any]:
+        """Return samples of the model: (count, *event); none where it cannot sample."""
+
+
+def way_of(run: Run, model: Any, X: NDArray[Any], asked: dict[str, Any]) -> Way:
+    """Return the way that fits the model.
+
+    Raises:
+        Skipped: it would take too many refits.
+        ModelError: there is none.
+        IncompleteRunError: a network without a trajectory.
+    """
+    if isinstance(model, DeepDensity):
+        return AlongTrajectory(run, model, X, asked)
+    if type(model) in CLOSED_FORM:
+        return ByFormula(model, X, asked)
+    if type(model) in (GaussianMixture, TorchGaussianMixture):
+        return ByRefits(model, X, asked)
+    raise ModelError(
+        expected="a network, a kernel density, a k-NN density or a Gaussian mixture",
+        got=type(model).__name__,
+        do="Leave influence out; the memorization score says what leaving examples out does to this model.",
+    )
+
+
+class AlongTrajectory:
+    """TracIn along the checkpoints of the network that was trained on all examples."""
+
+    def __init__(self, run: Run, model: DeepDensity, X: NDArray[Any], asked: dict[str, Any]) -> None:
+        trajectory = load_trajectory(run.path / "trajectory")
+        if trajectory is None:
+            raise IncompleteRunError(
+                expected=f"the trajectory of the model trained on all examples in {run.path / 'trajectory'}",
+                got="none",
+                do=f"Run `genmem fit {run.path}` first.",
+            )
+        fresh = clone(model).set_params(device=ensure_probe(run, model)["device"])
+        self.model = fresh.restore(trajectory[-1].state_dict(), X.shape[1:], trajectory.n_train)
+        self.model.trajectory_ = trajectory
+        self.asked, self.seed = asked, asked["seed"]
+        self.used, subset = _considered(self.model, trajectory, len(X), asked)
+        self.X = X[self.used]
+        kind = asked["weights"]
+        self.about: dict[str, Any] = {
+            "method": "trajectory",
+            "weights": kind,
+            "scale": asked["scale"],
+            "unit": SCALES.get(asked["scale"], "{}").format(UNITS.get(kind, "nats")),
+            "draws": asked["draws"],
+            "checkpoints": len(trajectory),
+            "subset": subset,
+        }
+
+    def attribute(self, Z: NDArray[Any], k: int, folder: Path, progress: Listener) -> Attributed:
+        """Return unbiased self-influence with its error over draws, and the strongest; what was stopped goes on."""
+        ledger, k, scale = Ledger(folder / "queries"), min(k, len(self.X)), self.asked["scale"]
+        how: dict[str, Any] = {name: self.asked[name] for name in ("weights", "draws", "seed")}
+        found = top_influences(
+            self.model, self.X, Z, k=k, scale=scale, ledger=ledger, progress=_share(progress, 0, 0.5), **how
+        )
+        others = {  # of sums that are there already
+            other: top_influences(self.model, self.X, Z, k=k, scale=other, ledger=ledger, **how)
+            for other in SCALES
+            if other != scale
+        }
+        ledger, progress = Ledger(folder / "self"), _share(progress, 0.5, 1)
+        own, error = self_influence(self.model, self.X, return_std=True, ledger=ledger, progress=progress, **how)
+        lists = (found.proponents, found.proponent_scores, found.opponents, found.opponent_scores)
+        about = {"coverage": found.coverage, "note": self._note(found.note)}
+        by_scale = {str(name): one.proponents for name, one in {scale: found, **others}.items()}
+        return Attributed(own, error, *lists, about, by_scale)
+
+    def _note(self, optimiser: str) -> str:
+        asked, count = self.asked, self.about["checkpoints"]
+        how = f"TracIn along {count} checkpoints, weights {asked['weights']}, {asked['draws']} draws of each."
+        return f"{how} {optimiser}".strip()
+
+    def sample(self, count: int) -> NDArray[Any]:
+        """Return samples of the network as training left it."""
+        if not count:
+            return np.empty((0, *self.X.shape[1:]), np.float32)
+        return np.asarray(self.model.sample(count, random_state=seed32(self.seed, "influence samples")))
+
+
+def _considered(
+    model: DeepDensity, trajectory: Trajectory, n: int, asked: dict[str, Any]
+) -> tuple[Positions, str | None]:
+    """Return the positions of the training examples to consider, and a sentence where these are not all."""
+    parameters = sum(p.numel() for p in model.module_.parameters() if p.requires_grad)
+    each = parameters * len(trajectory) * asked["draws"]
+    budget = BUDGET[next(model.module_.parameters()).device.type]
+    count = max(LEAST, int(budget / each)) if asked["examples"] == "auto" else int(asked["examples"])
+    if count >= n:
+        return np.arange(n), None
+    why = "" if asked["examples"] != "auto" else f" (the budget is {budget:.0e} gradients of a parameter)"
+    chosen = np.sort(stream(asked["seed"], "influence examples").choice(n, count, replace=False))
+    return chosen, f"Of {n:,} training examples a random {count:,} were considered{why}."
+
+
+class ByFormula:
+    """Kernel and k-NN densities: leaving an example out is arithmetic."""
+
+    def __init__(self, model: Any, X: NDArray[Any], asked: dict[str, Any]) -> None:
+        self.model, self.X, self.seed, self.used = model, X, asked["seed"], np.arange(len(X))
+        _refuse_scale(asked)
+        self.about = _about("formula", "In closed form, exact: what leaving out one example alone does.")
+
+    def attribute(self, Z: NDArray[Any], k: int, folder: Path, progress: Listener) -> Attributed:
+        """Return exact influences, of a few queries at a time."""
+        own = np.asarray(self_influence(self.model, self.X))
+        found = top_influences(self.model, self.X, Z, k=min(k, len(self.X)), progress=_share(progress, 0, 1))
+        lists = (found.proponents, found.proponent_scores, found.opponents, found.opponent_scores)
+        return Attributed(own, np.zeros(len(own)), *lists)
+
+    def sample(self, count: int) -> NDArray[Any]:
+        """Return samples of the fitted density."""
+        return _drawn(self.model, self.X, count, self.seed)
+
+
+class ByRefits:
+    """Gaussian mixtures: refitted without each example in turn, once for all queries."""
+
+    def __init__(self, model: Any, X: NDArray[Any], asked: dict[str, Any]) -> None:
+        if len(X) > MOST_REFITS:
+            raise Skipped(
+                f"Influence was not computed: a Gaussian mixture has to be refitted without each of its {len(X):,} "
+                f"examples, and more than {MOST_REFITS} refits are not made."
+            )
+        self.model, self.X, self.seed, self.used = model, X, asked["seed"], np.arange(len(X))
+        _refuse_scale(asked)
+        self.about = _about("refits", f"{len(X):,} refits, each without one example, from where the fit to all stood.")
+
+    def attribute(self, Z: NDArray[Any], k: int, folder: Path, progress: Listener) -> Attributed:
+        """Return influences by refits: the examples are queries too."""
+        scores = influence_scores(self.model, self.X, np.concatenate([self.X, Z]), seed=self.seed)
+        own, rest = scores.diagonal().copy(), scores[:, len(self.X) :]
+        return Attributed(own, np.zeros(len(own)), *strongest(rest, k))
+
+    def sample(self, count: int) -> NDArray[Any]:
+        """Return samples of the fitted mixture."""
+        return _drawn(self.model, self.X, count, self.seed)
+
+
+def _share(progress: Listener, start: float, stop: float) -> Listener:
+    """Return a listener that reports a part of the stage."""
+    return lambda said: progress(
+        Progress("influence", start + (stop - start) * said.done / max(said.total, 1), 1, said.detail)
+    )
+
+
+def _refuse_scale(asked: dict[str, Any]) -> None:
+    if asked["scale"] != "dot":
+        raise ModelError(
+            expected='scale="dot" for a model without gradients', got=repr(asked["scale"]), do="Leave it out."
+        )
+
+
+def _about(method: str, note: str) -> dict[str, Any]:
+    return {"method": method, "unit": "nats", "note": note}
+
+
+def _drawn(model: Any, X: NDArray[Any], count: int, seed: int) -> NDArray[Any]:
+    if not count:
+        return np.empty((0, *X.shape[1:]))
+    try:
+        # In float32 the covariances of a mixture may be no covariances to whoever draws with them.
+        return draw(clone(model).fit(np.asarray(X, np.float64)), count, seed32(seed, "influence samples"))
+    except NotImplementedError:  # kernels that scikit-learn cannot draw from
+        return np.empty((0, *X.shape[1:]))

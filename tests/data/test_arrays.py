@@ -1,0 +1,61 @@
+"""Rows: fingerprints, constant columns and groups of identical rows."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+import genmem.data.arrays
+from genmem.data import constant_columns, fingerprint, identical_groups, load
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_fingerprint_sees_dtype_shape_values_and_nothing_else(rng, monkeypatch):
+    X = rng.normal(size=(40, 6)).astype(np.float32)
+    first = fingerprint(X)
+    assert first == hashlib.sha256(b"<f4(40, 6)" + X.tobytes()).hexdigest()
+    assert first == fingerprint(np.asfortranarray(X)) == fingerprint(X.copy())
+    others = [X.reshape(40, 3, 2), X.astype(np.float64), X.view(np.int32), X[::-1], X + 1e-6]
+    assert len({first, *map(fingerprint, others)}) == 6
+    monkeypatch.setattr(genmem.data.arrays, "_CHUNK", 7)
+    assert fingerprint(X) == first
+    assert len(fingerprint(np.array(["a", "bc"]))) == 64
+
+
+def test_constant_columns(rng, monkeypatch):
+    X = rng.normal(size=(100, 3, 4))
+    X[:, 1, 2] = 7
+    X[:, 0, 0] = 0
+    X[:-1, 2, 3] = 1
+    np.testing.assert_array_equal(constant_columns(X), [0, 6])
+    monkeypatch.setattr(genmem.data.arrays, "_CHUNK", 30)
+    np.testing.assert_array_equal(constant_columns(X), [0, 6])
+    np.testing.assert_array_equal(constant_columns(load("digits").X), [0, 32, 39])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
+@pytest.mark.parametrize("collide", [False, True])
+def test_identical_groups(rng, monkeypatch, dtype, collide):
+    if collide:
+        monkeypatch.setattr(genmem.data.arrays, "_row_hashes", lambda X: np.zeros(len(X), np.uint64))
+    monkeypatch.setattr(genmem.data.arrays, "_CHUNK", 100)
+    X = rng.integers(0, 3, size=(300, 3, 1)).astype(dtype)
+    seen = {}
+    expected = [seen.setdefault(row.tobytes(), len(seen)) for row in X]
+    np.testing.assert_array_equal(identical_groups(X), expected)
+    distinct = np.arange(300).reshape(100, 3).astype(dtype)
+    np.testing.assert_array_equal(identical_groups(distinct)[:85], np.arange(85))
+
+
+def test_zero_equals_minus_zero():
+    np.testing.assert_array_equal(identical_groups(np.array([[0.0, 1.0], [-0.0, 1.0], [0.0, 2.0]])), [0, 0, 1])
+
+
+@pytest.mark.slow
+def test_hashes_tell_rows_of_round_numbers_apart(rng):
+    rows = rng.choice(np.array([0, -(2**31)], np.int32), size=(2**18, 64))
+    assert len(np.unique(genmem.data.arrays._row_hashes(rows))) == 2**18
