@@ -3,6 +3,7 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -19,6 +20,7 @@ from genmem.training.ensemble import Lane, Recipe, batches, isolated_streams, tr
 from genmem.training.trajectory import Checkpoint, State, Trajectory, remember
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
     """A density over a `torch.nn.Module`; subclasses say how the network is made.
 
@@ -35,6 +37,10 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
 
     `example_kind` says what an example has to be: "any", "vector", "image" ((h, w) or (h, w, 3)) or
     "image or vector".
+
+    A subclass declares the settings of its own as fields, under the same `@dataclass` as this class, or writes an
+    `__init__` that hands the others to this one; either way they are stored as they are given and checked by
+    `resolve`, as scikit-learn's `clone` asks.
 
     Args:
         epochs: passes over the data.
@@ -54,22 +60,12 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
 
     example_kind: ClassVar[str] = "any"
 
-    def __init__(
-        self,
-        *,
-        epochs: int = 100,
-        batch_size: int = 64,
-        learning_rate: float = 1e-3,
-        checkpoint_every: int | None = None,
-        device: str = "auto",
-        random_state: int = 0,
-    ) -> None:
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.checkpoint_every = checkpoint_every
-        self.device = device
-        self.random_state = random_state
+    epochs: int = 100
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    checkpoint_every: int | None = None
+    device: str = "auto"
+    random_state: int = 0
 
     @abstractmethod
     def make_module(self, event_shape: tuple[int, ...]) -> nn.Module:

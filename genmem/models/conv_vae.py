@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -21,6 +22,7 @@ GROUPS = 8
 WIDEST = 8  # times `width`: channels double from stage to stage up to that
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ConvVAE(VAEDensity):
     """A convolutional variational auto-encoder (DCVAE) of images (h, w) or (h, w, 3).
 
@@ -48,48 +50,8 @@ class ConvVAE(VAEDensity):
 
     example_kind: ClassVar[str] = "image"
 
-    def __init__(
-        self,
-        *,
-        width: int = 32,
-        latent_dim: int = 16,
-        norm: str = "group",
-        likelihood: str = "gaussian",
-        variance: str = "scalar",
-        levels: int | None = None,
-        components: int = 5,
-        top: float | None = None,
-        beta: float = 1.0,
-        shift: Numbers | None = None,
-        scale: Numbers | None = None,
-        constants: Sequence[Sequence[float]] | None = None,
-        epochs: int = 100,
-        batch_size: int = 64,
-        learning_rate: float = 1e-3,
-        checkpoint_every: int | None = None,
-        device: str = "auto",
-        random_state: int = 0,
-    ) -> None:
-        super().__init__(
-            latent_dim=latent_dim,
-            likelihood=likelihood,
-            variance=variance,
-            levels=levels,
-            components=components,
-            top=top,
-            beta=beta,
-            shift=shift,
-            scale=scale,
-            constants=constants,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            checkpoint_every=checkpoint_every,
-            device=device,
-            random_state=random_state,
-        )
-        self.width = width
-        self.norm = norm
+    width: int = 32
+    norm: str = "group"
 
     def resolve(self, X: NDArray[Any]) -> Self:
         """Return an unfitted copy with `constants`, `shift`, `scale`, `levels` and `top` found in X.

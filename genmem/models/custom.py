@@ -1,6 +1,7 @@
 """Densities from a user's own torch networks: `from_module`."""
 
 import warnings
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -115,39 +116,16 @@ def from_module(
     return model
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ModuleDensity(DeepDensity):
     """What `from_module` makes; `network` is its `make_module`, `sampler` its `sample`."""
 
-    def __init__(
-        self,
-        *,
-        network: Network,
-        loss: PerExample,
-        log_prob: PerExample | None = None,
-        log_weights: PerDraw | None = None,
-        sampler: Sampler | None = None,
-        bound: bool | None = None,
-        epochs: int = 100,
-        batch_size: int = 64,
-        learning_rate: float = 1e-3,
-        checkpoint_every: int | None = None,
-        device: str = "auto",
-        random_state: int = 0,
-    ) -> None:
-        super().__init__(
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            checkpoint_every=checkpoint_every,
-            device=device,
-            random_state=random_state,
-        )
-        self.network = network
-        self.loss = loss
-        self.log_prob = log_prob
-        self.log_weights = log_weights
-        self.sampler = sampler
-        self.bound = bound
+    network: Network
+    loss: PerExample
+    log_prob: PerExample | None = None
+    log_weights: PerDraw | None = None
+    sampler: Sampler | None = None
+    bound: bool | None = None
 
     def make_module(self, event_shape: tuple[int, ...]) -> UserModule:
         """Return a fresh network for examples of this shape.

@@ -1,6 +1,7 @@
 """Diffusion models of vectors and of images, with the variational bound as their log p."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -25,6 +26,7 @@ Numbers = float | Sequence[float]
 REACH = 10.0  # of the farthest value, in units of the scale
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class DiffusionModel(DeepDensity):
     """A denoising diffusion model in discrete time; `score_samples` is a lower bound of log p, in nats.
 
@@ -67,52 +69,21 @@ class DiffusionModel(DeepDensity):
 
     example_kind: ClassVar[str] = "image or vector"
 
-    def __init__(
-        self,
-        *,
-        network: Callable[[tuple[int, ...]], nn.Module] | str | None = None,
-        width: int = 256,
-        depth: int = 3,
-        block_out_channels: Sequence[int] = (32, 64),
-        layers_per_block: int = 1,
-        attention: bool = False,
-        timesteps: int | None = None,
-        beta_schedule: str | None = None,
-        prediction_type: str = "v_prediction",
-        variance: str = "large",
-        objective: str = "simple",
-        shift: Numbers | None = None,
-        scale: Numbers | None = None,
-        constants: Sequence[Sequence[float]] | None = None,
-        epochs: int = 200,
-        batch_size: int = 64,
-        learning_rate: float = 1e-3,
-        checkpoint_every: int | None = None,
-        device: str = "auto",
-        random_state: int = 0,
-    ) -> None:
-        super().__init__(
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            checkpoint_every=checkpoint_every,
-            device=device,
-            random_state=random_state,
-        )
-        self.network = network
-        self.width = width
-        self.depth = depth
-        self.block_out_channels = block_out_channels
-        self.layers_per_block = layers_per_block
-        self.attention = attention
-        self.timesteps = timesteps
-        self.beta_schedule = beta_schedule
-        self.prediction_type = prediction_type
-        self.variance = variance
-        self.objective = objective
-        self.shift = shift
-        self.scale = scale
-        self.constants = constants
+    network: Callable[[tuple[int, ...]], nn.Module] | str | None = None
+    width: int = 256
+    depth: int = 3
+    block_out_channels: Sequence[int] = (32, 64)
+    layers_per_block: int = 1
+    attention: bool = False
+    timesteps: int | None = None
+    beta_schedule: str | None = None
+    prediction_type: str = "v_prediction"
+    variance: str = "large"
+    objective: str = "simple"
+    shift: Numbers | None = None
+    scale: Numbers | None = None
+    constants: Sequence[Sequence[float]] | None = None
+    epochs: int = 200
 
     def make_module(self, event_shape: tuple[int, ...]) -> DiffusionModule:
         """Return a fresh network for examples of this shape.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -156,6 +157,7 @@ PER_COLUMN = 1024  # columns up to which each has a shift and a scale of its own
 SMALLEST = 1e-30  # of a scale: float32 holds it, and its reciprocal
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Flow(DeepDensity):
     """A normalizing flow: x = f(z), z ~ N(0, I), with log p(x) = log N(f^-1(x)) + log |det df^-1/dx| exactly.
 
@@ -201,44 +203,16 @@ class Flow(DeepDensity):
     5
     """
 
-    def __init__(
-        self,
-        *,
-        kind: str = "spline",
-        transforms: int = 2,
-        hidden: Sequence[int] = (128, 128),
-        bins: int = 8,
-        passes: int | None = None,
-        noise: float = 0.05,
-        logit: float | None = None,
-        shift: Numbers | None = None,
-        scale: Numbers | None = None,
-        constants: Sequence[Sequence[float]] | None = None,
-        epochs: int = 100,
-        batch_size: int = 64,
-        learning_rate: float = 1e-3,
-        checkpoint_every: int | None = None,
-        device: str = "auto",
-        random_state: int = 0,
-    ) -> None:
-        super().__init__(
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            checkpoint_every=checkpoint_every,
-            device=device,
-            random_state=random_state,
-        )
-        self.kind = kind
-        self.transforms = transforms
-        self.hidden = hidden
-        self.bins = bins
-        self.passes = passes
-        self.noise = noise
-        self.logit = logit
-        self.shift = shift
-        self.scale = scale
-        self.constants = constants
+    kind: str = "spline"
+    transforms: int = 2
+    hidden: Sequence[int] = (128, 128)
+    bins: int = 8
+    passes: int | None = None
+    noise: float = 0.05
+    logit: float | None = None
+    shift: Numbers | None = None
+    scale: Numbers | None = None
+    constants: Sequence[Sequence[float]] | None = None
 
     def make_module(self, event_shape: tuple[int, ...]) -> FlowModule:
         """Return a fresh network for examples of this shape."""

@@ -1,6 +1,7 @@
 """The k-nearest-neighbour density."""
 
 import math
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
@@ -15,6 +16,7 @@ from genmem.search.exact import nearest
 from genmem.seeding import stream
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class KNNDensity(BaseEstimator):  # type: ignore[misc]
     """p(x) = k / (n V_d R_k(x)^d): k examples of n in the smallest ball around x that holds k, of volume V_d R_k^d.
 
@@ -40,9 +42,8 @@ class KNNDensity(BaseEstimator):  # type: ignore[misc]
 
     example_kind: ClassVar[str] = "vector"
 
-    def __init__(self, *, k: int = 10, random_state: int = 0) -> None:
-        self.k = k
-        self.random_state = random_state
+    k: int = 10
+    random_state: int = 0
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Keep X, shape (n, d) with n >= k; `y` is ignored.

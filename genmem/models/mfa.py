@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -28,6 +29,7 @@ from genmem.models.pyro_sites import Program, value_of
 LEAST_SCALE = 1e-30  # of a column that varies by less than float32 can tell
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class MixtureOfFactorAnalysers(PairDensity):
     """A Bayesian mixture of factor analysers, p(x) = sum_k w_k N(x; m_k, L_k L_k' + diag(v_k)).
 
@@ -61,30 +63,10 @@ class MixtureOfFactorAnalysers(PairDensity):
         https://proceedings.neurips.cc/paper_files/paper/1999/hash/2451041557a22145b3701b0184109cab-Abstract.html
     """
 
-    def __init__(
-        self,
-        *,
-        components: int = 20,
-        factors: int = 6,
-        columns: Sequence[Sequence[float]] | None = None,
-        epochs: int = 100,
-        batch_size: int = 64,
-        learning_rate: float = 0.01,
-        checkpoint_every: int | None = None,
-        device: str = "auto",
-        random_state: int = 0,
-    ) -> None:
-        super().__init__(
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            checkpoint_every=checkpoint_every,
-            device=device,
-            random_state=random_state,
-        )
-        self.components = components
-        self.factors = factors
-        self.columns = columns
+    components: int = 20
+    factors: int = 6
+    columns: Sequence[Sequence[float]] | None = None
+    learning_rate: float = 0.01
 
     def make_pair_for(self, event_shape: tuple[int, ...]) -> tuple[Program, Program]:
         """Return the model and its mean-field guide, with random starting values."""

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -61,6 +61,7 @@ class PairDensity(DeepDensity):
         return resolved
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class PyroDensity(PairDensity):
     """The density of a Pyro model/guide pair: what `from_pyro` returns.
 
@@ -69,26 +70,7 @@ class PyroDensity(PairDensity):
         epochs, batch_size, learning_rate, checkpoint_every, device, random_state: see `DeepDensity`.
     """
 
-    def __init__(
-        self,
-        *,
-        make_pair: Callable[[tuple[int, ...]], tuple[Program, Program]],
-        epochs: int = 100,
-        batch_size: int = 64,
-        learning_rate: float = 1e-3,
-        checkpoint_every: int | None = None,
-        device: str = "auto",
-        random_state: int = 0,
-    ) -> None:
-        super().__init__(
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            checkpoint_every=checkpoint_every,
-            device=device,
-            random_state=random_state,
-        )
-        self.make_pair = make_pair
+    make_pair: Callable[[tuple[int, ...]], tuple[Program, Program]]
 
     def make_pair_for(self, event_shape: tuple[int, ...]) -> tuple[Program, Program]:
         """Return what `make_pair` makes.

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -158,6 +158,7 @@ def _singular() -> DataError:
 # --- the density
 
 
+@dataclass(eq=False, repr=False)
 class TorchGaussianMixture(BaseEstimator):  # type: ignore[misc]
     """A Gaussian mixture with the settings, the start and the steps of scikit-learn's `GaussianMixture`.
 
@@ -191,32 +192,18 @@ class TorchGaussianMixture(BaseEstimator):  # type: ignore[misc]
 
     example_kind: ClassVar[str] = "vector"
 
-    def __init__(
-        self,
-        n_components: int = 1,
-        *,
-        covariance_type: str = "full",
-        reg_covar: float = 1e-6,
-        max_iter: int = 100,
-        tol: float = 1e-3,
-        n_init: int = 1,
-        weights_init: ArrayLike | None = None,
-        means_init: ArrayLike | None = None,
-        precisions_init: ArrayLike | None = None,
-        device: str = "auto",
-        random_state: int = 0,
-    ) -> None:
-        self.n_components = n_components
-        self.covariance_type = covariance_type
-        self.reg_covar = reg_covar
-        self.max_iter = max_iter
-        self.tol = tol
-        self.n_init = n_init
-        self.weights_init = weights_init
-        self.means_init = means_init
-        self.precisions_init = precisions_init
-        self.device = device
-        self.random_state = random_state
+    n_components: int = 1
+    _: KW_ONLY
+    covariance_type: str = "full"
+    reg_covar: float = 1e-6
+    max_iter: int = 100
+    tol: float = 1e-3
+    n_init: int = 1
+    weights_init: ArrayLike | None = None
+    means_init: ArrayLike | None = None
+    precisions_init: ArrayLike | None = None
+    device: str = "auto"
+    random_state: int = 0
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Fit to X, shape (n, d); `y` is ignored.

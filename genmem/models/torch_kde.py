@@ -1,6 +1,7 @@
 """Kernel densities in blocks on torch: the numbers of scikit-learn's, at 60,000 x 784 or on a GPU."""
 
 import math
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -34,6 +35,7 @@ def exact_leaves(model: Any, n: int) -> Any:
     return model
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class TorchKernelDensity(BaseEstimator):  # type: ignore[misc]
     """A kernel density estimate with the settings and the numbers of scikit-learn's `KernelDensity`.
 
@@ -58,20 +60,11 @@ class TorchKernelDensity(BaseEstimator):  # type: ignore[misc]
 
     example_kind: ClassVar[str] = "vector"
 
-    def __init__(
-        self,
-        *,
-        bandwidth: float | str = 1.0,
-        kernel: str = "gaussian",
-        device: str = "auto",
-        block: int | None = None,
-        random_state: int = 0,
-    ) -> None:
-        self.bandwidth = bandwidth
-        self.kernel = kernel
-        self.device = device
-        self.block = block
-        self.random_state = random_state
+    bandwidth: float | str = 1.0
+    kernel: str = "gaussian"
+    device: str = "auto"
+    block: int | None = None
+    random_state: int = 0
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Keep X, shape (n, d); `y` is ignored.

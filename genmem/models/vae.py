@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -33,6 +34,7 @@ from genmem.models.vae_module import (
 CONTINUOUS = ("gaussian", "logit_normal")
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class VAEDensity(DeepDensity):
     """A variational auto-encoder x <- z ~ N(0, I), with a diagonal Gaussian encoder.
 
@@ -41,35 +43,19 @@ class VAEDensity(DeepDensity):
         likelihood, variance, levels, components, top: see `genmem.VAE`.
         beta: the weight of KL in the training loss; log p does not depend on it.
         shift, scale, constants: see `genmem.VAE`.
-        settings: of `DeepDensity`.
+        epochs, batch_size, learning_rate, checkpoint_every, device, random_state: see `DeepDensity`.
     """
 
-    def __init__(
-        self,
-        *,
-        latent_dim: int,
-        likelihood: str,
-        variance: str,
-        levels: int | None,
-        components: int,
-        top: float | None,
-        beta: float,
-        shift: Numbers | None,
-        scale: Numbers | None,
-        constants: Sequence[Sequence[float]] | None,
-        **settings: Any,
-    ) -> None:
-        super().__init__(**settings)
-        self.latent_dim = latent_dim
-        self.likelihood = likelihood
-        self.variance = variance
-        self.levels = levels
-        self.components = components
-        self.top = top
-        self.beta = beta
-        self.shift = shift
-        self.scale = scale
-        self.constants = constants
+    latent_dim: int = 16
+    likelihood: str = "gaussian"
+    variance: str = "scalar"
+    levels: int | None = None
+    components: int = 5
+    top: float | None = None
+    beta: float = 1.0
+    shift: Numbers | None = None
+    scale: Numbers | None = None
+    constants: Sequence[Sequence[float]] | None = None
 
     def resolve(self, X: NDArray[Any]) -> Self:
         """Return an unfitted copy with `constants`, `shift`, `scale`, `levels` and `top` found in X.
@@ -195,6 +181,7 @@ def _is_top(value: Any) -> bool:
 CACHE_LINE = 16  # float32 values
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class VAE(VAEDensity):
     """A variational auto-encoder: x <- z ~ N(0, I), with a diagonal Gaussian encoder.
 
@@ -233,46 +220,7 @@ class VAE(VAEDensity):
     2
     """
 
-    def __init__(
-        self,
-        *,
-        hidden: Sequence[int] = (512, 256),
-        latent_dim: int = 16,
-        likelihood: str = "gaussian",
-        variance: str = "scalar",
-        levels: int | None = None,
-        components: int = 5,
-        top: float | None = None,
-        beta: float = 1.0,
-        shift: Numbers | None = None,
-        scale: Numbers | None = None,
-        constants: Sequence[Sequence[float]] | None = None,
-        epochs: int = 100,
-        batch_size: int = 64,
-        learning_rate: float = 1e-3,
-        checkpoint_every: int | None = None,
-        device: str = "auto",
-        random_state: int = 0,
-    ) -> None:
-        super().__init__(
-            latent_dim=latent_dim,
-            likelihood=likelihood,
-            variance=variance,
-            levels=levels,
-            components=components,
-            top=top,
-            beta=beta,
-            shift=shift,
-            scale=scale,
-            constants=constants,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            checkpoint_every=checkpoint_every,
-            device=device,
-            random_state=random_state,
-        )
-        self.hidden = hidden
+    hidden: Sequence[int] = (512, 256)
 
     def make_module(self, event_shape: tuple[int, ...]) -> VAEModule:
         """Return a fresh network for examples of this shape."""

@@ -1,11 +1,13 @@
 """Every built-in density by its name: the contract, an audit from end to end, and data it cannot take."""
 
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from contract import check_density
+from sklearn.base import clone
 
 import genmem
 from genmem.errors import DataError, GenmemError
@@ -28,6 +30,37 @@ SMALL = {
 
 def test_every_name_is_tested():
     assert set(SMALL) == set(BUILT_IN)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Declared(genmem.VAE):
+    extra: list | int = 1
+    epochs: int = 7
+
+
+class Written(genmem.VAE):
+    def __init__(self, extra=1, epochs=7):
+        super().__init__(epochs=epochs)
+        self.extra = extra
+
+
+class Inherited(genmem.VAE):
+    """No settings of its own."""
+
+
+@pytest.mark.parametrize("kind", [Declared, Written])
+def test_subclasses_declare_settings_or_write_a_constructor(kind):
+    given = [1, 2]
+    model = kind(extra=given)
+    assert model.extra is given and (model.epochs, model.latent_dim) == (7, 16)
+    assert clone(model).get_params() == model.get_params() and model.get_params()["extra"] == given
+    assert repr(model) == f"{kind.__name__}(extra=[1, 2])"
+
+
+def test_subclasses_without_settings_take_those_of_their_parent():
+    assert Inherited(epochs=3, hidden=[4]).get_params() == genmem.VAE(epochs=3, hidden=[4]).get_params()
+    with pytest.raises(TypeError):
+        Inherited(3)
 
 
 @pytest.mark.slow
