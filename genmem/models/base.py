@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, clone
 from torch import Tensor, nn
 
 from genmem.data.arrays import blurred_columns
+from genmem.data.examples import Data
 from genmem.errors import DataError, ModelError
 from genmem.models.evaluation import LogProbs, log_prob
 from genmem.seeding import seed_for
@@ -70,6 +71,14 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
     @abstractmethod
     def make_module(self, event_shape: tuple[int, ...]) -> nn.Module:
         """Return a fresh network for examples of this shape; it draws weights from torch's global stream."""
+
+    @classmethod
+    def suited(cls, data: Data, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """Return settings that suit data as they were loaded; those `given` win over them.
+
+        Asked where a built-in density is called by its name, with the seed that data are prepared by.
+        """
+        return {}
 
     def resolve(self, X: NDArray[Any]) -> Self:
         """Return an unfitted copy whose settings do not depend on the data any more.

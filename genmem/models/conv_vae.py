@@ -1,7 +1,7 @@
 """The variational auto-encoder with convolutional layers, for images."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from genmem.data.examples import Data
 from genmem.errors import DataError
 from genmem.models.base import is_count, require
 from genmem.models.likelihoods import Likelihood
-from genmem.models.vae import VAEDensity
+from genmem.models.vae import SMALL, VAEDensity
 from genmem.models.vae_module import Numbers, VAEModule, find_standards, varying_columns
 
 NORMS = ("group", "batch")
@@ -52,6 +53,11 @@ class ConvVAE(VAEDensity):
 
     width: int = 32
     norm: str = "group"
+
+    @classmethod
+    def suited(cls, data: Data, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """Return the size of z for the size of an image, and a likelihood."""
+        return {"latent_dim": 8 if data.X[0].size <= SMALL else 16, **super().suited(data, given, seed)}
 
     def resolve(self, X: NDArray[Any]) -> Self:
         """Return an unfitted copy with `constants`, `shift`, `scale`, `levels` and `top` found in X.

@@ -9,6 +9,7 @@ from typing import Any
 
 from sklearn.base import clone
 
+from genmem.data.examples import Data
 from genmem.errors import ModelError
 from genmem.protocols import Density
 
@@ -24,6 +25,7 @@ BUILT_IN = {
     "knn": "genmem.models.knn:KNNDensity",
     "mfa": "genmem.models.mfa:MixtureOfFactorAnalysers",
 }
+OURS = {"gmm": "gmm-torch", "kde": "kde-torch"}  # what has the settings of scikit-learn's
 
 
 def make_model(name: str, settings: Mapping[str, Any] | None = None) -> Any:
@@ -53,6 +55,23 @@ def make_model(name: str, settings: Mapping[str, Any] | None = None) -> Any:
     if name not in BUILT_IN and not inspect.isclass(factory):
         model.made_by = {"factory": name, "settings": given}
     return model
+
+
+def suited(name: str, data: Data, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Return the settings given, and those of a built-in model that suit the data where none is given.
+
+    Its class is asked, see `DeepDensity.suited`; a class without the method has nothing to settle.
+
+    Raises:
+        ModelError: no such name or setting.
+        DataError: nothing suits the data.
+    """
+    _check_name(name)
+    if name not in BUILT_IN:
+        return dict(given)
+    _check_keywords(name, import_callable(BUILT_IN[name]), given)
+    ask = getattr(import_callable(BUILT_IN[OURS.get(name, name)]), "suited", None)
+    return {**(ask(data, given, seed) if ask else {}), **given}
 
 
 def fresh(model: Any) -> Any:

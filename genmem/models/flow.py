@@ -1,7 +1,7 @@
 """Normalizing flows on zuko: autoregressive networks that turn data into Gaussian noise, with an exact log p(x)."""
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from genmem.data.arrays import blocks, constant_columns
+from genmem.data.examples import Data
 from genmem.errors import DataError, ModelError
 from genmem.models.base import DeepDensity, is_count, require
 
@@ -213,6 +214,11 @@ class Flow(DeepDensity):
     shift: Numbers | None = None
     scale: Numbers | None = None
     constants: Sequence[Sequence[float]] | None = None
+
+    @classmethod
+    def suited(cls, data: Data, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """Return the logit for pixels (uint8): they lie in [0, 1], most of them at its ends."""
+        return {"logit": 1e-3} if data.X.dtype == np.uint8 else {}
 
     def make_module(self, event_shape: tuple[int, ...]) -> FlowModule:
         """Return a fresh network for examples of this shape."""

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Self
 
@@ -16,6 +16,7 @@ from sklearn.utils import check_random_state
 from torch import Tensor
 
 from genmem.data.arrays import matrix, require_width, row_parts
+from genmem.data.examples import Data
 from genmem.errors import DataError, ModelError
 from genmem.models.base import is_count, require, resolve_device
 from genmem.seeding import stream
@@ -204,6 +205,11 @@ class TorchGaussianMixture(BaseEstimator):  # type: ignore[misc]
     precisions_init: ArrayLike | None = None
     device: str = "auto"
     random_state: int = 0
+
+    @classmethod
+    def suited(cls, data: Data, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """Return several Gaussians that columns which never vary do not make singular."""
+        return {"n_components": 10, "covariance_type": "diag", "reg_covar": 1e-3}
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Fit to X, shape (n, d); `y` is ignored.

@@ -1,6 +1,7 @@
 """Kernel densities in blocks on torch: the numbers of scikit-learn's, at 60,000 x 784 or on a GPU."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -13,6 +14,7 @@ from sklearn.neighbors import KernelDensity
 from torch import Tensor
 
 from genmem.data.arrays import identical_groups, matrix, require_width
+from genmem.data.examples import Data, prepare
 from genmem.errors import DataError, ModelError
 from genmem.models.base import is_count, require, resolve_device
 from genmem.models.kernel_shapes import check_kernel, kernel_draws, log_normaliser
@@ -65,6 +67,16 @@ class TorchKernelDensity(BaseEstimator):  # type: ignore[misc]
     device: str = "auto"
     block: int | None = None
     random_state: int = 0
+
+    @classmethod
+    def suited(cls, data: Data, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """Return the bandwidth of a Gaussian kernel, unless one is given: chosen on all the data, prepared by `seed`.
+
+        Chosen once, so that every refit has the same.
+        """
+        if "bandwidth" in given or given.get("kernel", "gaussian") != "gaussian":
+            return {}
+        return {"bandwidth": choose_bandwidth(prepare(data, None, seed).X)}
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Keep X, shape (n, d); `y` is ignored.

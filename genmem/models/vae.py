@@ -1,7 +1,7 @@
 """The variational auto-encoder with fully connected layers, and what the variational auto-encoders share."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from genmem.data.arrays import constant_columns
+from genmem.data.examples import Data
 from genmem.errors import DataError, ModelError
 from genmem.models.base import DeepDensity, is_count, require
 from genmem.models.likelihoods import (
@@ -32,6 +33,7 @@ from genmem.models.vae_module import (
 )
 
 CONTINUOUS = ("gaussian", "logit_normal")
+SMALL = 128  # up to so many values an example, the small network
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -56,6 +58,17 @@ class VAEDensity(DeepDensity):
     shift: Numbers | None = None
     scale: Numbers | None = None
     constants: Sequence[Sequence[float]] | None = None
+
+    @classmethod
+    def suited(cls, data: Data, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """Return a likelihood of grey or of colour pixels (uint8), or of real numbers, unless one is given."""
+        if "likelihood" in given:
+            return {}
+        if data.X.dtype != np.uint8:
+            return {"likelihood": "gaussian"}
+        if data.image_shape is None or len(data.image_shape) < 3:
+            return {"likelihood": "bernoulli"}
+        return {"likelihood": "logit_normal", "levels": 2 if data.X.max() <= 1 else 256}
 
     def resolve(self, X: NDArray[Any]) -> Self:
         """Return an unfitted copy with `constants`, `shift`, `scale`, `levels` and `top` found in X.
@@ -221,6 +234,13 @@ class VAE(VAEDensity):
     """
 
     hidden: Sequence[int] = (512, 256)
+
+    @classmethod
+    def suited(cls, data: Data, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """Return widths for the size of an example, a smaller z and more epochs for a small one, and a likelihood."""
+        small = {"hidden": [128, 64], "latent_dim": 8, "epochs": 200}
+        size = small if data.X[0].size <= SMALL else {"hidden": [512, 256]}
+        return {**size, **super().suited(data, given, seed)}
 
     def make_module(self, event_shape: tuple[int, ...]) -> VAEModule:
         """Return a fresh network for examples of this shape."""

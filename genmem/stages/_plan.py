@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import clone
 
 from genmem.data.arrays import identical_groups
@@ -16,7 +15,7 @@ from genmem.data.images import to_images
 from genmem.errors import DataError, ModelError
 from genmem.leaveout import ensure_probe, scored_epochs
 from genmem.models import DeepDensity, make_model
-from genmem.models.factory import check_density
+from genmem.models.factory import check_density, suited
 from genmem.run.directory import Run, stage
 from genmem.run.splits import Splits, subset_length
 
@@ -69,9 +68,8 @@ def plan(
         seed=int(seed),
     )
     seed = int(seed)
-    chosen = settle_model(model, settings or {}, loaded, epochs)
+    chosen = settle_model(model, settings or {}, loaded, epochs, seed)
     prepared = prepare(shape_for(chosen, loaded), getattr(chosen, "likelihood", None), seed)
-    chosen = settle_on_data(model, chosen, settings or {}, prepared.X)
     run = Run.create(
         out if out is not None else _default_out(data, model),
         model=chosen,
@@ -154,22 +152,15 @@ def _default_out(data: Any, model: Any) -> Path:
 # --- the model
 
 
-SMALL = 128  # up to so many values an example, the small network
-CHOSEN_BANDWIDTH = ("kde", "kde-torch")
-
-
-def settle_model(model: Any, settings: Mapping[str, Any], data: Data, epochs: int | None) -> Any:
-    """Return the model asked for; one asked for by name gets a size and a likelihood that suit the data.
+def settle_model(model: Any, settings: Mapping[str, Any], data: Data, epochs: int | None, seed: int = 0) -> Any:
+    """Return the model asked for; a built-in one asked for by name gets settings that suit the data.
 
     Raises:
         ModelError: no such model or setting, or it is not a density.
     """
     changes = {**settings} | ({} if epochs is None else {"epochs": epochs})
     if isinstance(model, str):
-        defaults = _defaults(model, data)
-        if "likelihood" in changes:  # the levels were for another
-            defaults.pop("levels", None)
-        return make_model(model, {**defaults, **changes})
+        return make_model(model, suited(model, data, changes, seed))
     check_density(model, "model")
     return _changed(model, changes) if changes else model
 
@@ -183,30 +174,6 @@ def _changed(model: Any, changes: dict[str, Any]) -> Any:
             got=", ".join(changes),
             do="Correct them, or set them where the model is made.",
         ) from error
-
-
-def _defaults(name: str, data: Data) -> dict[str, Any]:
-    """Return what a built-in model gets where its own defaults do not know the data."""
-    small = np.prod(data.X.shape[1:]) <= SMALL
-    if name == "vae":
-        size = {"hidden": [128, 64], "latent_dim": 8, "epochs": 200} if small else {"hidden": [512, 256]}
-        return {**size, **_likelihood(data)}
-    if name == "conv-vae":
-        return {"latent_dim": 8 if small else 16, **_likelihood(data)}
-    if name == "flow" and data.X.dtype == np.uint8:
-        return {"logit": 1e-3}  # pixels lie in [0, 1], most of them at its ends
-    if name in ("gmm", "gmm-torch"):
-        return {"n_components": 10, "covariance_type": "diag", "reg_covar": 1e-3}
-    return {}
-
-
-def _likelihood(data: Data) -> dict[str, Any]:
-    if data.X.dtype != np.uint8:
-        return {"likelihood": "gaussian"}
-    colour = data.image_shape is not None and len(data.image_shape) == 3
-    if not colour:
-        return {"likelihood": "bernoulli"}
-    return {"likelihood": "logit_normal", "levels": 2 if data.X.max() <= 1 else 256}
 
 
 def shape_for(model: Any, data: Data) -> Data:
@@ -229,15 +196,3 @@ def shape_for(model: Any, data: Data) -> Data:
             do="Give images, or choose a model of vectors, such as vae.",
         )
     return replace(data, X=to_images(data.X, data.image_shape))
-
-
-def settle_on_data(name: Any, model: Any, settings: Mapping[str, Any], X: NDArray[Any]) -> Any:
-    """Return the model with what only prepared data can tell: the bandwidth of a kernel density.
-
-    It is chosen once, on all the data, so that every refit has the same.
-    """
-    if name in CHOSEN_BANDWIDTH and "bandwidth" not in settings and settings.get("kernel", "gaussian") == "gaussian":
-        from genmem.models.torch_kde import choose_bandwidth
-
-        return clone(model).set_params(bandwidth=choose_bandwidth(X))
-    return model

@@ -152,6 +152,17 @@ def test_colour_images_get_a_likelihood_of_their_levels_unless_another_is_asked_
     assert settle_model("vae", {}, genmem.load(colour.X // 128), None).levels == 2
 
 
+def test_settings_that_suit_the_data_are_for_built_in_names():
+    data = genmem.load("digits", subset=50)
+    assert (
+        settle_model("vae", {}, data, 3).get_params()
+        == genmem.VAE(hidden=[128, 64], latent_dim=8, likelihood="gaussian", epochs=3).get_params()
+    )
+    assert settle_model("genmem:VAE", {}, data, 3).get_params() == genmem.VAE(epochs=3).get_params()
+    ours, theirs = (settle_model(name, {}, data, None) for name in ("gmm-torch", "gmm"))
+    assert ours.n_components == theirs.n_components == 10
+
+
 @pytest.mark.slow
 def test_audits_of_scikit_learns_kernels_do_not_have_the_errors_of_its_trees(tmp_path):
     runs = [
