@@ -24,15 +24,21 @@ def blocks(X: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
         yield start, block.reshape(len(block), width)
 
 
-def fingerprint(X: NDArray[Any]) -> str:
-    """Return the sha256 of the dtype, the shape and the values of an array.
+def fingerprint(*parts: NDArray[Any] | str | bytes | memoryview) -> str:
+    """Return the sha256 of texts, bytes and arrays, one after another; of an array the dtype, the shape and the values.
 
     >>> fingerprint(np.arange(3)) == fingerprint(np.arange(3)[None])
     False
     """
-    total = hashlib.sha256(f"{X.dtype.str}{X.shape}".encode())
-    for _, block in blocks(X):
-        total.update(np.ascontiguousarray(block).view(np.uint8).data)
+    total = hashlib.sha256()
+    for part in parts:
+        if not isinstance(part, str | bytes | memoryview):
+            X = np.atleast_1d(part)
+            total.update(f"{X.dtype.str}{X.shape}".encode())
+            for _, block in blocks(X):
+                total.update(np.ascontiguousarray(block).view(np.uint8).data)
+        else:
+            total.update(part.encode() if isinstance(part, str) else part)
     return total.hexdigest()
 
 

@@ -5,7 +5,6 @@ training examples pass by, and nothing of a checkpoint is kept but its share of 
 """
 
 import copy
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from genmem.data.arrays import fingerprint
 from genmem.errors import ModelError
 from genmem.gradients.draws import QUERY, TRAIN, Drawn, Streams
 from genmem.gradients.engine import TRIED, PerExampleGradients
@@ -164,9 +164,10 @@ class Visits:
     def identity(self) -> dict[str, object]:
         """Return what tells these visits from others."""
         last = self._trajectory[self._positions[-1]]
-        state = hashlib.sha256()
-        for name, value in sorted(last.state_dict().items()):
-            state.update(name.encode() + digest(value.cpu().contiguous().view(-1).view(torch.uint8).numpy()).encode())
+        state = [
+            name + digest(value.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            for name, value in sorted(last.state_dict().items())
+        ]
         return {
             "weights": self.settings.weights,
             "draws": self.draws,
@@ -174,7 +175,7 @@ class Visits:
             "loss": self.settings.loss,
             "steps": self.steps,
             "weight of each": self.weights.tolist(),
-            "last checkpoint": state.hexdigest(),
+            "last checkpoint": fingerprint(*state),
         }
 
     def _find_out(self) -> None:
@@ -320,10 +321,10 @@ def added(part: Part, values: FloatArray, i: int) -> Part:
 
 
 def digest(values: NDArray[np.generic]) -> str:
-    """Return a checksum of an array."""
+    """Return the checksum of an array that ledgers are known by: of its form and of the checksum of its bytes."""
     whole = np.ascontiguousarray(values)
-    about = f"{whole.dtype.str}{whole.shape}".encode()
-    return hashlib.sha256(about + hashlib.sha256(whole.reshape(-1).view(np.uint8).data).digest()).hexdigest()
+    of_bytes = fingerprint(whole.reshape(-1).view(np.uint8).data)
+    return fingerprint(f"{whole.dtype.str}{whole.shape}", bytes.fromhex(of_bytes))
 
 
 def _of(table: dict[str, int], device: torch.device) -> int:

@@ -1,6 +1,5 @@
 """Sums over checkpoints, block by block: in memory, or on disk so that a killed computation resumes where it was."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from genmem.data.arrays import fingerprint
 from genmem.errors import RunError, RunMismatchError
 from genmem.run.storage import lock, read_arrays, write_arrays, write_atomically
 
@@ -97,7 +97,7 @@ class Ledger:
             text = json.dumps(dict(settings), indent=2, sort_keys=True) + "\n"
             self._agree(json.loads(text))
             write_atomically(self.folder / SETTINGS, lambda handle: handle.write(text.encode()))
-            self._stamp = hashlib.sha256(text.encode()).hexdigest()
+            self._stamp = fingerprint(text)
             yield self
 
     def _agree(self, settings: Mapping[str, object]) -> None:

@@ -1,7 +1,6 @@
 """A fitted model in one safetensors file: its arrays, and in the header its class and its settings."""
 
 import copy
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -166,8 +165,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 def _checksum(arrays: Mapping[str, NDArray[Any]]) -> str:
     """Return one checksum of all arrays, names included."""
-    parts = [f"{name} {fingerprint(np.atleast_1d(value))}" for name, value in sorted(arrays.items())]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return fingerprint("\n".join(f"{name} {fingerprint(value)}" for name, value in sorted(arrays.items())))
 
 
 def _foreign(path: Path, got: str) -> ModelError:

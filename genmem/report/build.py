@@ -1,6 +1,5 @@
 """Build offline pages from results: arrays and JSON in, report.html of a run or of a copy check out."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from genmem.data.arrays import fingerprint
 from genmem.plots import Group
 from genmem.regions import corrected, most_in_need
 from genmem.report import attribution, words
@@ -125,7 +125,7 @@ def _context(results: Results) -> dict[str, Any]:
         "figures": drawings,
         "drawn": drawn(results),
         "plotly": Markup(library),  # trusted: the library itself
-        "nonce": hashlib.sha256(repr(sorted(audit.items())).encode("utf-8", "replace")).hexdigest()[:32],
+        "nonce": fingerprint(repr(sorted(audit.items())).encode("utf-8", "replace"))[:32],
     }
 
 

@@ -1,6 +1,5 @@
 """The refits of a run on disk: which are done, which failed, and what they found."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from genmem.data.arrays import fingerprint
 from genmem.errors import DataError, IncompleteRunError, RunError
 from genmem.run.plan import COMPARED, read_splits
 from genmem.run.splits import Splits
@@ -154,7 +154,7 @@ class Shards:
         """Return what ties a shard to this plan and its index."""
         method = (self.plan.get("probe") or {}).get("method")
         plan = {key: self.plan[key] for key in COMPARED} | {"method": method, "shard": i}
-        return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+        return fingerprint(json.dumps(plan, sort_keys=True))
 
     # --- what shards hold
 

@@ -1,6 +1,5 @@
 """Which examples does each refit leave out, which repeat does it belong to, and how is the work cut?"""
 
-import hashlib
 import heapq
 import math
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from genmem.data.arrays import fingerprint
 from genmem.errors import DataError
 from genmem.seeding import stream
 
@@ -81,9 +81,8 @@ class Splits:
         return {**about, "repeats": self.n_repeats, "sha256": self._digest()}
 
     def _digest(self) -> str:
-        total = hashlib.sha256(np.packbits(self.held_out).tobytes())
-        total.update(self.repeat.astype("<i8").tobytes() + self.shard.astype("<i8").tobytes())
-        return total.hexdigest()
+        numbers = [array.astype("<i8").tobytes() for array in (self.repeat, self.shard)]
+        return fingerprint(np.packbits(self.held_out).tobytes(), *numbers)
 
     @classmethod
     def k_fold(cls, n: int, folds: int = 10, repeats: int = 10, seed: int = 0, groups: ArrayLike | None = None) -> Self:

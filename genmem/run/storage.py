@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import hashlib
 import math
 import os
 import struct
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save
 
+from genmem.data.arrays import fingerprint
 from genmem.errors import RunError
 
 Arrays = dict[str, NDArray[Any]]
@@ -171,12 +171,10 @@ def _damaged(file: Path, got: str) -> RunError:
 
 
 def _checksum(arrays: Mapping[str, NDArray[Any]], stamp: str) -> str:
-    total = hashlib.sha256(stamp.encode())
+    parts: list[NDArray[Any] | str] = [stamp]
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        total.update(f"{name}{array.dtype.str}{array.shape}".encode())
-        total.update(array.reshape(-1).view(np.uint8).data)
-    return total.hexdigest()
+        parts += [name, arrays[name]]
+    return fingerprint(*parts)
 
 
 @contextmanager

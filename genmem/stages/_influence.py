@@ -1,6 +1,5 @@
 """Ask which training examples shaped the most memorized examples, samples of the model, and each example itself."""
 
-import hashlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -195,7 +194,7 @@ def _ledgers(run: Run, way: Way, Z: NDArray[Any], asked: dict[str, Any]) -> Path
     manifest = run.path / "trajectory" / "manifest.json"
     told = [str(asked[name]) for name in ("weights", "draws", "seed")] + [fingerprint(Z), fingerprint(way.used)]
     told.append(manifest.read_text() if manifest.exists() else "")
-    return run.path / SUMS / hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+    return run.path / SUMS / fingerprint("\n".join(told))[:16]
 
 
 def _forget_others(folder: Path) -> None:

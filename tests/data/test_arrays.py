@@ -26,6 +26,14 @@ def test_fingerprint_sees_dtype_shape_values_and_nothing_else(rng, monkeypatch):
     assert len(fingerprint(np.array(["a", "bc"]))) == 64
 
 
+def test_fingerprint_of_several_parts_is_that_of_one_after_another(rng):
+    X = rng.normal(size=(4, 3))
+    whole = b"n\xc3\xb6te" + b"<f8(4, 3)" + X.tobytes() + b"\x00"
+    assert fingerprint("n\u00f6te", X, b"\x00") == hashlib.sha256(whole).hexdigest()
+    assert fingerprint(X.reshape(-1).view(np.uint8).data) == hashlib.sha256(X.tobytes()).hexdigest()
+    assert fingerprint(np.float64(2.0)) == fingerprint(np.array([2.0])) and fingerprint(np.empty((0, 3)))
+
+
 def test_constant_columns(rng, monkeypatch):
     X = rng.normal(size=(100, 3, 4))
     X[:, 1, 2] = 7
