@@ -1,7 +1,7 @@
 """Arrays of examples: checked, hashed, and streamed so that data larger than the cache costs little memory."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,6 +22,30 @@ def blocks(X: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
     for start in range(0, len(X), rows):
         block = X[start : start + rows]
         yield start, block.reshape(len(block), width)
+
+
+def largest(X: NDArray[Any]) -> float:
+    """Return the largest absolute value."""
+    return max(max(float(part.max()), -float(part.min())) for _, part in blocks(X))
+
+
+def row_parts(X: NDArray[Any], most: int) -> Iterator[NDArray[Any]]:
+    """Yield the rows of a matrix in float64, at most so many values at a time."""
+    step = max(1, most // X.shape[1])
+    return (X[start : start + step].astype(np.float64) for start in range(0, len(X), step))
+
+
+def first_where(X: NDArray[Any], wrong: Callable[[NDArray[Any]], NDArray[np.bool_]]) -> tuple[int, int, int]:
+    """Return of how many values `wrong` holds, and row and flattened column of the first; 0, -1, -1 where of none."""
+    count, row, column = 0, -1, -1
+    for start, block in blocks(X):
+        bad = wrong(block)
+        if bad.any():
+            if not count:
+                row, column = divmod(int(bad.argmax()), bad.shape[1])
+                row += start
+            count += int(bad.sum())
+    return count, row, column
 
 
 def fingerprint(*parts: NDArray[Any] | str | bytes | memoryview) -> str:
@@ -55,6 +79,25 @@ def constant_columns(X: NDArray[Any]) -> NDArray[np.intp]:
         some = block if len(columns) == len(first) else block[:, columns]
         columns = columns[(some == first[columns]).all(axis=0)]
     return columns
+
+
+def constants_of(X: NDArray[Any], *, whole_pixels_of: int = 1) -> list[list[float]]:
+    """Return (column, value) of the flattened columns, or whole pixels of some columns, that take one value only.
+
+    Raises:
+        DataError: all of them do.
+    """
+    first, columns = X[:1].reshape(-1), constant_columns(X)
+    if len(columns) == len(first):
+        raise DataError(
+            expected="at least one column that varies",
+            got="the same value in every example",
+            do="Check that the right array was loaded.",
+        )
+    if whole_pixels_of > 1:
+        pixels, counts = np.unique(columns // whole_pixels_of, return_counts=True)
+        columns = columns[np.isin(columns // whole_pixels_of, pixels[counts == whole_pixels_of])]
+    return [[int(column), float(first[column])] for column in columns]
 
 
 def blurred_columns(X: NDArray[Any]) -> NDArray[np.intp]:
@@ -127,21 +170,50 @@ def _all_equal(X: NDArray[Any], twin: NDArray[np.intp]) -> bool:
     return all(np.array_equal(X[part], X[twin[part]]) for part in parts)
 
 
-# --- examples an audit can start from
+# --- what comes in
 
 
-def checked_examples(X: NDArray[Any], source: str, columns: tuple[str, ...] | None = None) -> NDArray[Any]:
-    """Return examples as uint8 (from uint8 and bool) or float32 (from other numbers), in C order.
+HUGE = 1e150  # squares of larger values overflow float64
+_AS_THEY_ARE = "bool uint8 int8 int16 int32 int64 float16 float32 float64".split()  # the dtypes torch knows
+
+
+def as_array(values: Any, name: str = "examples") -> NDArray[Any]:
+    """Return what numpy makes of `values`.
+
+    Raises:
+        DataError: values are masked, or numpy can make no array of them.
+    """
+    if np.ma.isMaskedArray(values) and np.ma.getmaskarray(values).any():
+        raise DataError(
+            expected="a value in every place",
+            got=f"{int(np.ma.getmaskarray(values).sum())} masked values",
+            do="Fill them in, or drop these rows.",
+        )
+    try:
+        return np.asarray(values)
+    except Exception as error:  # ragged lists raise ValueError, tensors on a GPU TypeError
+        raise DataError(
+            expected=f"{name} of rows of one shape: an array, or what numpy can make one of",
+            got=f"{type(values).__name__} ({' '.join(str(error).split())[:200]})",
+            do="Convert it to a numpy array with one example a row.",
+        ) from error
+
+
+def checked_examples(
+    X: NDArray[Any], source: str = "the examples", columns: Sequence[str] | None = None, *, least: int = 1
+) -> NDArray[Any]:
+    """Return examples (n, *event) as uint8 (from uint8 and bool) or float32 (from other numbers), in C order.
 
     Args:
         X: what was read.
         source: what the user named, for the messages.
         columns: the names of the columns of a table.
+        least: how many examples there have to be.
 
     Raises:
-        DataError: it is not an array (n, *event) of at least two examples of finite real numbers.
+        DataError: it is no array of so many examples of finite real numbers, which float32 holds and tells apart.
     """
-    _check_form(X, source)
+    _check_form(X, source, least)
     if X.dtype.kind == "b" or X.dtype == np.uint8:
         return np.ascontiguousarray(X, np.uint8)
     _check_finite(X, source, columns, "finite numbers", "Fill in or drop these rows.")
@@ -155,7 +227,7 @@ def checked_examples(X: NDArray[Any], source: str, columns: tuple[str, ...] | No
     return single
 
 
-def _check_resolved(X: NDArray[Any], source: str, columns: tuple[str, ...] | None) -> None:
+def _check_resolved(X: NDArray[Any], source: str, columns: Sequence[str] | None) -> None:
     if (blurred := blurred_columns(X)).size:
         column = int(blurred[0])
         low, high = (float(end(X.reshape(len(X), -1)[:, column])) for end in (np.min, np.max))
@@ -167,7 +239,7 @@ def _check_resolved(X: NDArray[Any], source: str, columns: tuple[str, ...] | Non
         )
 
 
-def _check_form(X: NDArray[Any], source: str) -> None:
+def _check_form(X: NDArray[Any], source: str, least: int) -> None:
     if X.dtype.kind not in "biuf":
         raise DataError(
             expected="an array of real numbers",
@@ -180,139 +252,110 @@ def _check_form(X: NDArray[Any], source: str) -> None:
             got=f"shape {X.shape} in {source}",
             do="Reshape n numbers to (n, 1) with array.reshape(-1, 1).",
         )
-    if len(X) < 2 or X.size == 0:
+    if len(X) < least or X.size == 0:
         raise DataError(
-            expected="2 or more examples of one or more values",
+            expected=f"{least} or more examples of one or more values",
             got=f"{len(X)} of {X.size // max(1, len(X))} values, shape {X.shape} in {source}",
-            do="Add examples: an audit leaves some out and compares.",
+            do="Add examples: an audit leaves some out and compares." if least > 1 else "Add examples.",
         )
 
 
-def _check_finite(X: NDArray[Any], source: str, columns: tuple[str, ...] | None, expected: str, do: str) -> None:
-    bad, where = 0, ""
-    for start, block in blocks(X):
-        wrong = ~np.isfinite(block)
-        if wrong.any():
-            row, column = np.argwhere(wrong)[0]
-            bad += int(wrong.sum())
-            name = repr(columns[column]) if columns else column
-            where = where or f"{block[row, column]} in row {start + row}, column {name}"
+def _check_finite(X: NDArray[Any], source: str, columns: Sequence[str] | None, expected: str, do: str) -> None:
+    bad, row, column = first_where(X, lambda block: ~np.isfinite(block))
     if bad:
+        value, name = X[row].reshape(-1)[column], repr(columns[column]) if columns else column
         raise DataError(
             expected=expected,
-            got=f"{bad} of {X.size} others in {source}, the first {where} (counted from 0)",
+            got=f"{bad} of {X.size} that are NaN or infinite in {source}, the first {value} in row {row}, "
+            f"column {name} (counted from 0)",
             do=do,
         )
 
 
-# --- matrices of finite numbers
-
-
-HUGE = 1e150  # squares of larger values overflow float64
-_AS_THEY_ARE = "bool uint8 int8 int16 int32 int64 float16 float32 float64".split()  # the dtypes torch knows
-
-
-def matrix(X: ArrayLike, name: str = "X") -> NDArray[Any]:
+def matrix(
+    X: ArrayLike, name: str = "X", *, least: int = 1, flatten: bool = False, nan: bool = False, float64: bool = False
+) -> NDArray[Any]:
     """Return X as a matrix (n, d), common dtypes as they are (bool becomes uint8), others as float64.
 
+    Args:
+        X: (n, d).
+        name: of X in messages.
+        least: rows that there have to be.
+        flatten: take examples (n, *event) too, flattened.
+        nan: let values be NaN.
+        float64: return float64 whatever the dtype.
+
     Raises:
-        DataError: it is no matrix of finite numbers, or one is too large to be squared.
+        DataError: it is no matrix of finite numbers, one is too large to be squared, or it has too few rows.
     """
-    array = np.asarray(X)
-    numbers = array.dtype.kind in "biuf"
-    if not numbers or array.ndim != 2 or array.size == 0:
-        images = numbers and array.ndim > 2 and array.size > 0
-        raise DataError(
-            expected=f"{name} of numbers, one vector a row: shape (n, d)",
-            got=f"dtype {array.dtype}, shape {array.shape}",
-            do="Flatten images: X.reshape(len(X), -1)." if images else "Reshape a single column to (n, 1).",
-        )
-    if array.dtype not in map(np.dtype, _AS_THEY_ARE):
+    array = as_array(X, name)
+    _check_matrix(array, name, least, flatten)
+    array = array.reshape(len(array), -1)
+    if float64 or array.dtype not in map(np.dtype, _AS_THEY_ARE):
         array = array.astype(np.float64)
-    for start, part in blocks(array):
-        bad = ~np.isfinite(part).all(axis=1)
-        if array.dtype == np.float64:
-            bad |= (np.abs(part) >= HUGE).any(axis=1)
-        if bad.any():
-            raise DataError(
-                expected=f"{name} of finite numbers below {HUGE}",
-                got=f"NaN, infinite or larger ones, the first in row {start + int(bad.argmax())}",
-                do="Fill in, drop or rescale these rows.",
-            )
+    if array.dtype.kind == "f":
+        _check_size(array, name, nan)
     return array.view(np.uint8) if array.dtype.kind == "b" else array
 
 
-def require_width(X: NDArray[Any], d: int) -> None:
-    """Check that examples have the columns of those fitted to.
-
-    Raises:
-        DataError: they have not.
-    """
-    if X.shape[1] != d:
+def _check_matrix(array: NDArray[Any], name: str, least: int, flatten: bool) -> None:
+    numbers = array.dtype.kind in "biuf"
+    if not numbers or array.size == 0 or array.ndim < 2 or (array.ndim > 2 and not flatten):
+        images = numbers and array.ndim > 2 and array.size > 0
         raise DataError(
-            expected=f"examples of {d} values, as those fitted to",
-            got=f"{X.shape[1]}",
-            do="Score data of the same columns.",
+            expected=f"{name} of numbers, one vector a row: shape {'(n, *event)' if flatten else '(n, d)'}",
+            got=f"dtype {array.dtype}, shape {array.shape}",
+            do="Flatten images: X.reshape(len(X), -1)." if images else "Reshape a single column to (n, 1).",
         )
-
-
-def largest(X: NDArray[Any]) -> float:
-    """Return the largest absolute value."""
-    return max(max(float(part.max()), -float(part.min())) for _, part in blocks(X))
-
-
-def row_parts(X: NDArray[Any], most: int) -> Iterator[NDArray[Any]]:
-    """Yield the rows of a matrix in float64, at most so many values at a time."""
-    step = max(1, most // X.shape[1])
-    return (X[start : start + step].astype(np.float64) for start in range(0, len(X), step))
-
-
-# --- training examples and queries
-
-
-def array_of(X: ArrayLike, name: str) -> NDArray[Any]:
-    """Return anything like an array as one.
-
-    Raises:
-        DataError: its rows are of different lengths.
-    """
-    try:
-        return np.asarray(X)
-    except ValueError as error:
-        raise DataError(
-            expected=f"{name} of rows of one shape", got=f"what is no array: {error}", do="Pad them to one shape."
-        ) from error
-
-
-def flat_examples(X: ArrayLike, name: str, least: int = 1) -> NDArray[Any]:
-    """Return examples (n, *event) as a matrix (n, d), common dtypes as they are.
-
-    Raises:
-        DataError: not numbers, fewer than 2 dimensions or `least` rows, or values that are not finite or whose
-            squares are not.
-    """
-    array = array_of(X, name)
-    flat = matrix(array.reshape(len(array), -1) if array.ndim > 2 and array.size else array, name)
-    if len(flat) < least:
+    if len(array) < least:
         raise DataError(
             expected=f"{name} of {least} or more examples, so that one can be left out",
-            got=f"{len(flat)}",
+            got=f"{len(array)}",
             do="Add examples, or ask the model for less: fewer neighbours or components.",
         )
-    return flat
 
 
-def same_width(X_train: NDArray[Any], X_query: NDArray[Any]) -> None:
-    """Check that queries have the shape of the training examples.
+def _check_size(array: NDArray[Any], name: str, nan: bool) -> None:
+    limit = HUGE if array.dtype == np.float64 else np.inf  # other types hold none whose square overflows float64
+    bad, row, _ = first_where(array, lambda part: ~(np.abs(part) < limit) & ~(nan & np.isnan(part)))
+    if bad:
+        raise DataError(
+            expected=f"{name} of finite numbers below {HUGE}" + (", or NaN" if nan else ""),
+            got=f"{'' if nan else 'NaN, '}infinite or larger ones, the first in row {row}",
+            do="Fill in, drop or rescale these rows.",
+        )
+
+
+def vector(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    """Return finite numbers (n,).
+
+    Raises:
+        DataError: they are something else.
+    """
+    found = as_array(values, name)
+    numbers = found.dtype.kind in "biuf"
+    if not numbers or found.ndim != 1 or not np.isfinite(found).all():
+        raise DataError(
+            expected=f"{name} of shape (n,), finite",
+            got=f"dtype {found.dtype}, shape {found.shape}",
+            do="Pass one number an example.",
+        )
+    return found.astype(np.float64)
+
+
+def require_shape(
+    found: Sequence[int], wanted: Sequence[int], name: str = "examples", like: str = "as those fitted to"
+) -> None:
+    """Check that examples have the shape of others.
 
     Raises:
         DataError: they have not.
     """
-    if X_train.shape[1:] != X_query.shape[1:]:
+    if tuple(found) != tuple(wanted):
         raise DataError(
-            expected=f"queries of shape {X_train.shape[1:]}, as the training examples have",
-            got=f"{X_query.shape[1:]}",
-            do="Pass both in the same form.",
+            expected=f"{name} of shape {tuple(wanted)}, {like}",
+            got=f"{tuple(found)}",
+            do="Pass data of the same columns, in the same form.",
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from genmem.data.arrays import blocks, checked_examples, identical_groups
+from genmem.data.arrays import as_array, blocks, checked_examples, first_where, identical_groups
 from genmem.data.files import Raw, read, read_labels, tidy_labels
 from genmem.data.images import image_shape_of
 from genmem.errors import DataError
@@ -86,7 +86,7 @@ def load(
     ((100, 64), 'float32', (8, 8))
     """
     raw, name = _read(source, array, label_array, label_column)
-    X = checked_examples(raw.X, name, raw.columns)
+    X = checked_examples(raw.X, name, raw.columns, least=2)
     given = _labels_beside(labels, label_array or label_column)
     given = raw.labels if given is None else given
     tidy = None if given is None else tidy_labels(given, len(X), _name_of(labels) or name)
@@ -127,28 +127,6 @@ def _digits() -> Raw:
     return Raw((pixels / 16).astype(np.float32), digits)
 
 
-def as_array(values: Any) -> NDArray[Any]:
-    """Return what numpy makes of `values`.
-
-    Raises:
-        DataError: values are masked, or numpy can make no array of them.
-    """
-    if np.ma.isMaskedArray(values) and np.ma.getmaskarray(values).any():
-        raise DataError(
-            expected="a value in every place",
-            got=f"{int(np.ma.getmaskarray(values).sum())} masked values",
-            do="Fill them in, or drop these rows.",
-        )
-    try:
-        return np.asarray(values)
-    except Exception as error:  # ragged lists raise ValueError, tensors on a GPU TypeError
-        raise DataError(
-            expected="an array, or what numpy can make one of",
-            got=f"{type(values).__name__} ({' '.join(str(error).split())[:200]})",
-            do="Convert it to a numpy array with one example a row.",
-        ) from error
-
-
 def _labels_beside(labels: Any, named: str | None) -> NDArray[Any] | None:
     if labels is None:
         return None
@@ -158,7 +136,7 @@ def _labels_beside(labels: Any, named: str | None) -> NDArray[Any] | None:
             got=f"{named!r} and {_name_of(labels)}",
             do="Drop one of labels, label_array and label_column.",
         )
-    return read_labels(Path(labels)) if isinstance(labels, str | os.PathLike) else as_array(labels)
+    return read_labels(Path(labels)) if isinstance(labels, str | os.PathLike) else as_array(labels, "labels")
 
 
 def _subset(data: Data, size: int, seed: int) -> Data:
@@ -223,15 +201,13 @@ def _each(
 
 
 def _check_probabilities(data: Data, top: int) -> None:
-    for start, block in blocks(data.X):
-        outside = ~((block >= 0) & (block <= top))
-        if outside.any():
-            row, column = np.argwhere(outside)[0]
-            raise DataError(
-                expected="values in [0, 1], or uint8 pixels, for a Bernoulli likelihood",
-                got=f"{block[row, column]} in row {data.index[start + row]}, column {column} of {data.source}",
-                do="Rescale to [0, 1], save whole numbers from 0 to 255 as uint8, or choose another likelihood.",
-            )
+    bad, row, column = first_where(data.X, lambda block: ~((block >= 0) & (block <= top)))
+    if bad:
+        raise DataError(
+            expected="values in [0, 1], or uint8 pixels, for a Bernoulli likelihood",
+            got=f"{data.X[row].reshape(-1)[column]} in row {data.index[row]}, column {column} of {data.source}",
+            do="Rescale to [0, 1], save whole numbers from 0 to 255 as uint8, or choose another likelihood.",
+        )
 
 
 # --- plant

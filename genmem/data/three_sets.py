@@ -9,9 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from genmem.data.arrays import Triple
+from genmem.data.arrays import Triple, as_array
 from genmem.data.encoding import Scale, mixed_space
-from genmem.data.examples import as_array
 from genmem.data.files import kind_of, read, reading
 from genmem.data.images import as_one_kind_of_image, check_levels, image_shape_of
 from genmem.data.tables import Columns, checked_names, columns_of, read_table, same_columns

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 
-from genmem.data.arrays import flat_examples, groups_of, same_width
+from genmem.data.arrays import groups_of, matrix, require_shape
 from genmem.errors import ModelError
 from genmem.influence.selection import TopInfluences, check_k, strongest
 from genmem.influence.spherical import mixture_influence, mixture_self_influence
@@ -74,8 +74,8 @@ def formula_top(
 def _flat(
     way: Way, X_train: ArrayLike, X_query: ArrayLike, groups: ArrayLike | None
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.intp]]:
-    X, Z = flat_examples(X_train, "X_train", way.least), flat_examples(X_query, "X_query")
-    same_width(np.asarray(X_train), np.asarray(X_query))
+    X, Z = matrix(X_train, "X_train", least=way.least, flatten=True), matrix(X_query, "X_query", flatten=True)
+    require_shape(np.shape(X_query)[1:], np.shape(X_train)[1:], "queries", "as the training examples have")
     return X, Z, groups_of(groups, len(Z))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from genmem.data.arrays import flat_examples
+from genmem.data.arrays import matrix
 from genmem.influence.checkpoints import Settings, Trained
 from genmem.influence.closed_form import formula_scores, formula_top, refuse_gradients, way_for
 from genmem.influence.ledger import Ledger
@@ -219,5 +219,5 @@ def self_influence(
         return found if return_std else found[0]
     way = way_for(model, seed, executor)
     refuse_gradients("dot", loss)
-    scores = way.on_itself(flat_examples(X, "X", way.least))
+    scores = way.on_itself(matrix(X, least=way.least, flatten=True))
     return (scores, np.zeros(len(scores))) if return_std else scores

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist
 
-from genmem.data.arrays import flat_examples, same_width
+from genmem.data.arrays import matrix, require_shape
 from genmem.errors import DataError
 from genmem.models.leave_one_out import log_probs_without, settled_mixture
 
@@ -126,9 +126,9 @@ def spherical_mixture_first_order(
 def _assigned(
     X_train: ArrayLike, components: ArrayLike, X_query: ArrayLike, query_components: ArrayLike | None
 ) -> tuple[FloatArray, FloatArray, NDArray[np.intp], NDArray[np.intp], _Components]:
-    X = flat_examples(X_train, "X_train").astype(np.float64)
-    Z = flat_examples(X_query, "X_query").astype(np.float64)
-    same_width(np.asarray(X_train), np.asarray(X_query))
+    X = matrix(X_train, "X_train", flatten=True, float64=True)
+    Z = matrix(X_query, "X_query", flatten=True, float64=True)
+    require_shape(np.shape(X_query)[1:], np.shape(X_train)[1:], "queries", "as the training examples have")
     own = _labels(components, len(X), "components")
     fitted = _components(X, own)
     query = _likeliest(Z, fitted) if query_components is None else _labels(query_components, len(Z), "query_components")

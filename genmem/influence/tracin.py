@@ -20,8 +20,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from genmem.data.arrays import array_of, groups_of
-from genmem.errors import DataError, ModelError
+from genmem.data.arrays import as_array, groups_of, require_shape
+from genmem.errors import ModelError
 from genmem.gradients.factored import Rows
 from genmem.gradients.products import (
     Direction,
@@ -104,7 +104,7 @@ def network_self_influence(
     model: DeepDensity | Trained, X: ArrayLike, *, ledger: Ledger | None, progress: Listener, settings: Settings
 ) -> tuple[FloatArray, FloatArray]:
     """Return self-influence and its standard error, (n,) each: see `self_influence`."""
-    trained, x = _trained_of(model), as_tensor(array_of(X, "X"), CPU)
+    trained, x = _trained_of(model), as_tensor(as_array(X, "X"), CPU)
     _same_event(model, x, "X")
     visits = Visits(trained, x, settings)
     job = SelfProducts(visits)
@@ -164,15 +164,10 @@ def _opened(
 ) -> _Work:
     check_scale(scale)
     trained = _trained_of(model)
-    x, z = (as_tensor(array_of(X, name), CPU) for X, name in ((X_train, "X_train"), (X_query, "X_query")))
+    x, z = (as_tensor(as_array(X, name), CPU) for X, name in ((X_train, "X_train"), (X_query, "X_query")))
     for some, name in ((x, "X_train"), (z, "X_query")):
         _same_event(model, some, name)
-    if x.shape[1:] != z.shape[1:]:
-        raise DataError(
-            expected=f"queries of shape {tuple(x.shape[1:])}, as the training examples have",
-            got=f"{tuple(z.shape[1:])}",
-            do="Pass both in the same form.",
-        )
+    require_shape(z.shape[1:], x.shape[1:], "queries", "as the training examples have")
     return _Work(trained, Visits(trained, x, settings), x, z, groups_of(groups, len(z)), groups is None)
 
 
@@ -231,12 +226,8 @@ def _trained_of(model: DeepDensity | Trained) -> Trained:
 
 def _same_event(model: DeepDensity | Trained, x: Tensor, name: str) -> None:
     known = getattr(model.module, "event_shape", None) if isinstance(model, Trained) else model.event_shape_
-    if known is not None and tuple(x.shape[1:]) != tuple(known):
-        raise DataError(
-            expected=f"{name} of examples of shape {tuple(known)}, as the network was trained on",
-            got=f"{tuple(x.shape[1:])}",
-            do="Pass data of the same columns.",
-        )
+    if known is not None:
+        require_shape(x.shape[1:], known, f"{name} of examples", "as the network was trained on")
 
 
 # --- what a checkpoint adds

@@ -17,8 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 from genmem import stats
+from genmem.data.arrays import vector
 from genmem.errors import DataError
-from genmem.leaveout.covariates import FEWEST, Covariates, as_covariates, refuse_copies, refuse_names, vector
+from genmem.leaveout.covariates import FEWEST, Covariates, as_covariates, refuse_copies, refuse_names
 from genmem.seeding import stream
 
 FloatArray = NDArray[np.float64]

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
+from genmem.data.arrays import matrix
 from genmem.errors import DataError
 
 FloatArray = NDArray[np.float64]
@@ -68,10 +69,10 @@ def covariates(
     """
     columns: dict[str, FloatArray] = {}
     if distances is not None:
-        near = _matrix(distances, "distances")[:, :NEIGHBORS]
+        near = matrix(distances, "distances", nan=True)[:, :NEIGHBORS]
         columns |= {f"distance_{k + 1}": near[:, k] for k in range(near.shape[1])}
     if log_prob_in is not None:
-        within = _matrix(log_prob_in, "log_prob_in")
+        within = matrix(log_prob_in, "log_prob_in", nan=True)
         columns |= _checkpoints(within, range(within.shape[1]) if epochs is None else epochs)
     if labels is not None:
         columns |= _indicators(np.asarray(labels))
@@ -135,30 +136,11 @@ def _copy(got: str) -> DataError:
 # --- what comes in
 
 
-def vector(values: ArrayLike, name: str) -> FloatArray:
-    """Return finite numbers (n,)."""
-    found = np.asarray(values, dtype=np.float64)
-    if found.ndim != 1 or not np.isfinite(found).all():
-        raise DataError(
-            expected=f"{name} of shape (n,), finite", got=f"shape {found.shape}", do="Pass one number an example."
-        )
-    return found
-
-
-def _matrix(values: ArrayLike, name: str) -> FloatArray:
-    found = np.asarray(values, dtype=np.float64)
-    if found.ndim != 2:
-        raise DataError(
-            expected=f"{name} of two dimensions, one row an example", got=f"shape {found.shape}", do="Reshape it."
-        )
-    return found
-
-
 def as_covariates(given: ArrayLike | Covariates) -> Covariates:
     """Return covariates; a plain array (n, c) gets names by position."""
     if isinstance(given, Covariates):
         return given
-    values = _matrix(given, "covariates")
+    values = matrix(given, "covariates", nan=True)
     return Covariates(values, tuple(f"column_{c}" for c in range(values.shape[1])))
 
 

@@ -12,7 +12,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 
 from genmem.data.arrays import matrix
-from genmem.errors import DataError, ModelError
+from genmem.errors import ModelError
 from genmem.leaveout.executors import refuse_fork, size_of, spread
 from genmem.leaveout.scoring import MemorizationScores
 from genmem.models.base import is_count, require
@@ -78,9 +78,7 @@ def leave_one_out(
     array([ 0.288,  0.288, 39.401])
     """
     way = _way_of(model)
-    array = matrix(X)
-    if len(array) < 2:
-        raise DataError(expected="2 or more examples, to leave one out", got=f"{len(array)}", do="Add examples.")
+    array = matrix(X, least=2)
     where = device if device is not None else getattr(model, "device", "auto")
     score, log_in, log_out = way.compute(model, array, _How(executor, where, block))
     return _as_scores(score, log_in, log_out, way.estimator)

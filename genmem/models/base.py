@@ -1,8 +1,9 @@
 """The face of scikit-learn over a torch network that has a log-likelihood or a bound on it."""
 
+import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -12,9 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, clone
 from torch import Tensor, nn
 
-from genmem.data.arrays import blurred_columns
+from genmem.data.arrays import as_array, checked_examples, require_shape
 from genmem.data.examples import Data
-from genmem.errors import DataError, ModelError
+from genmem.errors import ModelError
 from genmem.models.evaluation import LogProbs, log_prob
 from genmem.seeding import seed_for
 from genmem.training.ensemble import Lane, Recipe, batches, isolated_streams, train
@@ -105,8 +106,8 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
             DataError: the model cannot take these data.
             ModelError: a setting is out of range, or training diverged.
         """
-        array = np.asarray(X)
-        require_examples(array)
+        array = as_array(X)
+        examples = checked_examples(array)
         settled = self.resolve(array)
         recipe = settled.recipe(array.shape[1:], len(array), seed=self.random_state)
         kept: list[Checkpoint] = []
@@ -121,7 +122,7 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
 
         self.module_ = train(
             recipe,
-            as_tensor(array, recipe.device),
+            as_tensor(examples, recipe.device),
             [Lane(keep=np.arange(len(array)), split=0, repeat=0)],
             batched=False,
             on_epoch=remember_it,
@@ -174,13 +175,8 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
         self._check_fitted()
         require("importance_samples", importance_samples, is_count, "an integer >= 1")
         device = next(self.module_.parameters()).device
-        x = as_tensor(np.asarray(X), device)
-        if x.shape[1:] != self.event_shape_:
-            raise DataError(
-                expected=f"examples of shape {tuple(self.event_shape_)}, as in fit",
-                got=f"{tuple(x.shape[1:])}",
-                do="Score data of the same columns.",
-            )
+        x = as_tensor(as_array(X), device)
+        require_shape(x.shape[1:], self.event_shape_)
         return log_prob(self.module_, x, draws=importance_samples, seed=self.random_state)
 
     def sample(self, n_samples: int = 1, random_state: int | None = None) -> NDArray[np.float32]:
@@ -238,6 +234,30 @@ def is_seed(value: Any) -> bool:
     return is_count(value) or (isinstance(value, int | np.integer) and int(value) == 0)
 
 
+def are_counts(value: Any, least: int = 1) -> bool:
+    """Return whether a value is a list of integers of at least 1, of so many or more."""
+    several = isinstance(value, Sequence) and not isinstance(value, str) and len(value) >= least
+    return several and all(is_count(item) for item in value)
+
+
+def are_numbers(value: Any, *, above: float = -math.inf) -> bool:
+    """Return whether a value is None, a finite number above a bound, or a list of such numbers, which may be empty."""
+    if value is None:
+        return True
+    if isinstance(value, str | bool):
+        return False
+    try:
+        numbers = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        return False
+    return numbers.ndim <= 1 and bool((np.isfinite(numbers) & (numbers > above)).all())
+
+
+def are_pairs(value: Any) -> bool:
+    """Return whether a value is None or a list of pairs."""
+    return value is None or (isinstance(value, Sequence) and all(np.shape(pair) == (2,) for pair in value))
+
+
 def require(name: str, value: Any, holds: Callable[[Any], bool], expected: str) -> None:
     """Check a setting of a model.
 
@@ -270,43 +290,12 @@ def resolve_device(device: str) -> torch.device:
     return found
 
 
-def require_examples(X: NDArray[Any]) -> None:
-    """Check that an array holds examples that float32 can tell apart.
-
-    Raises:
-        DataError: it is empty, not numeric, not finite, too large or too fine for float32, or has fewer than 2
-            dimensions.
-    """
-    if X.ndim < 2 or X.size == 0 or X.dtype.kind not in "buif":
-        raise DataError(
-            expected="a numeric array of shape (n, *event) with n >= 1",
-            got=f"shape {X.shape}, dtype {X.dtype}",
-            do="Encode text as numbers." if X.dtype.kind not in "buif" else "Reshape n numbers to (n, 1).",
-        )
-    with np.errstate(invalid="ignore"):
-        bad = 0 if X.dtype.kind in "bui" else int((~(np.abs(X) <= np.finfo(np.float32).max)).sum())
-    if bad:
-        raise DataError(
-            expected="finite numbers, below 3.4e38",
-            got=f"{bad} that are NaN, infinite or larger",
-            do="Drop or fill them, or rescale the data.",
-        )
-    if X.dtype.kind != "b" and X.dtype.itemsize > (4 if X.dtype.kind == "f" else 2) and len(blurred_columns(X)):
-        raise DataError(
-            expected="columns whose values float32 can tell apart",
-            got=f"values too close for their size in column {int(blurred_columns(X)[0])}",
-            do="Subtract an offset from such columns, for example their mean.",
-        )
-
-
 def as_tensor(X: NDArray[Any], device: torch.device) -> Tensor:
     """Return the examples as a tensor on `device`: uint8 stays uint8 (batches are cast), the rest is float32.
 
     Raises:
-        DataError: see `require_examples`.
+        DataError: it is no array of examples that float32 holds and tells apart (see `checked_examples`).
     """
-    require_examples(X)
-    dtype = np.uint8 if X.dtype.kind == "b" or X.dtype == np.uint8 else np.float32
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.ascontiguousarray(X, dtype=dtype)).to(device)
+        return torch.from_numpy(checked_examples(X)).to(device)

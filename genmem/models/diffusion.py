@@ -9,9 +9,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from genmem.data.arrays import constant_columns
+from genmem.data.arrays import constants_of
 from genmem.errors import DataError, ModelError
-from genmem.models.base import DeepDensity, as_tensor, is_count, require
+from genmem.models.base import DeepDensity, are_counts, are_numbers, are_pairs, as_tensor, is_count, require
 from genmem.models.diffusion_module import VARIANCES, DiffusionModule, make_betas, make_schedule, seen_by_network
 from genmem.models.diffusion_networks import MLPDenoiser, PaddedUNet, check_answer, own_network
 from genmem.models.factory import import_callable
@@ -136,12 +136,13 @@ class DiffusionModel(DeepDensity):
         resolved = self._copy()
         image = X.ndim > 2
         resolved.set_params(**self._settled(image))
-        resolved._find_constants(X)
+        if self.constants is None:
+            resolved.set_params(constants=constants_of(X))
         shift, scale = _range_of(X) if image else _columns_of(X)
         resolved.set_params(
             shift=shift if self.shift is None else self.shift, scale=scale if self.scale is None else self.scale
         )
-        resolved._check_lengths(X)
+        resolved._check_columns(X[0].size)
         with isolated_streams(torch.device("cpu"), 0):  # what is wrong is said before any refit
             check_answer(resolved.make_module(X.shape[1:]).network, seen_by_network(X.shape[1:]))
         return resolved
@@ -162,27 +163,17 @@ class DiffusionModel(DeepDensity):
             "beta_schedule": self.beta_schedule or schedule,
         }
 
-    def _find_constants(self, X: NDArray[Any]) -> None:
-        size, flat = X[0].size, X[:1].reshape(-1)
-        if self.constants is None:
-            self.set_params(constants=[[int(column), float(flat[column])] for column in constant_columns(X)])
+    def _check_columns(self, size: int) -> None:
         columns = {int(column) for column, _ in self.constants or ()}
-        if len(columns) == size:
-            raise DataError(
-                expected="at least one column that varies",
-                got="the same value in every example",
-                do="Check that the right array was loaded.",
-            )
-        require("constants", self.constants, lambda _: columns <= set(range(size)), f"columns from 0 to {size - 1}")
-
-    def _check_lengths(self, X: NDArray[Any]) -> None:
+        some = f"some of the columns from 0 to {size - 1}, not all"
+        require("constants", self.constants, lambda _: columns < set(range(size)), some)
         for name in ("shift", "scale"):
             value = np.asarray(getattr(self, name))
-            require(name, value, lambda v: v.shape in ((), (X[0].size,)), f"a number, or {X[0].size} of them")
+            require(name, value, lambda v: v.shape in ((), (size,)), f"a number, or {size} of them")
 
     def _check_settings(self) -> None:
         super()._check_settings()
-        require("block_out_channels", self.block_out_channels, _are_counts, "a list of channels, such as [32, 64]")
+        require("block_out_channels", self.block_out_channels, are_counts, "a list of channels, such as [32, 64]")
         for name in ("width", "depth", "layers_per_block"):
             require(name, getattr(self, name), is_count, "an integer >= 1")
         require("attention", [self.attention], lambda v: isinstance(v[0], bool), "true or false")
@@ -190,9 +181,9 @@ class DiffusionModel(DeepDensity):
         for name, known in (("prediction_type", PREDICTIONS), ("variance", VARIANCES), ("objective", OBJECTIVES)):
             require(name, getattr(self, name), known.__contains__, f"one of {', '.join(known)}")
         require("beta_schedule", self.beta_schedule, lambda v: v is None or isinstance(v, str), "None, or a name")
-        require("shift", self.shift, _are_numbers, "None, a number, or one for each column")
-        require("scale", self.scale, lambda v: _are_numbers(v) and (v is None or np.min(v) > 0), "None, or > 0")
-        require("constants", self.constants, _are_pairs, "None or a list of [column, value]")
+        require("shift", self.shift, are_numbers, "None, a number, or one for each column")
+        require("scale", self.scale, lambda v: are_numbers(v, above=0.0), "None, or > 0")
+        require("constants", self.constants, are_pairs, "None or a list of [column, value]")
         if self.network is not None and not callable(self.network) and not isinstance(self.network, str):
             raise ModelError(
                 expected="network to be a callable, or its name package.module:name",
@@ -215,21 +206,3 @@ def _columns_of(X: NDArray[Any]) -> tuple[list[float], list[float]]:
     mean, deviation = X.mean(0, dtype=np.float64), X.std(0, dtype=np.float64)
     farthest = np.maximum(X.max(0) - mean, mean - X.min(0))
     return mean.tolist(), [float(value) or 1.0 for value in np.maximum(deviation, farthest / REACH)]
-
-
-def _are_counts(value: Any) -> bool:
-    several = isinstance(value, Sequence) and not isinstance(value, str)
-    return several and len(value) > 0 and all(is_count(item) for item in value)
-
-
-def _are_numbers(value: Any) -> bool:
-    if value is None:
-        return True
-    try:
-        return bool(np.isfinite(np.asarray(value, dtype=np.float64)).all())
-    except (TypeError, ValueError):
-        return False
-
-
-def _are_pairs(value: Any) -> bool:
-    return value is None or (isinstance(value, Sequence) and all(np.shape(pair) == (2,) for pair in value))

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from genmem.data.arrays import blocks, constant_columns
+from genmem.data.arrays import blocks, constants_of
 from genmem.data.examples import Data
 from genmem.errors import DataError, ModelError
-from genmem.models.base import DeepDensity, is_count, require
+from genmem.models.base import DeepDensity, are_counts, are_numbers, are_pairs, is_count, require
 
 _validating = bool(Distribution._validate_args)
 
@@ -248,7 +248,7 @@ class Flow(DeepDensity):
             _check_range(X, self.logit)
         resolved = self._copy()
         if self.constants is None:
-            resolved.set_params(constants=_constants(X))
+            resolved.set_params(constants=constants_of(X))
         if self.shift is None or self.scale is None:
             left_out = [int(column) for column, _ in resolved.constants or ()]
             shift, scale = _standards(X, left_out, self.logit)
@@ -261,28 +261,17 @@ class Flow(DeepDensity):
         super()._check_settings()
         require("kind", self.kind, KINDS.__contains__, f"one of {', '.join(KINDS)}")
         require("transforms", self.transforms, is_count, "an integer >= 1")
-        require("hidden", self.hidden, _are_widths, "a list of layer widths, such as [128, 128]")
+        require("hidden", self.hidden, are_counts, "a list of layer widths, such as [128, 128]")
         require("bins", self.bins, lambda v: is_count(v) and v >= 2, "an integer >= 2")
         passes = "None or an integer from 2 to the narrowest hidden layer"
         require("passes", self.passes, lambda v: v is None or (is_count(v) and 2 <= v <= min(self.hidden)), passes)
         require("noise", self.noise, lambda v: isinstance(v, int | float) and 0 <= v < math.inf, "a number >= 0")
         share = "None or a number from 0 up to 0.5"
         require("logit", self.logit, lambda v: v is None or (isinstance(v, int | float) and 0 <= v < 0.5), share)
-        require("shift", self.shift, lambda v: v is None or _are_finite(v), "None, a number or a list of numbers")
+        require("shift", self.shift, lambda v: are_numbers(v) and np.size(v) > 0, "None, a number or a list of numbers")
         positive = "None, a number > 0 or a list of them"
-        require("scale", self.scale, lambda v: v is None or (_are_finite(v) and np.min(v) > 0), positive)
-        require("constants", self.constants, _are_pairs, "None or a list of [column, value]")
-
-
-def _constants(X: NDArray[Any]) -> list[list[float]]:
-    columns, first = constant_columns(X), X[0].reshape(-1)
-    if len(columns) == len(first):
-        raise DataError(
-            expected="at least one column that varies",
-            got="the same value in every example",
-            do="Check that the right array was loaded.",
-        )
-    return [[int(column), float(first[column])] for column in columns]
+        require("scale", self.scale, lambda v: are_numbers(v, above=0.0) and np.size(v) > 0, positive)
+        require("constants", self.constants, are_pairs, "None or a list of [column, value]")
 
 
 def _standards(X: NDArray[Any], left_out: Sequence[int], logit: float | None) -> tuple[Numbers, Numbers]:
@@ -327,20 +316,3 @@ def _check_range(X: NDArray[Any], logit: float) -> None:
             got=f"values in [{low:g}, {high:g}]",
             do="Use a small number, such as logit=1e-6, so that 0 and 1 are inside.",
         )
-
-
-def _are_widths(value: Any) -> bool:
-    several = isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
-    return several and all(is_count(width) for width in value)
-
-
-def _are_finite(value: Any) -> bool:
-    try:
-        numbers = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
-        return False
-    return not isinstance(value, str) and numbers.ndim <= 1 and numbers.size > 0 and bool(np.isfinite(numbers).all())
-
-
-def _are_pairs(value: Any) -> bool:
-    return value is None or (isinstance(value, Sequence) and all(np.shape(pair) == (2,) for pair in value))

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from genmem.data.arrays import HUGE, largest, matrix, require_width
+from genmem.data.arrays import HUGE, largest, matrix, require_shape
 from genmem.errors import DataError
 from genmem.models.base import is_count, require, resolve_device
 from genmem.models.kernel_shapes import KERNELS, check_kernel
@@ -62,7 +62,7 @@ def log_kernel_sums(
     [0.6931, -499999.3069]
     """
     Q, B = matrix(queries, "queries"), matrix(base, "base")
-    require_width(Q, B.shape[1])
+    require_shape(Q.shape[1:], B.shape[1:])
     pairs, size = _pairs(Q, B, bandwidth, kernel, device, block)
     tiles, sums = neighbourhoods(B, size), np.empty(len(Q))
     centres = np.stack([B[columns].mean(axis=0, dtype=np.float64) for columns in tiles])

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 
-from genmem.data.arrays import matrix, require_width
+from genmem.data.arrays import matrix, require_shape
 from genmem.errors import DataError, ModelError
 from genmem.models.base import is_count, require
 from genmem.models.kernel_shapes import kernel_draws, log_volume
@@ -62,7 +62,7 @@ class KNNDensity(BaseEstimator):  # type: ignore[misc]
         """Return log p(x) of each row of X: shape (n,), nats; +inf where k examples or more coincide with it."""
         self._check_fitted()
         array = matrix(X)
-        require_width(array, self.X_.shape[1])
+        require_shape(array.shape[1:], self.X_.shape[1:])
         return knn_log_density(nearest(array, self.X_, self.k)[0][:, -1], self.k, *self.X_.shape)
 
     def sample(self, n_samples: int = 1, random_state: int | None = None) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.func import vmap
 
-from genmem.data.arrays import blocks, constant_columns
+from genmem.data.arrays import blocks, constants_of
 from genmem.errors import DataError
 from genmem.models.base import as_tensor, is_count, require
 from genmem.models.evaluation import DRAWS
@@ -119,14 +119,8 @@ def find_columns(X: NDArray[Any]) -> list[list[float]]:
     for _, block in blocks(X):
         square += np.square(block - mean).sum(0) / n
     scale = np.maximum(np.sqrt(square), LEAST_SCALE)
-    constant = constant_columns(X)
-    if len(constant) == size:
-        raise DataError(
-            expected="at least one column that varies",
-            got="the same value in every example",
-            do="Check that the right array was loaded.",
-        )
-    scale[constant], mean[constant] = 0.0, X[0].reshape(-1)[constant]
+    for column, value in constants_of(X):
+        scale[int(column)], mean[int(column)] = 0.0, value
     return [[float(m), float(s)] for m, s in zip(mean, scale, strict=True)]
 
 

@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from torch import Tensor
 
-from genmem.data.arrays import matrix, require_width, row_parts
+from genmem.data.arrays import matrix, require_shape, row_parts
 from genmem.data.examples import Data
 from genmem.errors import DataError, ModelError
 from genmem.models.base import is_count, require, resolve_device
@@ -267,7 +267,7 @@ class TorchGaussianMixture(BaseEstimator):  # type: ignore[misc]
         """Return log p(x) of each row of X: shape (n,), nats."""
         self._check_fitted()
         array = matrix(X)
-        require_width(array, self.means_.shape[1])
+        require_shape(array.shape[1:], self.means_.shape[1:])
         device = resolve_device(self.device)
         em = EM(array, self.covariance_type, float(self.reg_covar), device)
         learned = (self.weights_, self.means_, self.covariances_, self.precisions_cholesky_)

@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator
 from sklearn.neighbors import KernelDensity
 from torch import Tensor
 
-from genmem.data.arrays import identical_groups, matrix, require_width
+from genmem.data.arrays import identical_groups, matrix, require_shape
 from genmem.data.examples import Data, prepare
 from genmem.errors import DataError, ModelError
 from genmem.models.base import is_count, require, resolve_device
@@ -97,7 +97,7 @@ class TorchKernelDensity(BaseEstimator):  # type: ignore[misc]
         """Return log p(x) of each row of X: shape (n,), nats; -inf outside a kernel of bounded support."""
         self._check_fitted()
         array, (n, d) = matrix(X), self.X_.shape
-        require_width(array, d)
+        require_shape(array.shape[1:], (d,))
         sums = log_kernel_sums(
             array, self.X_, self.bandwidth_, kernel=self.kernel, device=self.device, block=self.block
         )
@@ -158,8 +158,7 @@ def choose_bandwidth(X: ArrayLike, *, rows: int = 4096, seed: int = 0) -> float:
     >>> 0.1 < choose_bandwidth(X) < 0.5
     True
     """
-    given = np.asarray(X)
-    array = matrix(given.reshape(len(given), -1) if given.ndim > 2 else given)
+    array = matrix(X, flatten=True)
     _, first = np.unique(identical_groups(array), return_index=True)
     if len(first) < 2:
         raise DataError(

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from genmem.data.arrays import constant_columns
+from genmem.data.arrays import constants_of
 from genmem.data.examples import Data
-from genmem.errors import DataError, ModelError
-from genmem.models.base import DeepDensity, is_count, require
+from genmem.errors import ModelError
+from genmem.models.base import DeepDensity, are_counts, are_numbers, are_pairs, is_count, require
 from genmem.models.likelihoods import (
     LIKELIHOODS,
     MOST_LEVELS,
@@ -26,7 +26,6 @@ from genmem.models.vae_module import (
     Numbers,
     Standards,
     VAEModule,
-    are_numbers,
     find_standards,
     latent_mean,
     standards_of,
@@ -131,7 +130,7 @@ class VAEDensity(DeepDensity):
         require("likelihood", self.likelihood, LIKELIHOODS.__contains__, f"one of {', '.join(LIKELIHOODS)}")
         require("variance", self.variance, VARIANCES.__contains__, f"one of {', '.join(VARIANCES)}")
         require("components", self.components, is_count, "an integer >= 1")
-        require("constants", self.constants, _are_pairs, "None or a list of [column, value]")
+        require("constants", self.constants, are_pairs, "None or a list of [column, value]")
         require("beta", self.beta, lambda v: isinstance(v, int | float) and v >= 0, "a number >= 0")
         require("levels", self.levels, _are_levels, f"None or an integer from 2 to {MOST_LEVELS}")
         require("top", self.top, _is_top, "None or a number > 0")
@@ -147,26 +146,6 @@ class VAEDensity(DeepDensity):
             _refuse("variance", self.variance, "scalar", self.likelihood)
 
 
-def constants_of(X: NDArray[Any], *, whole_pixels_of: int = 1) -> list[list[float]]:
-    """Return (column, value) of the flattened columns, or whole pixels of some columns, that take one value only.
-
-    Raises:
-        DataError: all of them do.
-    """
-    flat = X.reshape(len(X), -1)
-    columns = constant_columns(X)
-    if len(columns) == flat.shape[1]:
-        raise DataError(
-            expected="at least one column that varies",
-            got="the same value in every example",
-            do="Check that the right array was loaded.",
-        )
-    if whole_pixels_of > 1:
-        pixels, counts = np.unique(columns // whole_pixels_of, return_counts=True)
-        columns = columns[np.isin(columns // whole_pixels_of, pixels[counts == whole_pixels_of])]
-    return [[int(column), float(flat[0, column])] for column in columns]
-
-
 def _refuse(name: str, value: Any, neutral: Any, likelihood: str) -> None:
     if value != neutral:
         raise ModelError(
@@ -174,10 +153,6 @@ def _refuse(name: str, value: Any, neutral: Any, likelihood: str) -> None:
             got=f"{name}={value!r} with {likelihood}",
             do=f"Drop {name}, or choose another likelihood.",
         )
-
-
-def _are_pairs(value: Any) -> bool:
-    return value is None or (isinstance(value, Sequence) and all(np.shape(pair) == (2,) for pair in value))
 
 
 def _are_levels(value: Any) -> bool:
@@ -270,11 +245,7 @@ class VAE(VAEDensity):
 
     def _check_settings(self) -> None:
         super()._check_settings()
-        require("hidden", self.hidden, _are_widths, "a list of layer widths, such as [128, 64]")
-
-
-def _are_widths(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str) and all(is_count(width) for width in value)
+        require("hidden", self.hidden, lambda v: are_counts(v, 0), "a list of layer widths, such as [128, 64]")
 
 
 def _mlp(widths: Sequence[int]) -> nn.Sequential:

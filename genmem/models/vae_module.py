@@ -135,19 +135,6 @@ def _for_columns(name: str, value: Numbers, neutral: float, columns: int) -> Ten
     return numbers.expand(columns).clone()
 
 
-def are_numbers(value: Any, *, above: float = -math.inf) -> bool:
-    """Return whether a value is None, a finite number above a bound, or a list of such numbers, which may be empty."""
-    if value is None:
-        return True
-    if isinstance(value, str | bool):
-        return False
-    try:
-        numbers = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
-        return False
-    return numbers.ndim <= 1 and bool((np.isfinite(numbers) & (numbers > above)).all())
-
-
 # --- the network
 
 

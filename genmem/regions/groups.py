@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.stats import t as student_t
 
+from genmem.data.arrays import matrix
 from genmem.errors import DataError
 from genmem.seeding import seed32
 from genmem.stats import repeat_means
@@ -210,13 +211,7 @@ def _checked(per_repeat: ArrayLike, groups: ArrayLike) -> tuple[FloatArray, NDAr
 
 
 def _latents(latents: ArrayLike, n_cells: int | None) -> FloatArray:
-    z = np.asarray(latents, dtype=np.float64)
-    if z.ndim != 2 or not z.size or not np.isfinite(z).all():
-        raise DataError(
-            expected="finite latents of shape (n, latent dimensions)",
-            got=f"shape {z.shape}" + (" with values that are not finite" if z.ndim == 2 and z.size else ""),
-            do="Pass one row of latent means per example.",
-        )
+    z = matrix(latents, "latents", float64=True)
     if n_cells is not None and n_cells < 1:
         raise DataError(expected="one cell or more", got=f"n_cells={n_cells}", do="Leave it out for a default.")
     return z

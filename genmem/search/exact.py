@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from genmem.data.arrays import blocks, identical_groups
+from genmem.data.arrays import identical_groups, largest, matrix
 from genmem.errors import DataError
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ _CACHED = 2**17  # values that stay in the cache
 _TILE = 1024  # queries that FAISS multiplies with 1,024 rows of the base at a time
 _WORTH = 8  # centring costs a copy of the base: it must make the squares smaller by as much
 _GPU_MOST = 2048  # neighbours FAISS returns on a GPU
-_HUGE = 1e150  # squares of larger values overflow float64
 
 Pairs = tuple[NDArray[np.float64], NDArray[np.int64]]
 
@@ -68,10 +67,10 @@ def prepared(queries: NDArray[Any], base: NDArray[Any], k: int, exclude: ArrayLi
     Raises:
         DataError: as `nearest`.
     """
-    Q, B = _flat(queries, "queries"), _flat(base, "base")
+    Q, B = (matrix(rows, name, flatten=True) for rows, name in ((queries, "queries"), (base, "base")))
     out = _exclusions(exclude, len(Q), len(B))
     _check_sizes(Q, B, k, len(B) - bool((out >= 0).any()))
-    return ExactSearch(Q, B, int(k), out, _scale(_extent(Q, "queries"), _extent(B, "base")))
+    return ExactSearch(Q, B, int(k), out, _scale(_extent(Q), _extent(B)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,18 +247,6 @@ def _gpu() -> Any:
 # --- checks
 
 
-def _flat(values: ArrayLike, name: str) -> NDArray[Any]:
-    array = np.asarray(values)
-    if array.dtype.kind not in "biuf" or array.ndim < 2 or array.size == 0:
-        raise DataError(
-            expected=f"{name} of numbers, one or more rows, shape (n, *event)",
-            got=f"dtype {array.dtype}, shape {array.shape}",
-            do="Pass a numeric array with one example a row.",
-        )
-    flat = array.reshape(len(array), -1)
-    return flat.view(np.uint8) if flat.dtype.kind == "b" else flat
-
-
 def _check_sizes(Q: NDArray[Any], B: NDArray[Any], k: int, available: int) -> None:
     if Q.shape[1] != B.shape[1]:
         raise DataError(
@@ -289,22 +276,10 @@ def _exclusions(exclude: ArrayLike | None, m: int, n: int) -> NDArray[np.int64]:
     return out.astype(np.int64)
 
 
-def _extent(values: NDArray[Any], name: str) -> float:
+def _extent(values: NDArray[Any]) -> float:
     """Return the largest absolute value, or that of the type where it is small."""
-    if values.dtype.kind in "iu" and values.dtype.itemsize <= 2:
-        return float(np.iinfo(values.dtype).max)
-    most = 0.0
-    for start, block in blocks(values):
-        here = max(-float(block.min()), float(block.max()))
-        if not here < _HUGE:  # NaN is not less than anything
-            row = start + int(np.argmax(~(np.abs(block) < _HUGE).all(axis=1)))
-            raise DataError(
-                expected=f"{name} of finite values below {_HUGE}",
-                got=f"NaN, infinite or larger ones, the first in row {row}",
-                do="Fill in, drop or rescale these rows.",
-            )
-        most = max(most, here)
-    return most
+    small = values.dtype.kind in "iu" and values.dtype.itemsize <= 2
+    return float(np.iinfo(values.dtype).max) if small else largest(values)
 
 
 def _scale(*extents: float) -> float:

@@ -7,6 +7,8 @@ import pytest
 
 import genmem.data.arrays
 from genmem.data import constant_columns, fingerprint, identical_groups, load
+from genmem.data.arrays import first_where, matrix, require_shape, vector
+from genmem.errors import DataError
 
 
 @pytest.fixture
@@ -67,3 +69,33 @@ def test_zero_equals_minus_zero():
 def test_hashes_tell_rows_of_round_numbers_apart(rng):
     rows = rng.choice(np.array([0, -(2**31)], np.int32), size=(2**18, 64))
     assert len(np.unique(genmem.data.arrays._row_hashes(rows))) == 2**18
+
+
+def test_a_matrix_is_what_is_asked_for():
+    images = np.arange(24, dtype=np.uint16).reshape(4, 2, 3)
+    flat = matrix(images, flatten=True)
+    assert flat.dtype == np.float64 and flat.tolist() == images.reshape(4, 6).tolist()
+    assert matrix([[True, False]]).dtype == np.uint8
+    assert matrix(np.float32([[1, 2]]), float64=True).dtype == np.float64
+    assert np.isnan(matrix([[1.0, np.nan]], nan=True)[0, 1])
+    for call, message in (
+        (lambda: matrix(images), "Flatten"),
+        (lambda: matrix([[1.0], [np.nan]], "Z"), "Z of finite numbers.*the first in row 1"),
+        (lambda: matrix([[np.nan], [np.inf]], nan=True), "or NaN; got infinite.*row 1"),
+        (lambda: matrix([[1.0]], least=2), "2 or more"),
+        (lambda: matrix([[1.0], [2.0, 3.0]], "Z"), "Z of rows of one shape"),
+        (lambda: vector([[1.0]], "score"), r"score of shape \(n,\)"),
+        (lambda: vector(["a"], "score"), "dtype <U1"),
+        (lambda: vector([np.inf], "score"), "finite"),
+        (lambda: require_shape((3,), (4,), "queries", "as the others have"), r"queries of shape \(4,\), as the others"),
+    ):
+        with pytest.raises(DataError, match=message):
+            call()
+
+
+def test_what_is_wrong_is_counted_and_the_first_found(monkeypatch):
+    monkeypatch.setattr(genmem.data.arrays, "_CHUNK", 6)
+    X = np.zeros((9, 2, 3))
+    assert first_where(X, lambda block: block > 0) == (0, -1, -1)
+    X[4, 1, 2] = X[7, 0, 0] = X[4, 1, 1] = 1
+    assert first_where(X, lambda block: block > 0) == (3, 4, 4)

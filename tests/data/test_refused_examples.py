@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 import genmem
-from genmem.data.arrays import blurred_columns
+from genmem.data.arrays import blurred_columns, checked_examples
 from genmem.errors import DataError, ModelError
-from genmem.models.base import require_examples
 
 X = np.random.default_rng(0).normal(size=(40, 3))
 
@@ -18,7 +17,7 @@ def test_columns_that_float32_blurs_are_found():
     assert len(np.unique(seconds[:, 3].astype(np.float32))) == 40
 
 
-@pytest.mark.parametrize("take", [genmem.load, require_examples, genmem.VAE(epochs=1).fit, genmem.Flow(epochs=1).fit])
+@pytest.mark.parametrize("take", [genmem.load, checked_examples, genmem.VAE(epochs=1).fit, genmem.Flow(epochs=1).fit])
 def test_they_are_refused(take):
     with pytest.raises(DataError, match="Subtract an offset"):
         take(X + 1e9)

@@ -329,7 +329,7 @@ def test_errors_teach():
         (lambda: adjust(study.score, study.error, study.facts, folds=1), "folds"),
         (lambda: adjust(study.score, study.error, study.facts[:20]), "same examples"),
         (lambda: adjust(study.score, study.error[:20], study.facts), "standard errors"),
-        (lambda: adjust(study.score, study.error, study.facts[:, 0]), "two dimensions"),
+        (lambda: adjust(study.score, study.error, study.facts[:, 0]), r"covariates .* got .* shape \(30,\)"),
         (lambda: adjust(np.where(study.score > 0, np.nan, 0), study.error, study.facts), "finite"),
         (lambda: adjust(study.score, study.error, np.full((30, 1), np.inf)), "infinite"),
         (lambda: study.adjusted(half_scores=np.zeros((3, 30)), half_covariates=[study.facts] * 2), "half_scores"),

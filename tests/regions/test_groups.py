@@ -142,7 +142,7 @@ def test_duplicates_and_few_rows_are_no_warning():
     [
         (np.zeros(5), None, r"shape \(5,\)"),
         (np.zeros((0, 2)), None, r"shape \(0, 2\)"),
-        (np.array([[np.nan]]), None, "not finite"),
+        (np.array([[np.nan]]), None, "NaN"),
         (np.zeros((5, 2)), 0, "n_cells=0"),
     ],
 )
