@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ def benjamini_hochberg(p: ArrayLike) -> FloatArray:
     >>> benjamini_hochberg([0.01, 0.04, np.nan, 0.03])
     array([0.03, 0.04,  nan, 0.04])
     """
-    return _step_up(p, lambda m: 1.0)
+    return _q_values(p, "bh")
 
 
 def benjamini_yekutieli(p: ArrayLike) -> FloatArray:
@@ -39,17 +39,14 @@ def benjamini_yekutieli(p: ArrayLike) -> FloatArray:
         The Control of the False Discovery Rate in Multiple Testing under Dependency (Benjamini & Yekutieli,
         2001), Annals of Statistics 29.
     """
-    return _step_up(p, lambda m: float((1 / np.arange(1, m + 1)).sum()))
+    return _q_values(p, "by")
 
 
-def _step_up(p: ArrayLike, penalty: Callable[[int], float]) -> FloatArray:
+def _q_values(p: ArrayLike, method: str) -> FloatArray:
     values = np.asarray(p, dtype=np.float64)
     _require_probabilities(values)
-    q = np.full(values.shape, np.nan)
-    tested = np.flatnonzero(~np.isnan(values))
-    order = tested[np.argsort(values[tested], kind="stable")][::-1]  # largest p first
-    scaled = values[order] * len(order) / np.arange(len(order), 0, -1) * penalty(len(order))
-    q[order] = np.minimum(np.minimum.accumulate(scaled), 1.0)
+    q, tested = np.full(values.shape, np.nan), ~np.isnan(values)
+    q[tested] = stats.false_discovery_control(values[tested], method=method)
     return q
 
 
@@ -193,7 +190,7 @@ def student_interval(mean: float, standard_error: float, df: float, level: float
     """Return the two-sided Student t interval; NaN where the error or its df are undefined."""
     if not (np.isfinite(standard_error) and df > 0):
         return np.nan, np.nan
-    half = float(student_quantile((1 + level) / 2, df)) * standard_error
+    half = float(stats.t.ppf((1 + level) / 2, df)) * standard_error
     return mean - half, mean + half
 
 
@@ -212,25 +209,11 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float,
     return mean, error, student_interval(mean, error, len(x) - 1, level)
 
 
-def student_sf(t: ArrayLike, df: ArrayLike) -> FloatArray:
-    """Return P(T >= t) for Student's t with `df` degrees of freedom, infinity meaning the normal law."""
-    t, df = np.broadcast_arrays(np.asarray(t, dtype=np.float64), np.asarray(df, dtype=np.float64))
-    finite = np.where(np.isinf(df), 1.0, df)
-    tail = np.where(np.isinf(df), special.ndtr(-t), special.stdtr(finite, -t))
-    return np.asarray(tail, dtype=np.float64)
-
-
-def student_quantile(level: float, df: ArrayLike) -> FloatArray:
-    """Return the quantile of Student's t for each df: infinity means the normal law, NaN comes of 0 or less."""
-    df = np.asarray(df, dtype=np.float64)
-    finite = np.where(np.isinf(df), 1.0, df)
-    return np.asarray(np.where(np.isinf(df), stats.norm.ppf(level), stats.t.ppf(level, finite)))
-
-
 def share_interval(count: float, n: float, level: float = 0.95) -> tuple[float, float]:
     """Return Wilson's interval of a share, `count` of `n`; NaN without any.
 
-    It never leaves [0, 1] and has a width even where all or none are counted.
+    It never leaves [0, 1] and has a width even where all or none are counted. Both may be effective numbers, no whole
+    ones, which `scipy.stats.binomtest` does not take.
 
     References:
         Probable Inference, the Law of Succession, and Statistical Inference (Wilson, 1927), JASA 22.

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
-from scipy.special import polygamma
+from scipy.special import polygamma, stdtr, stdtrit
 
 from genmem import stats
 from genmem.errors import DataError
@@ -15,6 +15,12 @@ def test_q_values_equal_those_of_scipy(method):
     p[10] = p[20]
     q = stats.benjamini_hochberg(p) if method == "bh" else stats.benjamini_yekutieli(p)
     np.testing.assert_allclose(q, scipy_stats.false_discovery_control(p, method=method), rtol=1e-12)
+
+
+def test_share_interval_is_wilsons():
+    for count, n in ((0, 9), (3, 9), (9, 9), (130, 4000)):
+        wilson = scipy_stats.binomtest(count, n).proportion_ci(method="wilson")
+        np.testing.assert_allclose(stats.share_interval(count, n), wilson, rtol=1e-12, atol=1e-15)
 
 
 def test_nan_is_not_a_test():
@@ -83,10 +89,13 @@ def test_without_a_variance_of_its_own_there_is_the_prior():
     assert found.variances[-1] == pytest.approx(found.prior_variance) and found.df[-1] == found.prior_df
 
 
-def test_student_quantiles_are_those_of_scipy():
-    found = stats.student_quantile(0.975, [1.0, 2.7, np.inf, 0.0, np.nan])
+def test_student_laws_of_scipy_take_infinite_and_missing_df():
+    """Which is relied on: moderated variances may have infinite degrees of freedom, one repeat has none."""
+    found = stdtrit([1.0, 2.7, np.inf, 0.0, np.nan], 0.975)
     np.testing.assert_allclose(found[:3], [*scipy_stats.t.ppf(0.975, [1.0, 2.7]), scipy_stats.norm.ppf(0.975)])
     assert np.isnan(found[3:]).all()
+    tails = stdtr([3.0, np.inf, 2.0], [-1.0, -1.0, np.inf])
+    np.testing.assert_allclose(tails, [scipy_stats.t.sf(1, 3), scipy_stats.norm.sf(1), 1.0])
 
 
 def test_mean_interval_is_the_t_interval():
@@ -96,11 +105,6 @@ def test_mean_interval_is_the_t_interval():
     assert interval == pytest.approx(scipy_stats.t.interval(0.95, 3, loc=mean, scale=error))
     assert stats.mean_interval([5.0])[0] == 5.0 and np.isnan(stats.mean_interval([5.0])[1])
     assert stats.student_interval(0.0, 1.0, np.inf)[1] == pytest.approx(1.959964, abs=1e-6)
-
-
-def test_student_tail_at_infinite_df_is_normal():
-    found = stats.student_sf([1.0, 1.0, -np.inf], [3.0, np.inf, 2.0])
-    np.testing.assert_allclose(found, [scipy_stats.t.sf(1, 3), scipy_stats.norm.sf(1), 1.0])
 
 
 def test_spearman_equals_scipy_and_keeps_to_its_interval():

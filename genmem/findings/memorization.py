@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtr
 
 from genmem import stats
 from genmem.leaveout import memorization_score
@@ -85,7 +86,7 @@ def _mean(scores: dict[str, NDArray[Any]], bound: bool) -> dict[str, Any]:
     error = float(per_repeat.std(ddof=1) / math.sqrt(repeats)) if repeats > 1 else math.nan
     # "log_mean" is not 0 without memorization, so a t test against 0 would mean nothing.
     tested = error > 0 and str(scores["estimator"]) == "mean_log"
-    p = float(stats.student_sf(value / error, repeats - 1)) if tested else math.nan
+    p = float(stdtr(repeats - 1, -value / error)) if tested else math.nan
     null = float(np.nanmean(scores["placebo"])) if scores["placebo"].size else math.nan
     return finding(
         "mean_score",

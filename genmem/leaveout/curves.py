@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtr
 
 from genmem import stats
 from genmem.errors import DataError
@@ -127,7 +128,7 @@ class MemorizationCurve:
         L = np.isfinite(self.gap_per_repeat).sum(axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             t = np.where(self.gap.value == 0, 0.0, self.gap.value / self.gap.error)
-        return np.where(L > 1, stats.student_sf(t, np.maximum(L - 1, 1)), np.nan)
+        return np.where(L > 1, stdtr(np.maximum(L - 1, 1), -t), np.nan)
 
     def to_arrays(self, alpha: float = ALPHA) -> dict[str, NDArray[np.generic]]:
         """Return plain arrays to store; epochs that were never found are -1."""

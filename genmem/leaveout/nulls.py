@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
 
 from genmem import stats
 from genmem.leaveout.estimators import BoolArray, FloatArray, Rows, mean_where, ratio_where, sham_shifts
@@ -60,13 +61,14 @@ def standard_error(per_repeat: FloatArray) -> FloatArray:
 def student_p(per_repeat: FloatArray, delta: float, moderate: bool) -> FloatArray:
     """Return one-sided p values (n,) of a mean of at most delta."""
     found = student(per_repeat, moderate)
-    return stats.student_sf(_ratio(found.mean - delta, ratio_where(found.variance, found.repeats)), found.df)
+    t = _ratio(found.mean - delta, ratio_where(found.variance, found.repeats))
+    return np.asarray(stdtr(found.df, -t))
 
 
 def student_interval(per_repeat: FloatArray, level: float, moderate: bool) -> FloatArray:
     """Return the two-sided t interval of each mean: (2, n)."""
     found = student(per_repeat, moderate)
-    half = stats.student_quantile((1 + level) / 2, found.df) * np.sqrt(ratio_where(found.variance, found.repeats))
+    half = stdtrit(found.df, (1 + level) / 2) * np.sqrt(ratio_where(found.variance, found.repeats))
     return np.stack([found.mean - half, found.mean + half])
 
 
