@@ -12,7 +12,7 @@ from common import machine, options, parse
 
 from genmem.neighbors.copied_share import copied_share
 from genmem.neighbors.flagged import calibrated_distance, conformal_samples
-from genmem.neighbors.sets import Searches
+from genmem.neighbors.sets import Sets
 
 CASES = {
     "fresh, 2-D": {"width": 2},
@@ -58,13 +58,13 @@ def sets(seed, n=500, n_train=500, width=16, *, scale=1.0, share=0.0, noise=0.0,
 
 def one(seed, case):
     *three, copies = sets(seed, **case)
-    searches, m = Searches(*three), len(three[2])
+    searches, m = Sets(*three), len(three[2])
     searches.near("samples", "train", 50)
-    found, share = copied_share(*three, searches=searches), copies / m
+    found, share = copied_share(searches), copies / m
     low, high = found.interval
     row = [low, high, low > share, not low <= share <= high, found.p_value <= 0.05]
     for list_of in (conformal_samples, calibrated_distance):
-        flagged = list_of(*three, searches=searches).flagged
+        flagged = list_of(searches).flagged
         row += [flagged[copies:].sum() / max(1, flagged.sum()), flagged[:copies].mean() if copies else np.nan]
     return row
 

@@ -15,7 +15,7 @@ from scipy import stats
 from sklearn.datasets import load_digits, make_moons
 
 from genmem.neighbors.copycheck import copycheck, read, searched
-from genmem.neighbors.sets import Searches
+from genmem.neighbors.sets import Sets
 from genmem.neighbors.verdict import decide
 
 
@@ -54,7 +54,7 @@ def check(T, H, S, seed=0):
 
 def quick(T, H, S, seed=0, n_cells=None):
     """Return the verdict and the share of copies without the other tests; C_T decides about sharpness only."""
-    found = read(searched(Searches(T, H, S)), n_cells=n_cells, seed=seed)
+    found = read(searched(Sets(T, H, S)), n_cells=n_cells, seed=seed)
     return decide(found.evidence), found.share
 
 

@@ -30,8 +30,8 @@ from genmem.leaveout import planned_model
 from genmem.neighbors.data_copying import data_copying_test
 from genmem.neighbors.flagged import conformal_rows
 from genmem.neighbors.ratios import authenticity, distance_ratio
-from genmem.neighbors.sets import Searches
-from genmem.search.exact import nearest
+from genmem.neighbors.sets import Sets
+from genmem.search import nearest
 from genmem.stages._describe import nearest_others
 
 TOP, BLOCK = 0.05, 256
@@ -79,17 +79,17 @@ def by_split(model, X, kept, held, shape, seed):
     fitted = clone(model).set_params(random_state=seed).fit(X[kept])
     S = np.asarray(fitted.sample(len(held), random_state=seed))
     T, H = X[kept], X[held]
-    near = Searches(T, H, S)
-    copying = data_copying_test(T, H, S, seed=seed, searches=near)
+    near = Sets(T, H, S)
+    copying = data_copying_test(near, seed=seed)
     z = np.array([cell.z for cell in copying.cells])
-    test = authenticity(T, H, S, searches=near)
+    test = authenticity(near)
     pooled = [as_images(rows, shape) for rows in (T, H, S)]
     values = (
         np.log(np.clip(distance_ratio(*pooled, pool=True), 1e-9, 1e9)),
         np.log(np.clip(released(*(halved(rows) for rows in pooled)), 1e-9, 1e9)),
         -z[copying.details["cell_of_train"]],
         np.bincount(near.near("samples", "train")[1][~test.details["authentic"], 0], minlength=len(T)),
-        1 - conformal_rows(T, H, S, searches=near).p_value,
+        1 - conformal_rows(near).p_value,
         -near.distance("train", "samples"),
     )
     return dict(zip(by_split_names(), values, strict=True))

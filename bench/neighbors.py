@@ -159,15 +159,15 @@ def three_sets(arguments):
 
 def copying(arguments):
     from genmem.neighbors.data_copying import data_copying_test, default_cells
-    from genmem.neighbors.sets import Searches
+    from genmem.neighbors.sets import Sets
 
     sets = train, test, samples = three_sets(arguments)
     cells = default_cells(*map(len, sets))
-    shared = Searches(*sets)
-    ours = data_copying_test(*sets, n_cells=cells, searches=shared)
+    shared = Sets(*sets)
+    ours = data_copying_test(shared, n_cells=cells)
     ways = {
         "data_copying_test": lambda: data_copying_test(*sets, n_cells=cells),
-        "the same, searches shared": lambda: data_copying_test(*sets, n_cells=cells, searches=shared),
+        "the same, searches shared": lambda: data_copying_test(shared, n_cells=cells),
         "straightforward C_T and Z_U": lambda: (plain_c_t(*sets, cells), plain_z(*sets)),
         "straightforward C_T alone": lambda: plain_c_t(*sets, cells),
     }

@@ -10,7 +10,7 @@ from common import like_mnist, machine, options, parse
 from scipy import ndimage
 
 import genmem
-from genmem.neighbors.sets import Searches
+from genmem.neighbors.sets import Sets
 from genmem.neighbors.shares import tail_share_test
 from genmem.neighbors.spaces import in_space
 
@@ -67,7 +67,7 @@ def changes(images, rng, fill):
 
 
 def share_in_train(sets):
-    searches = Searches(*sets)
+    searches = Sets(*sets)
     return float(np.mean(searches.distance("samples", "train") < searches.distance("samples", "test")))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from common import machine, options, parse
 
 from genmem.data.encoding import mixed_space
-from genmem.neighbors.sets import Searches
+from genmem.neighbors.sets import Sets
 
 NUMBERS = ("age", "hours", "income", "wealth", "gain", "loss")
 CATEGORIES = {"work": 8, "school": 16, "status": 7, "job": 14, "role": 6, "origin": 5, "sex": 2, "country": 40}
@@ -95,7 +95,7 @@ def main(argv=None):
         samples = fresh if change == "fresh" else altered(take(train, at), rng, change)
         shares = []
         for space in spaces.values():
-            searches = Searches(*space(train, test, samples))
+            searches = Sets(*space(train, test, samples))
             shares.append(np.mean(searches.distance("samples", "train") < searches.distance("samples", "test")))
         print(f"| {change} | " + " | ".join(f"{share:.2f}" for share in shares) + " |", flush=True)
 

@@ -12,7 +12,7 @@ from sklearn.neighbors import KernelDensity
 
 from genmem.neighbors.data_copying import data_copying_test
 from genmem.neighbors.ratios import authenticity
-from genmem.neighbors.sets import Searches
+from genmem.neighbors.sets import Sets
 from genmem.neighbors.shares import tail_excess_test, tail_share_test, train_share_test
 
 BANDWIDTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 1.0, 3.0, 10.0)
@@ -29,11 +29,11 @@ def measure(seed, bandwidth, draws=999):
     T, H = draw(seed)
     kernels = KernelDensity(bandwidth=bandwidth).fit(T)
     S = kernels.sample(1000, random_state=seed)
-    few, all_ = Searches(T, H[:1000], S), Searches(T, H, S)
-    c_t = data_copying_test(T, H[:1000], S, n_cells=5, seed=seed, searches=few)
-    shares = [test(T, H, S, draws=draws, searches=all_).value for test in (train_share_test, tail_share_test)]
-    excess = tail_excess_test(T, H[:1000], S, searches=few).value
-    authentic = authenticity(T, H[:1000], S, searches=few)
+    few, all_ = Sets(T, H[:1000], S), Sets(T, H, S)
+    c_t = data_copying_test(few, n_cells=5, seed=seed)
+    shares = [test(all_, draws=draws).value for test in (train_share_test, tail_share_test)]
+    excess = tail_excess_test(few).value
+    authentic = authenticity(few)
     log_p = float(kernels.score_samples(H).mean())
     return np.array([c_t.value, c_t.z, *shares, excess, authentic.value, authentic.null, log_p])
 

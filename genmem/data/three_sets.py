@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from genmem.data.arrays import Triple, as_array
 from genmem.data.encoding import Scale, mixed_space
@@ -185,7 +185,7 @@ def _of_arrays(given: list[_Read]) -> ThreeSets:
         arrays, shape = as_one_kind_of_image(arrays, known, [part.source for part in given])
     else:
         shape = next((shape for shape in known if all(np.prod(shape) == X[0].size for X in arrays)), None)
-    _check_widths(given, arrays)
+    _require_one("shape", arrays, [f"{X.shape[1:]} in {part.source}" for part, X in zip(given, arrays, strict=True)])
     check_levels(arrays, [part.source for part in given], shape is not None)
     together = (arrays[0], arrays[1], arrays[2])
     names = {part.name.rstrip("s"): part.names for part in given if part.names is not None}
@@ -201,15 +201,6 @@ def _with_rows(part: _Read) -> NDArray[Any]:
             do="Reshape n numbers to (n, 1) with array.reshape(-1, 1)." if X is not None and X.size else "Add rows.",
         )
     return X
-
-
-def _check_widths(given: list[_Read], arrays: list[NDArray[Any]]) -> None:
-    if len({X[0].size for X in arrays}) > 1:
-        raise DataError(
-            expected="training examples, held-out examples and samples of one shape",
-            got=", ".join(f"{X.shape[1:]} in {part.source}" for part, X in zip(given, arrays, strict=True)),
-            do="Pass all three in the same form.",
-        )
 
 
 def _of_tables(given: list[_Read], categorical: list[str], scale: Scale | None, id_column: str | None) -> ThreeSets:
@@ -289,3 +280,46 @@ def _weights(train: Columns) -> str:
         f"values as given: {list(train)[top]!r} has {spread[top] / spread.sum():.1%} of their variance and decides "
         'most distances (scale="range" gives every column the same say)'
     )
+
+
+# --- as matrices
+
+
+def three_matrices(train: ArrayLike, test: ArrayLike, samples: ArrayLike) -> Triple:
+    """Return training examples, held-out examples and samples, (n, *event) each, as matrices of one width.
+
+    Raises:
+        DataError: a set is empty, not finite or not numbers, or their widths differ.
+    """
+    given = (train, test, samples)
+    arrays = [_matrix(rows, name) for rows, name in zip(given, _SETS, strict=True)]
+    _require_one("width", arrays, [f"{name} of {X[0].size} values" for name, X in zip(_SETS, arrays, strict=True)])
+    return arrays[0], arrays[1], arrays[2]
+
+
+def _require_one(what: str, arrays: Sequence[NDArray[Any]], said: Sequence[str]) -> None:
+    if len({X[0].size for X in arrays}) > 1:
+        raise DataError(
+            expected=f"training examples, held-out examples and samples of one {what}",
+            got=", ".join(said),
+            do="Pass all three in the same form.",
+        )
+
+
+def _matrix(rows: ArrayLike, name: str) -> NDArray[Any]:
+    array = np.asarray(rows)
+    if array.dtype.kind not in "biuf" or array.ndim < 1 or array.size == 0:
+        raise DataError(
+            expected=f"{name} of numbers, one or more rows, shape (n, *event)",
+            got=f"dtype {array.dtype}, shape {array.shape}",
+            do="Pass a numeric array of examples; encode text columns first.",
+        )
+    flat = array.reshape(len(array), -1)
+    if flat.dtype.kind == "f" and not np.isfinite(flat).all():
+        bad = int((~np.isfinite(flat).all(1)).sum())
+        raise DataError(
+            expected=f"{name} of finite values",
+            got=f"NaN or infinity in {bad:,} of {len(flat):,} rows",
+            do="Remove or fill these values, in all three sets alike.",
+        )
+    return flat

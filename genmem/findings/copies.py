@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmem.findings.memorization import finding
+from genmem.neighbors import battery
 from genmem.neighbors.copycheck import CopyCheck
 from genmem.neighbors.power import Power
 from genmem.neighbors.results import Flags, Result
@@ -111,28 +112,12 @@ NUMBERS = {
     "flagged_rows": "training rows that lie too near to samples",
     "calibrated_samples": "samples that lie too near to one training row for how dense the data are there",
 }
-TESTS = (
-    "scan_share",
-    "train_share",
-    "tail_share",
-    "c_t",
-    "tail_excess",
-    "distance_ratio",
-    "authenticity",
-    "same_source",
-    "dcr_median",
-    "dcr_tail",
-    "nndr_median",
-    "nndr_tail",
-    "gan_leaks",
-    "one_nn_train",
-    "one_nn_test",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-)
-NAMES = (*NUMBERS, *TESTS, *(f"{test}_p" for test in TESTS))
+
+
+def names() -> tuple[str, ...]:
+    """Return the names a condition can hold: of `NUMBERS`, of tests, and of tests with `_p`."""
+    tests = battery.names()
+    return (*NUMBERS, *tests, *(f"{test}_p" for test in tests))
 
 
 def numbers(check: CopyCheck) -> dict[str, float]:

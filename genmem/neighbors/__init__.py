@@ -17,7 +17,7 @@ from genmem.neighbors.prdc import precision_recall
 from genmem.neighbors.ratios import authenticity, distance_ratio, ratio_test
 from genmem.neighbors.results import Flags, Result
 from genmem.neighbors.scan import scan_share_test
-from genmem.neighbors.sets import Searches
+from genmem.neighbors.sets import Sets
 from genmem.neighbors.shares import tail_excess_test, tail_share_test, train_share_test
 from genmem.neighbors.spaces import in_space
 from genmem.neighbors.two_sample import one_nn_two_sample, same_source_test
@@ -31,7 +31,7 @@ __all__ = [
     "Flags",
     "Power",
     "Result",
-    "Searches",
+    "Sets",
     "ThreeSets",
     "authenticity",
     "calibrated_distance",

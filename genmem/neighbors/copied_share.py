@@ -6,13 +6,12 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
-from genmem.neighbors.flagged import local_ratio
-from genmem.neighbors.pooled import NearestOfBoth, nearest_of_both, of_one_row
+from genmem.neighbors.pooled import NearestOfBoth, of_one_row
 from genmem.neighbors.results import Result, check_level
-from genmem.neighbors.sets import Searches, searches_of
+from genmem.neighbors.sets import Sets, of_three_sets
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -40,15 +39,8 @@ class Bound:
     p_value: float
 
 
-def copied_share(
-    train: ArrayLike,
-    test: ArrayLike,
-    samples: ArrayLike,
-    *,
-    level: float = 0.05,
-    seed: int = 0,
-    searches: Searches | None = None,
-) -> Result:
+@of_three_sets
+def copied_share(sets: Sets, *, level: float = 0.05, seed: int = 0) -> Result:
     """Bound the share of the samples at hand that are copies of training rows, from below and above.
 
     A copy is a sample whose distribution would be another had a held-out row stood in the place of a training row.
@@ -75,12 +67,9 @@ def copied_share(
     there, within the distance of the best bound, and 0 where both bounds are 0: no copies are then shown.
 
     Args:
-        train: (n_train, *event).
-        test: (n_test, *event) held-out examples.
-        samples: (n_samples, *event).
+        sets: the three sets.
         level: of the interval's error, 0.05 for 95%.
         seed: of the row that a group of identical rows in both sets takes its label from.
-        searches: of the same three sets, where there are some.
 
     Returns:
         `interval` is of the share of these samples; `p_value` of there being no copies is conservative. `details`
@@ -92,8 +81,7 @@ def copied_share(
         DataError: a set is empty or not finite, widths differ, or the level is not between 0 and 1.
     """
     check_level(level)
-    near = searches_of(train, test, samples, searches)
-    return bounded_share(near, Errors(level / 4, level / 4, level / 2), seed)
+    return bounded_share(sets, Errors(level / 4, level / 4, level / 2), seed)
 
 
 class Errors(NamedTuple):
@@ -104,14 +92,13 @@ class Errors(NamedTuple):
     above: float
 
 
-def bounded_share(near: Searches, errors: Errors, seed: int) -> Result:
+def bounded_share(sets: Sets, errors: Errors, seed: int) -> Result:
     """Return `copied_share` with each bound's error its own."""
-    m, of_test = len(near["samples"]), local_ratio(near, "test")[0]
-    both = near.once("both", nearest_of_both)
+    m, of_test, both = len(sets.samples), sets.local_ratio("test")[0], sets.both
     hits, strict = hits_of(both, of_one_row(both.labels, seed, both.place) == 1), hits_of(both, both.labels == 1)
     ways = {
         "labels": by_labels(hits, errors.labels),
-        "neighbourhoods": by_neighbourhoods(strict, _relative(near, strict), of_test, errors.neighbourhoods),
+        "neighbourhoods": by_neighbourhoods(strict, _relative(sets, strict), of_test, errors.neighbourhoods),
     }
     best = max(ways.values(), key=lambda way: (way.low, -way.p_value))
     low, high = best.low, max(m - others_by_labels(hits, errors.above), best.low)
@@ -241,14 +228,14 @@ def by_neighbourhoods(hits: Hits, ratio: FloatArray, held_out: FloatArray, error
     return _best([(part, _below(hits, ratio, ordered, j, part * error)) for part, j in _parts(grid)])
 
 
-def _relative(near: Searches, hits: Hits) -> FloatArray:
+def _relative(sets: Sets, hits: Hits) -> FloatArray:
     """Return the distance of each sample to the nearest row of either set, relative to training rows around it.
 
     Of both sets, so that samples beside held-out rows show as plainly as samples beside training rows do.
     """
-    to_train = near.distance("samples", "train")
+    to_train = sets.distance("samples", "train")
     closer = np.divide(hits.distance, to_train, out=np.ones_like(to_train), where=to_train > 0)
-    return local_ratio(near, "samples")[0] * closer
+    return sets.local_ratio("samples")[0] * closer
 
 
 def _below(hits: Hits, ratio: FloatArray, ordered: FloatArray, j: int, error: float) -> Bound:

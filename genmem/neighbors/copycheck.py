@@ -8,28 +8,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genmem.errors import DataError
+from genmem.neighbors.battery import Asked, run_all
 from genmem.neighbors.copied_share import Errors, bounded_share
 from genmem.neighbors.data_copying import CopyingTest, data_copying_test
 from genmem.neighbors.exact_copies import FRESH, fewest_rows, identical_rows
-from genmem.neighbors.flagged import (
-    NEIGHBOURS,
-    calibrated_distance,
-    conformal_rows,
-    conformal_samples,
-    local_ratio,
-    suspicious_pairs,
-)
-from genmem.neighbors.membership import membership_inference
-from genmem.neighbors.metrics import context
-from genmem.neighbors.pooled import NEAR, Nearer, nearer_of, over_mean
+from genmem.neighbors.flagged import calibrated_distance, conformal_rows, conformal_samples, suspicious_pairs
+from genmem.neighbors.pooled import NEAR, Nearer
 from genmem.neighbors.power import TRIALS, Power, detectable_share
-from genmem.neighbors.ratios import authenticity, ratio_test
 from genmem.neighbors.results import Flags, Result
 from genmem.neighbors.scan import critical_value, scan_share_test
-from genmem.neighbors.sets import Searches
-from genmem.neighbors.shares import tail_excess_test, tail_share_test, train_share_test
-from genmem.neighbors.spaces import Features, Space, in_space
-from genmem.neighbors.two_sample import same_source_test
+from genmem.neighbors.sets import Sets, of_three_sets, over_mean
+from genmem.neighbors.shares import tail_excess_test
+from genmem.neighbors.spaces import Features, Space, placed
 from genmem.neighbors.verdict import (
     GATHERED,
     SCAN,
@@ -103,10 +93,9 @@ class CopyCheck:
         return pa.table({name: pa.array(column, from_pandas=True) for name, column in columns.items()})
 
 
+@of_three_sets
 def copycheck(
-    train: ArrayLike,
-    test: ArrayLike,
-    samples: ArrayLike,
+    sets: Sets,
     *,
     space: Space = "raw",
     level: float = 0.1,
@@ -120,11 +109,11 @@ def copycheck(
 ) -> CopyCheck:
     """Check whether samples of a model are copies of the rows it was trained on. No model is needed.
 
+    Pass 2 or more rows it was trained on, all of them: a copy of a row that is not here cannot be seen. Pass 2 or more
+    held-out rows, and samples as the model makes them: none dropped, none sorted out.
+
     Args:
-        train: (n_train, *event) the rows it was trained on, 2 or more. Pass all of them: a copy of a row that is not
-            here cannot be seen.
-        test: (n_test, *event) rows of the same source that it was not trained on, 2 or more.
-        samples: (n_samples, *event) of the model, as it makes them: none dropped, none sorted out.
+        sets: the three sets.
         space: where distances are taken, see `in_space`.
         level: false-discovery rate of the lists of samples and rows.
         log_prob: log p of the model, nats, of rows of `train` and of `test`: adds membership inference.
@@ -143,42 +132,26 @@ def copycheck(
     >>> copycheck(T, H, fresh).verdict, copycheck(T, H, T).verdict
     ('no evidence', 'copies found')
     """
-    (T, H, S), where = in_space(space, train, test, samples, seed=seed, image_shape=image_shape, latent=latent)
-    sets = searched(Searches(T, H, S))
-    shared: dict[str, Any] = {"searches": sets}
-    triple = (T, H, S)
-
-    scan, c_t, excess, share, evidence = read(sets, n_cells=n_cells, seed=seed)
-    verdict, calibrated = decide(evidence), calibrated_distance(*triple, level=level, **shared)
-    powers = [_power(sets, scan, noise, power_trials, seed) for noise in (0.0, NOISE)]
-    source = same_source_test(*triple, rows=context_rows, seed=seed, **shared)
-    flagged = conformal_samples(*triple, level=level, **shared)
-    tests = (
-        scan,
-        train_share_test(*triple, seed=seed, **shared),
-        tail_share_test(*triple, seed=seed, **shared),
-        c_t,
-        excess,
-        ratio_test(*triple, seed=seed, **shared),
-        authenticity(*triple, **shared),
-        *([] if log_prob is None else [membership_inference(*log_prob)]),
-        source,
-        *context(*triple, rows=context_rows, seed=seed, **shared),
-    )
+    near, where = placed(space, sets, seed=seed, image_shape=image_shape, latent=latent)
+    scan, c_t, excess, share, evidence = read(searched(near), n_cells=n_cells, seed=seed)
+    asked = Asked(sets=near, scan=scan, c_t=c_t, excess=excess, rows=context_rows, seed=seed, log_prob=log_prob)
+    flagged, calibrated = conformal_samples(near, level=level), calibrated_distance(near, level=level)
+    verdict, power, tests = decide(evidence), _power(near, scan, 0.0, power_trials, seed), run_all(asked)
+    source = next(test for test in tests if test.name == "same_source")
     return CopyCheck(
         verdict=verdict,
-        sentence=verdict_sentence(verdict, share, powers[0], evidence.identical, source),
+        sentence=verdict_sentence(verdict, share, power, evidence.identical, source),
         copied_share=share,
-        power=powers[0],
-        power_noisy=powers[1],
+        power=power,
+        power_noisy=_power(near, scan, NOISE, power_trials, seed),
         evidence=evidence,
         tests=tests,
         cells=c_t,
         samples=flagged,
-        rows=conformal_rows(*triple, level=level, **shared),
+        rows=conformal_rows(near, level=level),
         calibrated=calibrated,
-        pairs=suspicious_pairs(sets, flagged, calibrated),
-        near_test=sets.distance("test", "train"),
+        pairs=suspicious_pairs(near, flagged, calibrated),
+        near_test=near.distance("test", "train"),
         space=where,
         level=level,
     )
@@ -194,31 +167,29 @@ class Reading(NamedTuple):
     evidence: Evidence
 
 
-def read(sets: Searches, *, n_cells: int | None = None, seed: int = 0) -> Reading:
+def read(sets: Sets, *, n_cells: int | None = None, seed: int = 0) -> Reading:
     """Return what `decide` needs, and no more."""
-    triple = (sets["train"], sets["test"], sets["samples"])
-    scan = scan_share_test(*triple, seed=seed, searches=sets)
-    c_t = data_copying_test(*triple, n_cells=n_cells, seed=seed, searches=sets)
-    excess = tail_excess_test(*triple, searches=sets)
+    scan, excess = scan_share_test(sets, seed=seed), tail_excess_test(sets)
+    c_t = data_copying_test(sets, n_cells=n_cells, seed=seed)
     by_rows = bounded_share(sets, Errors(_LABELS, GATHERED, _ABOVE), seed)
-    to_test = over_mean(sets.near("samples", "test", min(NEIGHBOURS, len(sets["test"])))[0])
-    gathered = gathered_share(by_rows.details["low_by_neighbourhoods"], local_ratio(sets, "samples")[0], to_test)
+    to_test = over_mean(sets.near("samples", "test", NEAR)[0])
+    gathered = gathered_share(by_rows.details["low_by_neighbourhoods"], sets.local_ratio("samples")[0], to_test)
     evidence = Evidence(scan.p_value, identical_rows(sets), gathered, nearer_p(c_t, excess))
-    return Reading(scan, c_t, excess, merged_share(by_rows, evidence, sets.once("nearer", nearer_of)), evidence)
+    return Reading(scan, c_t, excess, merged_share(by_rows, evidence, sets.nearer), evidence)
 
 
-def searched(sets: Searches) -> Searches:
+def searched(sets: Sets) -> Sets:
     """Make the searches that several tests share, each once, for the most neighbours that any asks for."""
-    for name in ("train", "test"):
-        if len(sets.sets[name]) < _FEWEST:
+    for name, rows in (("train", sets.train), ("test", sets.test)):
+        if len(rows) < _FEWEST:
             raise DataError(
                 expected=f"{_FEWEST} or more rows to train on and held out",
-                got=f"{len(sets.sets[name])} in {name}",
+                got=f"{len(rows)} in {name}",
                 do="Add rows: nothing can be told from so few.",
             )
-    sets.near("samples", "train", min(max(NEAR, NEIGHBOURS), len(sets["train"])))
-    sets.near("test", "train", min(NEIGHBOURS, len(sets["train"])))
-    sets.near("samples", "test", min(NEAR, len(sets["test"])))
+    sets.near("samples", "train", NEAR)
+    sets.near("test", "train", NEAR)
+    sets.near("samples", "test", NEAR)
     return sets
 
 
@@ -254,7 +225,7 @@ def merged_share(by_rows: Result, evidence: Evidence, nearer: Nearer) -> Result:
     )
 
 
-def _power(sets: Searches, scan: Result, noise: float, trials: int, seed: int) -> Power:
+def _power(sets: Sets, scan: Result, noise: float, trials: int, seed: int) -> Power:
     critical = critical_value(scan.details["null_draws"], SCAN)
     rows = fewest_rows(sets) if noise == 0 and trials else np.inf
     errors = {"alpha": SCAN, "alone": GATHERED, "identical": rows}

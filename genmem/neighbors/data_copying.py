@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import stats
 
 from genmem.data.arrays import identical_groups
 from genmem.errors import DataError
 from genmem.neighbors.results import Result
-from genmem.neighbors.sets import Name, Searches, searches_of
+from genmem.neighbors.sets import NAMES, Name, Sets, of_three_sets
 from genmem.search.exact import nearest
 from genmem.seeding import seed32, stream
 
@@ -31,7 +31,7 @@ def default_cells(n_train: int, n_test: int, n_samples: int) -> int:
     return int(np.clip(min(n_train, n_test, n_samples) // ROWS_A_CELL, 1, MOST_CELLS))
 
 
-def cells_of(searches: Searches, n_cells: int | None = None, seed: int = 0) -> CellOf:
+def cells_of(sets: Sets, n_cells: int | None = None, seed: int = 0) -> CellOf:
     """Return the cell (n,) of each row of each set, from 0: that of the nearest of `n_cells` k-means centres.
 
     The centres are fitted on the training examples, on 10,000 of them drawn at random where there are more. They
@@ -39,49 +39,45 @@ def cells_of(searches: Searches, n_cells: int | None = None, seed: int = 0) -> C
     are distinct rows to fit them on.
 
     Args:
-        searches: the three sets.
+        sets: the three sets.
         n_cells: how many; by default one for every 200 rows of the smallest set, from 1 to 50.
         seed: of the rows drawn and the starting centres.
 
     Raises:
         DataError: n_cells < 1.
     """
-    sets = searches.sets
-    count = default_cells(*(len(searches[name]) for name in _NAMES)) if n_cells is None else int(n_cells)
+    count = default_cells(*map(len, sets)) if n_cells is None else int(n_cells)
     if count < 1:
         raise DataError(expected="n_cells of 1 or more", got=str(n_cells), do="Ask for at least one cell.")
     if count == 1:
-        return {name: np.zeros(len(sets[name]), np.intp) for name in _NAMES}
-    centres = _centres(_rows_to_fit(searches, seed), count, seed)
-    return {name: nearest(searches[name], centres)[1][:, 0].astype(np.intp) for name in _NAMES}
+        return {name: np.zeros(len(sets[name]), np.intp) for name in NAMES}
+    centres = _centres(_rows_to_fit(sets, seed), count, seed)
+    return {name: nearest(sets[name], centres)[1][:, 0].astype(np.intp) for name in NAMES}
 
 
-def nearest_within(searches: Searches, queries: Name, cells: CellOf) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def nearest_within(sets: Sets, queries: Name, cells: CellOf) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return distance (m,) to and index (m,) of the training example of its own cell nearest to each query.
 
     Where the nearest of all is in the cell, it is the one; only the other queries are searched again. In a cell
     without training examples the distance is infinite and the index -1.
     """
-    found, index = searches.near(queries, "train")
+    found, index = sets.near(queries, "train")
     distances, partners = found[:, 0].copy(), index[:, 0].copy()
     elsewhere = cells["train"][partners] != cells[queries]
     for cell in np.unique(cells[queries][elsewhere]):
         ask, base = np.flatnonzero(elsewhere & (cells[queries] == cell)), np.flatnonzero(cells["train"] == cell)
         distances[ask], partners[ask] = np.inf, -1
         if len(base):
-            near, at = nearest(searches[queries][ask], searches["train"][base])
+            near, at = nearest(sets[queries][ask], sets.train[base])
             distances[ask], partners[ask] = near[:, 0], base[at[:, 0]]
     return distances, partners
 
 
-_NAMES: tuple[Name, ...] = ("train", "test", "samples")
-
-
-def _rows_to_fit(searches: Searches, seed: int) -> NDArray[Any]:
-    order = searches.order("train")
+def _rows_to_fit(sets: Sets, seed: int) -> NDArray[Any]:
+    order = sets.order("train")
     if len(order) > FIT_ROWS:
         order = order[np.sort(stream(seed, "rows for cells").choice(len(order), FIT_ROWS, replace=False))]
-    return searches["train"][order]
+    return sets.train[order]
 
 
 def _centres(some: NDArray[Any], count: int, seed: int) -> NDArray[np.float64]:
@@ -166,15 +162,8 @@ class CopyingTest(Result):
         return self.value
 
 
-def data_copying_test(
-    train: ArrayLike,
-    test: ArrayLike,
-    samples: ArrayLike,
-    *,
-    n_cells: int | None = None,
-    seed: int = 0,
-    searches: Searches | None = None,
-) -> CopyingTest:
+@of_three_sets
+def data_copying_test(sets: Sets, *, n_cells: int | None = None, seed: int = 0) -> CopyingTest:
     """Test whether samples are nearer to training examples than held-out rows are, within cells of the space.
 
     In each cell the distances of samples (m of them) and held-out rows (n) to the cell's training examples are
@@ -190,13 +179,10 @@ def data_copying_test(
     the spread of each row's share of the other set below it, training examples and cells as given.
 
     Args:
-        train: (n_train, *event).
-        test: (n_test, *event) held out: from the same source, not trained on.
-        samples: (n_samples, *event) of the model.
+        sets: the three sets.
         n_cells: k-means cells, fitted on the training examples. By default one for every 200 rows of the smallest
             set, from 1 to 50.
         seed: of the starting centres.
-        searches: what has been searched already, from a test before this one.
 
     Returns:
         `details` holds "z_u" and "p_u", the same test with all the space as one cell; "sd" of C_T on fresh data; "tau",
@@ -217,7 +203,6 @@ def data_copying_test(
     >>> data_copying_test(T, H, T).z < -15 < -2 < data_copying_test(T, H, fresh).z
     True
     """
-    sets = searches_of(train, test, samples, searches)
     cells = cells_of(sets, n_cells, seed)
     ranks, table = _table(sets, cells)
     value, sd, half = _sum(ranks, table)
@@ -235,7 +220,7 @@ def data_copying_test(
         sentence=_sentence(value, z, p, table),
         cannot_see=_CANNOT_SEE,
         citation="Meehan, Chaudhuri & Dasgupta (2020)",
-        details={"sd": sd, "tau": FEWEST / len(sets["samples"]), **_global(sets), **_by_row(cells)},
+        details={"sd": sd, "tau": FEWEST / len(sets.samples), **_global(sets), **_by_row(cells)},
         z=z,
         cells=tuple(sorted(table, key=lambda cell: (not cell.used, np.isnan(cell.z), cell.z, cell.number))),
     )
@@ -304,7 +289,7 @@ def _p_below(z: float, sd: float) -> float:
     return 1.0 if sd == 0 else float(stats.norm.cdf(z))
 
 
-def _global(sets: Searches) -> dict[str, float]:
+def _global(sets: Sets) -> dict[str, float]:
     whole = rank_distances(sets.distance("samples", "train"), sets.distance("test", "train"))
     sd = float(np.sqrt(whole.ties))
     return {"z_u": whole.z, "p_u": _p_below(whole.z / sd if sd else sd, sd)}
@@ -314,10 +299,10 @@ def _by_row(cells: CellOf) -> dict[str, NDArray[np.intp]]:
     return {f"cell_of_{name}": cells[name] for name in cells}
 
 
-def _table(sets: Searches, cells: CellOf) -> tuple[list[Rank], list[Cell]]:
+def _table(sets: Sets, cells: CellOf) -> tuple[list[Rank], list[Cell]]:
     """Return rank and row of the table of every cell, by number."""
     near = {name: nearest_within(sets, name, cells) for name in _QUERIES}
-    counts = np.stack([np.bincount(cells[name], minlength=_count(cells)) for name in _NAMES], axis=1)  # (cells, 3)
+    counts = np.stack([np.bincount(cells[name], minlength=_count(cells)) for name in NAMES], axis=1)  # (cells, 3)
     reasons = [_reason(*row) for row in counts.tolist()]
     in_use = sum(row[1] for row, reason in zip(counts.tolist(), reasons, strict=True) if not reason)
     ranks: list[Rank] = []

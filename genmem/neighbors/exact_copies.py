@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, hypergeom
 
-from genmem.data.arrays import identical_groups
-from genmem.neighbors.sets import Searches
+from genmem.neighbors.sets import Sets
 
 IntArray = NDArray[np.int64]
 
@@ -40,9 +39,9 @@ class Identical(NamedTuple):
     at_test: int
 
 
-def identical_rows(searches: Searches) -> Identical:
+def identical_rows(sets: Sets) -> Identical:
     """Return how far chance explains that samples are identical to training rows."""
-    counts = _counts(searches)
+    counts = _counts(sets)
     train, test, samples = counts
     hit = _hit(counts)
     distinct = np.stack([train, test, np.minimum(samples, 1)])
@@ -106,15 +105,15 @@ def rank_of_counts(own: int, m: int, others: int, n: int) -> float:
     return float(hypergeom.sf(own - 1, n + m, own + others, m)) if own else 1.0
 
 
-def fewest_rows(searches: Searches) -> float:
+def fewest_rows(sets: Sets) -> float:
     """Return how many training rows, each copied once, show by being identical; infinity if not even all do.
 
     Identical rows there are already, other than copies, stay where they are.
     """
-    counts = _counts(searches)
+    counts = _counts(sets)
     counts[2, (counts[0] > 0) & (counts[1] == 0)] = 0  # no copies yet
     free = np.flatnonzero((counts[0] > 0) & (counts[1] == 0))
-    m = len(searches["samples"])
+    m = len(sets.samples)
 
     def enough(rows: int) -> bool:
         planted = counts.copy()
@@ -130,12 +129,10 @@ def fewest_rows(searches: Searches) -> float:
     return float(high) if high <= min(len(free), m) else np.inf
 
 
-def _counts(searches: Searches) -> IntArray:
+def _counts(sets: Sets) -> IntArray:
     """Return how many rows of training, held-out examples and samples each group of identical rows holds."""
-    sets = [searches[name] for name in ("train", "test", "samples")]
-    groups = identical_groups(np.concatenate(sets))
-    parts = np.split(groups, np.cumsum([len(rows) for rows in sets[:2]]))
-    return np.stack([np.bincount(part, minlength=int(groups.max()) + 1) for part in parts]).astype(np.int64)
+    most = max(int(groups.max()) for groups in sets.groups)
+    return np.stack([np.bincount(groups, minlength=most + 1) for groups in sets.groups]).astype(np.int64)
 
 
 def _hit(counts: IntArray) -> NDArray[np.bool_]:

@@ -3,13 +3,12 @@
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from genmem.data.arrays import identical_groups
 from genmem.errors import DataError
+from genmem.neighbors.pooled import NEAR
 from genmem.neighbors.results import Flags, flags_of
-from genmem.neighbors.sets import Name, Searches, nearest_row, searches_of
-from genmem.search.exact import nearest
+from genmem.neighbors.sets import Sets, of_three_sets
 
 _BATES = (
     "Testing for Outliers with Conformal p-values (Bates, Candès, Lei, Romano & Sesia, 2023), "
@@ -17,9 +16,8 @@ _BATES = (
 )
 
 
-def conformal_samples(
-    train: ArrayLike, test: ArrayLike, samples: ArrayLike, *, level: float = 0.1, searches: Searches | None = None
-) -> Flags:
+@of_three_sets
+def conformal_samples(sets: Sets, *, level: float = 0.1) -> Flags:
     """Rank the distance of each sample to its nearest training example among those of held-out examples.
 
     The p-value of a sample is (1 + #{held-out no farther}) / (n_test + 1). Given the training set, fresh samples
@@ -27,11 +25,8 @@ def conformal_samples(
     the held-out examples they share, under which Benjamini and Hochberg's procedure still holds its rate.
 
     Args:
-        train: (n_train, *event).
-        test: (n_test, *event) held-out examples.
-        samples: (n_samples, *event).
+        sets: the three sets.
         level: the false-discovery rate.
-        searches: of the same three sets, where there are some.
 
     Returns:
         One entry a sample: distances in the units of the data, `partner` the nearest training example.
@@ -43,11 +38,10 @@ def conformal_samples(
         Testing for Outliers with Conformal p-values (Bates, Candès, Lei, Romano & Sesia, 2023),
         https://arxiv.org/abs/2104.08279
     """
-    near = searches_of(train, test, samples, searches)
-    distance, partner = near.near("samples", "train")
+    distance, partner = sets.near("samples", "train")
     return flags_of(
         distance[:, 0],
-        near.distance("test", "train"),
+        sets.distance("test", "train"),
         partner[:, 0],
         level=level,
         rows="samples",
@@ -62,9 +56,8 @@ def conformal_samples(
     )
 
 
-def conformal_rows(
-    train: ArrayLike, test: ArrayLike, samples: ArrayLike, *, level: float = 0.1, searches: Searches | None = None
-) -> Flags:
+@of_three_sets
+def conformal_rows(sets: Sets, *, level: float = 0.1) -> Flags:
     """Rank the distance of each training example to its nearest sample among those of held-out examples.
 
     The p-value of a training row is (1 + #{held-out no farther from a sample}) / (n_test + 1). Where samples owe
@@ -72,11 +65,8 @@ def conformal_rows(
     the samples are.
 
     Args:
-        train: (n_train, *event).
-        test: (n_test, *event) held-out examples.
-        samples: (n_samples, *event).
+        sets: the three sets.
         level: the false-discovery rate.
-        searches: of the same three sets, where there are some.
 
     Returns:
         One entry a training row: distances in the units of the data, `partner` the nearest sample.
@@ -88,11 +78,10 @@ def conformal_rows(
         Testing for Outliers with Conformal p-values (Bates, Candès, Lei, Romano & Sesia, 2023),
         https://arxiv.org/abs/2104.08279
     """
-    near = searches_of(train, test, samples, searches)
-    distance, partner = near.near("train", "samples")
+    distance, partner = sets.near("train", "samples")
     return flags_of(
         distance[:, 0],
-        near.distance("test", "samples"),
+        sets.distance("test", "samples"),
         partner[:, 0],
         level=level,
         rows="train",
@@ -110,22 +99,11 @@ def conformal_rows(
 # --- near by the standards of the neighbourhood
 
 
-FloatArray = NDArray[np.float64]
-NEIGHBOURS = 50
-
 _CARLINI = "Extracting Training Data from Diffusion Models (Carlini et al., 2023), https://arxiv.org/abs/2301.13188"
 
 
-def calibrated_distance(
-    train: ArrayLike,
-    test: ArrayLike,
-    samples: ArrayLike,
-    *,
-    alpha: float = 0.5,
-    k: int = NEIGHBOURS,
-    level: float = 0.1,
-    searches: Searches | None = None,
-) -> Flags:
+@of_three_sets
+def calibrated_distance(sets: Sets, *, alpha: float = 0.5, k: int = NEAR, level: float = 0.1) -> Flags:
     """Compare each sample's distance to its nearest training example with its mean distance to the `k` nearest.
 
     The statistic is d_1 / (alpha * mean(d_1, ..., d_k)), without unit, from 0 for an exact copy to 1 / alpha.
@@ -138,13 +116,10 @@ def calibrated_distance(
     k-th, as in few rows of many dimensions.
 
     Args:
-        train: (n_train, *event).
-        test: (n_test, *event) held-out examples.
-        samples: (n_samples, *event).
+        sets: the three sets.
         alpha: the share of the mean distance that counts as near; it scales the statistic and changes no p-value.
         k: how many neighbours make the neighbourhood, 2 or more.
         level: the false-discovery rate.
-        searches: of the same three sets, where there are some; ask them for `k` neighbours first.
 
     Returns:
         One entry a sample; `partner` is the nearest training example, the first of identical ones.
@@ -160,11 +135,10 @@ def calibrated_distance(
         raise DataError(
             expected="2 or more neighbours and an alpha above 0",
             got=f"k={k}, alpha={alpha}",
-            do=f"Leave them at {NEIGHBOURS} and 0.5, the published values.",
+            do=f"Leave them at {NEAR} and 0.5, the published values.",
         )
-    near = searches_of(train, test, samples, searches)
-    of_samples, partner = local_ratio(near, "samples", k)
-    of_test, _ = local_ratio(near, "test", k)
+    of_samples, partner = sets.local_ratio("samples", int(k))
+    of_test, _ = sets.local_ratio("test", int(k))
     return flags_of(
         of_samples / alpha,
         of_test / alpha,
@@ -183,45 +157,20 @@ def calibrated_distance(
     )
 
 
-def local_ratio(searches: Searches, queries: Name, k: int = NEIGHBOURS) -> tuple[FloatArray, NDArray[np.int64]]:
-    """Return d_1 / mean(d_1, ..., d_k) over distinct training rows, (m,), and the nearest row; 0 / 0 is 0."""
-    return searches.once(f"local ratio of {queries} to {k}", lambda sets: _local_ratio(sets, queries, k))
-
-
-def _local_ratio(searches: Searches, queries: Name, k: int) -> tuple[FloatArray, NDArray[np.int64]]:
-    train = searches["train"]
-    distinct = searches.once("distinct training rows", lambda sets: _first_of_identical(sets["train"]))
-    count = min(int(k), len(distinct))
-    if len(distinct) == len(train):
-        distances, indices = searches.near(queries, "train", count)
-        found = indices[:, 0]
-    else:
-        distances, places = nearest(searches[queries], train[distinct], count)
-        found = distinct[places[:, 0]]
-    nearest_one, mean = distances[:, 0], distances.mean(axis=1)
-    return np.divide(nearest_one, mean, out=np.zeros_like(mean), where=mean > 0), found
-
-
-def _first_of_identical(rows: NDArray[np.generic]) -> NDArray[np.int64]:
-    return np.unique(identical_groups(rows), return_index=True)[1].astype(np.int64)
-
-
 # --- pairs
 
 
 MOST = 1000
 
 
-def suspicious_pairs(
-    searches: Searches, samples: Flags, calibrated: Flags, *, most: int = MOST
-) -> dict[str, NDArray[Any]]:
+def suspicious_pairs(sets: Sets, samples: Flags, calibrated: Flags, *, most: int = MOST) -> dict[str, NDArray[Any]]:
     """Return the most suspicious samples with the training row and the held-out row nearest to each.
 
     Samples nearer to a training row than to any held-out row come first, and among them those whose training row is
     nearest for how dense the data are there (`calibrated_distance`): copies in sparse and in dense regions alike.
 
     Args:
-        searches: the three sets.
+        sets: the three sets.
         samples: of `conformal_samples`.
         calibrated: of `calibrated_distance`.
         most: how many.
@@ -231,9 +180,8 @@ def suspicious_pairs(
         these, 0 to infinity; 1 where both are 0), "p_value", "q_value", "flagged" (of `samples`), "calibrated",
         "calibrated_flagged".
     """
-    (to_train, train), (to_test, test) = (_nearest(searches, base) for base in ("train", "test"))
-    place = np.empty(len(train), np.intp)  # equally suspicious ones in an order that their values decide
-    place[searches.order("samples")] = np.arange(len(place))
+    (to_train, train), (to_test, test) = sets.nearest_row("samples", "train"), sets.nearest_row("samples", "test")
+    place = sets.place("samples")  # equally suspicious ones in an order that their values decide
     at = np.lexsort((place, to_train, calibrated.statistic, to_train >= to_test))[:most]
     ratio = np.divide(to_train, to_test, out=np.where(to_train > 0, np.inf, 1.0), where=to_test > 0)
     columns = {
@@ -249,7 +197,3 @@ def suspicious_pairs(
         "calibrated_flagged": calibrated.flagged,
     }
     return {"sample": at, **{name: column[at] for name, column in columns.items()}}
-
-
-def _nearest(searches: Searches, base: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    return nearest_row(searches, "samples", "train" if base == "train" else "test")

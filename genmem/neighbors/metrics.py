@@ -1,43 +1,31 @@
 """Common measures of samples beside the tests of copying: what each says, and what it cannot see."""
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import stats
 
 from genmem.neighbors.membership import auc_interval
 from genmem.neighbors.prdc import precision_recall
 from genmem.neighbors.results import Result
-from genmem.neighbors.sets import Searches, searches_of
+from genmem.neighbors.sets import Name, Sets, of_three_sets
 from genmem.neighbors.two_sample import one_nn_two_sample
 
 
-def context(
-    train: ArrayLike,
-    test: ArrayLike,
-    samples: ArrayLike,
-    *,
-    rows: int = 2000,
-    seed: int = 0,
-    searches: Searches | None = None,
-) -> tuple[Result, ...]:
+@of_three_sets
+def context(sets: Sets, *, rows: int = 2000, seed: int = 0) -> tuple[Result, ...]:
     """Return the measures that reports of generative models often give, each with its value on fresh data.
 
     Distance to closest record and nearest-neighbour distance ratio (median and 5% quantile), membership by distance
     to the nearest sample, on all rows; leave-one-out 1-NN accuracy, precision, recall, density and coverage on `rows`
     of each set at most. None of them decides whether samples are copies; `cannot_see` of each says why.
 
-    Of `searches` it asks for two training neighbours of samples and held-out examples, and for the nearest sample of
+    It asks for two training neighbours of samples and held-out examples, and for the nearest sample of
     training and held-out examples.
 
     Args:
-        train: (n_train, *event).
-        test: (n_test, *event) held-out examples.
-        samples: (n_samples, *event).
+        sets: the three sets.
         rows: how many rows of each set those take that search sets within themselves.
         seed: of the draw of these rows.
-        searches: of these sets, where there are some already.
 
     Returns:
         `dcr_median`, `dcr_tail`, `nndr_median`, `nndr_tail`, `gan_leaks`, `one_nn_train`, `one_nn_test`, `precision`,
@@ -46,15 +34,14 @@ def context(
     Raises:
         DataError: the sets do not fit together, or `rows` is below 1.
     """
-    shared = searches_of(train, test, samples, searches)
     # The ratio asks for two neighbours, the distance then takes the first of these.
-    ratio = neighbor_ratio(train, test, samples, searches=shared)
+    ratio = neighbor_ratio(sets)
     return (
-        *closest_record(train, test, samples, searches=shared),
+        *closest_record(sets),
         *ratio,
-        gan_leaks(train, test, samples, searches=shared),
-        *one_nn_two_sample(train, test, samples, rows=rows, seed=seed, searches=shared),
-        *precision_recall(train, test, samples, rows=rows, seed=seed, searches=shared),
+        gan_leaks(sets),
+        *one_nn_two_sample(sets, rows=rows, seed=seed),
+        *precision_recall(sets, rows=rows, seed=seed),
     )
 
 
@@ -72,9 +59,8 @@ _NNDR = "CTAB-GAN: Effective Table Data Synthesizing (Zhao et al., 2021), https:
 _SHARP = "A model sharper than its data lies nearer to every example, copied or not, and lowers it as copies do."
 
 
-def closest_record(
-    train: ArrayLike, test: ArrayLike, samples: ArrayLike, *, searches: Searches | None = None
-) -> tuple[Result, Result]:
+@of_three_sets
+def closest_record(sets: Sets) -> tuple[Result, Result]:
     """Return the median and the 5% quantile of the distance to closest record (DCR), each against held-out examples.
 
     The distance of a sample to its nearest training example; the null is the same quantile of held-out examples'
@@ -82,10 +68,7 @@ def closest_record(
     such distances, as some tools report, underflows to ties.
 
     Args:
-        train: (n_train, *event).
-        test: (n_test, *event) held-out examples.
-        samples: (n_samples, *event).
-        searches: of these sets, where there are some already.
+        sets: the three sets.
 
     Returns:
         `dcr_median` and `dcr_tail`, in the units of the data; `details` holds the distances (n_samples,), (n_test,).
@@ -93,25 +76,20 @@ def closest_record(
     Raises:
         DataError: the sets do not fit together.
     """
-    shared = searches_of(train, test, samples, searches)
-    ours, theirs = (shared.distance(name, "train") for name in ("samples", "test"))
+    ours, theirs = (sets.distance(name, "train") for name in ("samples", "test"))
     what = "distance to the nearest training example"
     return _quantiles("dcr", "Distance to closest record", what, ours, theirs, _SHARP, _DCR)
 
 
-def neighbor_ratio(
-    train: ArrayLike, test: ArrayLike, samples: ArrayLike, *, searches: Searches | None = None
-) -> tuple[Result, Result]:
+@of_three_sets
+def neighbor_ratio(sets: Sets) -> tuple[Result, Result]:
     """Return the median and the 5% quantile of the nearest-neighbour distance ratio (NNDR), against held-out examples.
 
     d1 / d2, a sample's distances to its nearest and its second nearest training example: near 0 where it belongs to
     one of them alone. Two training examples at distance 0 make it 0 too. NaN where there is one training example.
 
     Args:
-        train: (n_train, *event).
-        test: (n_test, *event) held-out examples.
-        samples: (n_samples, *event).
-        searches: of these sets, where there are some already.
+        sets: the three sets.
 
     Returns:
         `nndr_median` and `nndr_tail`, between 0 and 1; `details` holds the ratios (n_samples,), (n_test,).
@@ -119,17 +97,16 @@ def neighbor_ratio(
     Raises:
         DataError: the sets do not fit together.
     """
-    shared = searches_of(train, test, samples, searches)
-    ours, theirs = (_ratios(shared, name) for name in ("samples", "test"))
+    ours, theirs = (_ratios(sets, name) for name in ("samples", "test"))
     what = "ratio of the distances to the nearest and the second nearest training example"
     blind = "Copies of rows that occur more than once, slightly changed: the second neighbour is then as near. "
     return _quantiles("nndr", "Nearest-neighbour distance ratio", what, ours, theirs, blind + _SHARP, _NNDR)
 
 
-def _ratios(shared: Searches, name: Any) -> FloatArray:
-    if len(shared["train"]) < 2:
-        return np.full(len(shared[name]), np.nan)
-    distances, _ = shared.near(name, "train", 2)
+def _ratios(sets: Sets, name: Name) -> FloatArray:
+    if len(sets.train) < 2:
+        return np.full(len(sets[name]), np.nan)
+    distances, _ = sets.near(name, "train", 2)
     return np.divide(distances[:, 0], distances[:, 1], out=np.zeros(len(distances)), where=distances[:, 1] > 0)
 
 
@@ -173,7 +150,8 @@ def _interval(values: FloatArray, level: float) -> Interval:
 # --- GAN-Leaks
 
 
-def gan_leaks(train: ArrayLike, test: ArrayLike, samples: ArrayLike, *, searches: Searches | None = None) -> Result:
+@of_three_sets
+def gan_leaks(sets: Sets) -> Result:
     """Return the AUC of telling training examples from held-out ones by their distance to the nearest sample.
 
     The full black-box attack without calibration: the nearer a sample, the likelier a member. The p-value is of the
@@ -181,10 +159,7 @@ def gan_leaks(train: ArrayLike, test: ArrayLike, samples: ArrayLike, *, searches
     it too small. The interval is Newcombe's, and also stands where the AUC is 0 or 1.
 
     Args:
-        train: (n_train, *event).
-        test: (n_test, *event) held-out examples.
-        samples: (n_samples, *event).
-        searches: of these sets, where there are some already.
+        sets: the three sets.
 
     Returns:
         `gan_leaks`: the AUC, null .5. `details`: the share of training examples caught at the threshold that catches
@@ -197,8 +172,7 @@ def gan_leaks(train: ArrayLike, test: ArrayLike, samples: ArrayLike, *, searches
         GAN-Leaks: A Taxonomy of Membership Inference Attacks against Generative Models (Chen et al., 2020),
         https://arxiv.org/abs/1909.03935
     """
-    shared = searches_of(train, test, samples, searches)
-    members, others = (shared.distance(name, "samples") for name in ("train", "test"))
+    members, others = (sets.distance(name, "samples") for name in ("train", "test"))
     auc, p = _auc(members, others)
     low, high = auc_interval(auc, len(members), len(others))
     caught = _caught(members, others, 0.01)

@@ -12,9 +12,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from genmem.data.arrays import canonical_order, identical_groups
-from genmem.neighbors.sets import Name, Searches
-from genmem.search.exact import Pairs, nearest
 from genmem.seeding import stream
 
 Floats = NDArray[np.float64]
@@ -37,37 +34,6 @@ class NearestOfBoth(NamedTuple):
     distance: Floats
     labels: Floats
     place: NDArray[np.intp]
-
-
-def nearest_of_both(searches: Searches) -> NearestOfBoth:
-    """Return the group of identical rows nearest to each sample.
-
-    Of groups at one distance it is the one whose place comes first. So the answer does not depend on which rows are in
-    which set, nor on their order.
-    """
-    rows = np.concatenate([searches["train"], searches["test"]])
-    groups = identical_groups(rows)
-    (far, index), (far_test, index_test) = (_nearest_two(searches, name) for name in ("train", "test"))
-    distance = np.minimum(far[:, 0], far_test[:, 0])
-    closer = np.where(far[:, 0] <= far_test[:, 0], index[:, 0], len(searches["train"]) + index_test[:, 0])
-    group = groups[closer]
-    tied = ((far == distance[:, None]).sum(axis=1) + (far_test == distance[:, None]).sum(axis=1)) > 1
-    one_each = _one_of_each(rows, groups)
-    if tied.any():
-        group[tied] = groups[one_each[nearest(searches["samples"][tied], rows[one_each])[1][:, 0]]]
-    in_train = np.arange(len(rows)) < len(searches["train"])
-    labels = np.bincount(groups, weights=in_train) / np.bincount(groups)
-    return NearestOfBoth(group, distance, labels, np.argsort(groups[one_each]))
-
-
-def _nearest_two(searches: Searches, base: Name) -> Pairs:
-    return searches.near("samples", base, min(2, len(searches[base])))
-
-
-def _one_of_each(rows: NDArray[np.generic], groups: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return a row of each group, in the order that values decide."""
-    order = canonical_order(rows)
-    return order[np.sort(np.unique(groups[order], return_index=True)[1])]
 
 
 class Dealt(NamedTuple):
@@ -249,29 +215,3 @@ def earlier(groups: IndexArray) -> IndexArray:
 def standardised(excess: FloatArray, deviations: FloatArray) -> FloatArray:
     """Return the excess in standard deviations, 0 where chance leaves no room."""
     return np.divide(excess, deviations, out=np.zeros_like(excess), where=deviations > 1e-9)
-
-
-def nearer_of(searches: Searches) -> Nearer:
-    """Return whose neighbour each sample is."""
-    mean = pooled_distances(searches).mean(1)
-    both = searches.once("both", nearest_of_both)
-    free = np.divide(both.distance, mean, out=np.zeros_like(mean), where=mean > 0)
-    place = np.empty(len(free), np.intp)  # equally near samples are ordered by what they hold
-    place[searches.order("samples")] = np.arange(len(free))
-    orders = np.stack([np.lexsort((place, both.distance)), np.lexsort((place, both.distance, free))])
-    return Nearer(both.labels, both.group, orders, both.distance, free, both.place)
-
-
-def pooled_distances(searches: Searches) -> FloatArray:
-    """Return the distances of each sample to the 50 pooled rows nearest to it, in no order, (m, 50 or all)."""
-    bases: tuple[Name, ...] = ("train", "test")
-    found = [searches.near("samples", base, min(NEAR, len(searches[base])))[0] for base in bases]
-    distances = np.hstack(found)
-    count = min(NEAR, distances.shape[1])
-    return np.asarray(np.partition(distances, count - 1, axis=1)[:, :count])
-
-
-def over_mean(distances: FloatArray) -> FloatArray:
-    """Return the first column over the mean of all, (m,), 0 where that is 0; distances (m, k), the nearest first."""
-    mean = distances.mean(axis=1)
-    return np.asarray(np.divide(distances[:, 0], mean, out=np.zeros_like(mean), where=mean > 0))

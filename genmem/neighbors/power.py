@@ -5,12 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from genmem.data.arrays import identical_groups
 from genmem.neighbors.copied_share import Hits, by_neighbourhoods
-from genmem.neighbors.flagged import local_ratio
-from genmem.neighbors.pooled import NEAR, Nearer, nearer_of, over_mean, standardised
+from genmem.neighbors.pooled import NEAR, Nearer, standardised
 from genmem.neighbors.scan import critical_value, largest_by_chance
-from genmem.neighbors.sets import Searches
+from genmem.neighbors.sets import Sets, over_mean
 from genmem.search.exact import nearest
 from genmem.seeding import stream
 
@@ -86,7 +84,7 @@ class _Copies:
 
 
 def detectable_share(
-    searches: Searches,
+    sets: Sets,
     *,
     critical: float,
     alpha: float,
@@ -105,7 +103,7 @@ def detectable_share(
     `identical` or more. Where the samples hold copies already, others stand out less, and the share told is too large.
 
     Args:
-        searches: the three sets.
+        sets: the three sets.
         critical: the largest Z above which copies are said to be found.
         alpha: the false-alarm rate it stands for.
         alone: the error of the bound by neighbourhoods; alpha if None.
@@ -119,8 +117,8 @@ def detectable_share(
         return Power(
             np.nan, np.empty(0), np.empty(0), at, alpha, noise, 0, "What would have been missed was not asked."
         )
-    nearer = searches.once("nearer", nearer_of).of_one_row(seed)
-    copies = _copies(searches, noise, seed)
+    nearer = sets.nearer.of_one_row(seed)
+    copies = _copies(sets, noise, seed)
     size, error = len(nearer.group), alpha if alone is None else alone
     counts = np.unique(np.round(np.geomspace(1, size, _STEPS)).astype(np.intp))
     tried: dict[int, float] = {}
@@ -143,38 +141,32 @@ def detectable_share(
     return Power(smallest, shares, found, at, alpha, noise, trials, _sentence(smallest, at, noise))
 
 
-def _copies(searches: Searches, noise: float, seed: int) -> _Copies:
-    groups = searches.once("pooled_groups", _groups)
-    held_out = local_ratio(searches, "test")[0]
+def _copies(sets: Sets, noise: float, seed: int) -> _Copies:
+    groups, held_out = sets.pooled_groups, sets.local_ratio("test")[0]
     if noise == 0:
         none = np.zeros(len(groups))
         return _Copies(groups, groups, none, none, none[:1], held_out)
     rng = stream(seed, "copies to plant")
     rows = np.sort(rng.choice(len(groups), min(MODELS, len(groups)), replace=False))
-    originals = np.concatenate([part.astype(np.float64) for part in _pooled(searches, rows)])
+    originals = np.concatenate([part.astype(np.float64) for part in _pooled(sets, rows)])
     step = rng.normal(size=originals.shape)
-    length = noise * float(np.median(searches.distance("test", "train")))
+    length = noise * float(np.median(sets.distance("test", "train")))
     step *= length / np.linalg.norm(step, axis=1, keepdims=True)
-    near, at, to_train = _nearest_pooled(originals + step, searches)
-    local = over_mean(to_train)[rows < len(searches["train"])]
+    near, at, to_train = _nearest_pooled(originals + step, sets)
+    local = over_mean(to_train)[rows < len(sets.train)]
     return _Copies(groups[rows], groups[at], near[:, 0], over_mean(near), local, held_out)
 
 
-def _groups(searches: Searches) -> IndexArray:
-    return identical_groups(np.concatenate([searches["train"], searches["test"]]))
+def _pooled(sets: Sets, rows: IndexArray) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    size = len(sets.train)
+    return sets.train[rows[rows < size]], sets.test[rows[rows >= size] - size]
 
 
-def _pooled(searches: Searches, rows: IndexArray) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    size = len(searches["train"])
-    return searches["train"][rows[rows < size]], searches["test"][rows[rows >= size] - size]
-
-
-def _nearest_pooled(rows: FloatArray, searches: Searches) -> tuple[FloatArray, IndexArray, FloatArray]:
+def _nearest_pooled(rows: FloatArray, sets: Sets) -> tuple[FloatArray, IndexArray, FloatArray]:
     """Return distances to the 50 nearest pooled rows, the nearest of them, and distances to 50 training rows."""
-    train, test = searches["train"], searches["test"]
-    found = [nearest(rows, base, min(NEAR, len(base))) for base in (train, test)]
+    found = [nearest(rows, base, min(NEAR, len(base))) for base in (sets.train, sets.test)]
     distances = np.hstack([distance for distance, _ in found])
-    indices = np.hstack([found[0][1], found[1][1] + len(train)])
+    indices = np.hstack([found[0][1], found[1][1] + len(sets.train)])
     order = np.argsort(distances, axis=1, kind="stable")[:, :NEAR]
     first: IndexArray = np.take_along_axis(indices, order[:, :1], 1)[:, 0].astype(np.intp)
     return np.take_along_axis(distances, order, 1), first, found[0][0]

@@ -3,11 +3,11 @@
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from genmem.errors import DataError
 from genmem.neighbors.results import Result
-from genmem.neighbors.sets import Searches, rows_of_each, searches_of, some_rows
+from genmem.neighbors.sets import NAMES, Sets, of_three_sets
 from genmem.search.exact import nearest
 from genmem.stats import mean_interval, share_interval
 
@@ -32,15 +32,9 @@ _WORDS = {
 }
 
 
+@of_three_sets
 def precision_recall(
-    train: ArrayLike,
-    test: ArrayLike,
-    samples: ArrayLike,
-    *,
-    k: int = 5,
-    rows: int = 2000,
-    seed: int = 0,
-    searches: Searches | None = None,
+    sets: Sets, *, k: int = 5, rows: int = 2000, seed: int = 0
 ) -> tuple[Result, Result, Result, Result]:
     """Return precision, recall, density and coverage of samples, each with that of held-out examples as its null.
 
@@ -52,13 +46,10 @@ def precision_recall(
     the other set as given.
 
     Args:
-        train: (n_train, *event).
-        test: (n_test, *event) held-out examples.
-        samples: (n_samples, *event).
+        sets: the three sets.
         k: which neighbour marks the reach; fewer where the sets are that small.
         rows: how many rows of each set to use at most; they are drawn by the seed.
         seed: of the draw of rows.
-        searches: of these sets, where there are some already; only their rows are used.
 
     Returns:
         `precision`, `recall`, `density`, `coverage`: between 0 and 1, but density between 0 and rows / k. NaN where
@@ -73,9 +64,8 @@ def precision_recall(
         Reliable Fidelity and Diversity Metrics for Generative Models (Naeem et al., 2020),
         https://arxiv.org/abs/2002.09797
     """
-    shared = searches_of(train, test, samples, searches)
-    count = rows_of_each(shared, rows)
-    real, held_out, made = (some_rows(shared, name, count, seed) for name in ("train", "test", "samples"))
+    count = sets.rows_of_each(rows)
+    real, held_out, made = (sets.some_rows(name, count, seed) for name in NAMES)
     ours, theirs = _four(real, made, k), _four(real, held_out, k)
     return tuple(_result(name, ours[name], theirs[name], min(k, count - 1)) for name in _WORDS)  # type: ignore[return-value]
 

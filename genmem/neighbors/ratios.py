@@ -1,14 +1,14 @@
 """Is a training row nearer to a sample than to a held-out row, and a sample nearer to it than the other rows are?"""
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
 from genmem.errors import DataError
-from genmem.neighbors.pooled import dealt, nearest_of_both
+from genmem.neighbors.pooled import dealt
 from genmem.neighbors.results import Result
-from genmem.neighbors.sets import Name, Searches, nearest_row, searches_of
-from genmem.neighbors.spaces import in_space
+from genmem.neighbors.sets import Name, Sets, of_three_sets
+from genmem.neighbors.spaces import placed
 from genmem.search.exact import nearest
 from genmem.stats import share_interval
 
@@ -22,14 +22,8 @@ _VAN_DEN_BURG = (
 )
 
 
-def distance_ratio(
-    train: ArrayLike,
-    held_out: ArrayLike,
-    samples: ArrayLike,
-    *,
-    pool: bool = False,
-    searches: Searches | None = None,
-) -> FloatArray:
+@of_three_sets
+def distance_ratio(sets: Sets, *, pool: bool = False) -> FloatArray:
     """Return rho = d(x, nearest held-out row) / d(x, nearest sample) of each training row x, (n_train,).
 
     Above 1 the nearest sample lies nearer than the nearest held-out row, which is taken for a sign of memorization.
@@ -38,15 +32,11 @@ def distance_ratio(
     row alone 0.
 
     Args:
-        train: (n_train, *event).
-        held_out: (n_test, *event).
-        samples: (n_samples, *event).
+        sets: the three sets.
         pool: average images over 2 x 2 pixels first, as was published: details then weigh less.
-        searches: of the same three sets, where there are some and `pool` is left out.
 
     Raises:
-        DataError: a set is empty or not finite, widths differ, `pool` is asked of rows that are no images, or
-            `searches` are given with `pool`.
+        DataError: a set is empty or not finite, widths differ, or `pool` is asked of rows that are no images.
 
     References:
         On Memorization in Probabilistic Deep Generative Models (van den Burg & Williams, 2021),
@@ -55,20 +45,12 @@ def distance_ratio(
     >>> distance_ratio([[0.0], [5.0]], [[1.0], [9.0]], [[0.5], [5.0]])
     array([ 2., inf])
     """
-    near = _searches(train, held_out, samples, pool, searches)
-    to_test, to_samples = near.distance("train", "test"), near.distance("train", "samples")
-    return _ratio(to_test, to_samples)
+    near = placed("pooled", sets)[0] if pool else sets
+    return _ratio(near.distance("train", "test"), near.distance("train", "samples"))
 
 
-def ratio_test(
-    train: ArrayLike,
-    test: ArrayLike,
-    samples: ArrayLike,
-    *,
-    pool: bool = False,
-    seed: int = 0,
-    searches: Searches | None = None,
-) -> Result:
+@of_three_sets
+def ratio_test(sets: Sets, *, pool: bool = False, seed: int = 0) -> Result:
     """Test whether too many training rows have rho > 1: a sample nearer to them than any held-out row.
 
     Fresh samples and held-out rows are exchangeable, so the null is the share of samples among both (1/2 for equal
@@ -78,12 +60,9 @@ def ratio_test(
     is Wilson's for as many independent rows as would have the variance of those assignments.
 
     Args:
-        train: (n_train, *event).
-        test: (n_test, *event) held-out examples.
-        samples: (n_samples, *event).
+        sets: the three sets.
         pool: average images over 2 x 2 pixels first.
         seed: of the assignments.
-        searches: of the same three sets, where there are some and `pool` is left out.
 
     Returns:
         `details` holds "rho" (n_train,), "median", "mid_p", and "null_sd" of the value.
@@ -95,10 +74,9 @@ def ratio_test(
         On Memorization in Probabilistic Deep Generative Models (van den Burg & Williams, 2021),
         https://arxiv.org/abs/2106.03216
     """
-    near = _searches(train, test, samples, pool, searches)
-    to_test, to_samples = (near.near("train", base, min(2, len(near[base])))[0][:, 0] for base in _OTHERS)
-    rho = _ratio(to_test, to_samples)
-    both = nearest_of_both(near.turned())
+    near = placed("pooled", sets)[0] if pool else sets
+    to_test, to_samples = (near.near("train", base, 2)[0][:, 0] for base in _OTHERS)
+    rho, both = _ratio(to_test, to_samples), near.turned().both
     found = dealt(np.bincount(both.group, minlength=len(both.labels)), both.labels, seed, _DRAWS, place=both.place)
     worth = min(len(rho), found.null * (1 - found.null) / found.sd**2) if found.sd else len(rho)
     return Result(
@@ -123,18 +101,6 @@ def ratio_test(
     )
 
 
-def _searches(train: ArrayLike, test: ArrayLike, samples: ArrayLike, pool: bool, searches: Searches | None) -> Searches:
-    if not pool:
-        return searches_of(train, test, samples, searches)
-    if searches is not None:
-        raise DataError(
-            expected="either searches made before, or images to be pooled",
-            got="both",
-            do="Pass the sets alone: other distances need other searches.",
-        )
-    return Searches(*in_space("pooled", train, test, samples)[0])
-
-
 def _ratio(over: FloatArray, under: FloatArray) -> FloatArray:
     """Return over / under, x / 0 = inf and 0 / 0 = 1."""
     rho = np.where(over > 0, np.inf, 1.0)
@@ -154,7 +120,8 @@ _ALAA = (
 )
 
 
-def authenticity(train: ArrayLike, test: ArrayLike, samples: ArrayLike, *, searches: Searches | None = None) -> Result:
+@of_three_sets
+def authenticity(sets: Sets) -> Result:
     """Return the share of authentic samples, with that of held-out rows as its null.
 
     A sample q is authentic where its nearest training row t has another training row nearer to it than q is:
@@ -163,10 +130,7 @@ def authenticity(train: ArrayLike, test: ArrayLike, samples: ArrayLike, *, searc
     exchangeable, so p is that of Fisher's exact test, towards fewer authentic samples.
 
     Args:
-        train: (n_train, *event), 2 rows or more.
-        test: (n_test, *event) held-out examples.
-        samples: (n_samples, *event).
-        searches: of the same three sets, where there are some.
+        sets: the three sets.
 
     Returns:
         `value` and `null` are shares; `interval` is Wilson's of the value. `details` holds "authentic" (n_samples,),
@@ -182,10 +146,9 @@ def authenticity(train: ArrayLike, test: ArrayLike, samples: ArrayLike, *, searc
         Interval Estimation for the Difference Between Independent Proportions (Newcombe, 1998), Statistics in
         Medicine 17.
     """
-    near = searches_of(train, test, samples, searches)
-    if len(near["train"]) < 2:
+    if len(sets.train) < 2:
         raise DataError(expected="2 or more training examples", got="1", do="Add training examples.")
-    authentic, null_authentic = _authentic(near)
+    authentic, null_authentic = _authentic(sets)
     a, m, b, n = int(authentic.sum()), len(authentic), int(null_authentic.sum()), len(null_authentic)
     value, null = a / m, b / n
     interval, null_interval = share_interval(a, m), share_interval(b, n)
@@ -235,17 +198,17 @@ def difference_interval(
     return p - q - float(np.hypot(p - low, q_high - q)), p - q + float(np.hypot(high - p, q - q_low))
 
 
-def _authentic(near: Searches) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _authentic(sets: Sets) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return whether each sample, and each held-out row, is authentic."""
-    others = [near.near(name, "train", min(_LOOKED_AT, len(near["train"])))[1] for name in _QUERIES]
-    distances, rows = zip(*(nearest_row(near, name, "train") for name in _QUERIES), strict=True)
+    others = [sets.near(name, "train", _LOOKED_AT)[1] for name in _QUERIES]
+    distances, rows = zip(*(sets.nearest_row(name, "train") for name in _QUERIES), strict=True)
     distance, row = np.concatenate(distances), np.concatenate(rows)
-    authentic = _has_nearer(near["train"], np.concatenate(others), distance, row)
+    authentic = _has_nearer(sets.train, np.concatenate(others), distance, row)
     # Only rows that are nearest to something are asked, not all of the training set, and only where it is open yet.
     still = np.flatnonzero(~authentic)
     if len(still):
         used, place = np.unique(row[still], return_inverse=True)
-        apart = nearest(near["train"][used], near["train"], 1, exclude=used)[0][place, 0]
+        apart = nearest(sets.train[used], sets.train, 1, exclude=used)[0][place, 0]
         authentic[still] = apart < distance[still]
     return authentic[: len(rows[0])], authentic[len(rows[0]) :]
 

@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from genmem.neighbors.pooled import Nearer, nearer_of, standardised
+from genmem.neighbors.pooled import Nearer, standardised
 from genmem.neighbors.results import Result
-from genmem.neighbors.sets import Searches, searches_of
+from genmem.neighbors.sets import Sets, of_three_sets
 from genmem.seeding import stream
 from genmem.stats import arrangements
 
@@ -30,15 +30,8 @@ _CITATION = (
 )
 
 
-def scan_share_test(
-    train: ArrayLike,
-    test: ArrayLike,
-    samples: ArrayLike,
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
-    searches: Searches | None = None,
-) -> Result:
+@of_three_sets
+def scan_share_test(sets: Sets, *, draws: int = DRAWS, seed: int = 0) -> Result:
     """Test whether samples owe their nearest rows to the training set, whatever share of them does.
 
     Training and held-out rows are pooled, and every sample has its nearest pooled row. Of the nearest .5, 1, 2, 5,
@@ -50,12 +43,9 @@ def scan_share_test(
     lopsided samples change nothing.
 
     Args:
-        train: (n_train, *event).
-        test: (n_test, *event) held-out examples.
-        samples: (n_samples, *event).
+        sets: the three sets.
         draws: of the permutation; the smallest p-value is 1 / (draws + 1).
         seed: of the permutation, and of the row that a group in both sets takes its label from.
-        searches: of the same three sets, where there are some.
 
     Returns:
         value: the largest Z; null: its median without copying. details: "depth" and "order" (0 or 1) where it is
@@ -69,7 +59,7 @@ def scan_share_test(
         Multivariate Two-Sample Tests Based on Nearest Neighbors (Schilling, 1986),
         https://doi.org/10.1080/01621459.1986.10478337
     """
-    nearer = searches_of(train, test, samples, searches).once("nearer", nearer_of).of_one_row(seed)
+    nearer = sets.nearer.of_one_row(seed)
     z = standardised(nearer.excess(nearer.labels), nearer.deviations)
     highest, null = float(z.max()), largest_by_chance(nearer, draws, seed)
     draws = len(null)

@@ -1,26 +1,41 @@
-"""Three sets of rows in one space, and the searches between them, each made once; ties and subsets ignore row order."""
+"""Three sets of rows in one space, and who is nearest to whom: each search is made once, no order of rows matters."""
 
-import copy
-from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+import re
+from collections.abc import Callable, Iterator
+from functools import cached_property, wraps
+from inspect import Signature, signature
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from genmem.data.arrays import canonical_order
+from genmem.data.arrays import Triple, canonical_order, identical_groups
+from genmem.data.three_sets import three_matrices
 from genmem.errors import DataError
+from genmem.neighbors.pooled import NEAR, Nearer, NearestOfBoth
 from genmem.search.exact import Pairs, nearest
 from genmem.seeding import stream
 
 Name = Literal["train", "test", "samples"]
-T = TypeVar("T")
+NAMES: tuple[Name, Name, Name] = ("train", "test", "samples")
+FloatArray = NDArray[np.float64]
+IndexArray = NDArray[np.intp]
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
-class Searches:
+class Sets:
     """Training examples, held-out examples and samples as matrices of one width, and who lies nearest to whom.
 
-    A search is made when it is first asked for; a later one for as few neighbours or fewer costs nothing, so ask
-    for the most first.
+    What tests share is made when it is first asked for. A later search for as few neighbours or fewer costs nothing,
+    so ask for the most first.
+
+    Attributes:
+        train: (n_train, d).
+        test: (n_test, d).
+        samples: (n_samples, d).
+        events: the shape of an example of each set, as they were given.
 
     Args:
         train: (n_train, *event).
@@ -29,119 +44,222 @@ class Searches:
 
     Raises:
         DataError: a set is empty, not finite or not numbers, or their widths differ.
+
+    >>> Sets([[0.0], [5.0]], [[1.0]], [[4.0]]).distance("samples", "train")
+    array([1.])
     """
 
     def __init__(self, train: ArrayLike, test: ArrayLike, samples: ArrayLike) -> None:
-        given = {"train": train, "test": test, "samples": samples}
-        self.sets: dict[str, NDArray[np.generic]] = {name: _matrix(rows, name) for name, rows in given.items()}
-        widths = {name: rows.shape[1] for name, rows in self.sets.items()}
-        if len(set(widths.values())) > 1:
-            raise DataError(
-                expected="training examples, held-out examples and samples of one width",
-                got=", ".join(f"{name} of {width} values" for name, width in widths.items()),
-                do="Pass all three in the same form.",
-            )
-        self._found: dict[tuple[str, str], Pairs] = {}
-        self._made: dict[str, Any] = {}
+        self._hold(three_matrices(train, test, samples))
+        self.events = tuple(np.shape(rows)[1:] for rows in (train, test, samples))
 
-    def __getitem__(self, name: Name) -> NDArray[np.generic]:
-        return self.sets[name]
+    @classmethod
+    def of_matrices(cls, matrices: Triple) -> "Sets":
+        """Return the sets of three matrices that are checked already."""
+        sets = cls.__new__(cls)
+        sets._hold(matrices)
+        sets.events = tuple(rows.shape[1:] for rows in matrices)
+        return sets
+
+    def _hold(self, matrices: Triple) -> None:
+        self.train, self.test, self.samples = matrices
+        self._found: dict[tuple[Name, Name], Pairs] = {}
+        self._orders: dict[Name, IndexArray] = {}
+        self._ratios: dict[tuple[Name, int], tuple[FloatArray, NDArray[np.int64]]] = {}
+
+    def __getitem__(self, name: Name) -> NDArray[Any]:
+        return {"train": self.train, "test": self.test, "samples": self.samples}[name]
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return iter((self.train, self.test, self.samples))
 
     def near(self, queries: Name, base: Name, k: int = 1) -> Pairs:
         """Return distances and indices, (m, k) each, of the k rows of `base` nearest to each row of `queries`.
 
-        Within a set a row is not its own neighbour. Distances are exact to float64, ties go by index.
+        Of fewer rows all are returned. Within a set a row is not its own neighbour. Distances are exact to float64,
+        ties go by index.
         """
+        k = min(k, max(1, len(self[base]) - (queries == base)))
         there = self._found.get((queries, base))
         if there is None or there[0].shape[1] < k:
-            own = np.arange(len(self.sets[queries])) if queries == base else None
-            there = self._found[queries, base] = nearest(self.sets[queries], self.sets[base], k, exclude=own)
+            own = np.arange(len(self[queries])) if queries == base else None
+            there = self._found[queries, base] = nearest(self[queries], self[base], k, exclude=own)
         return there[0][:, :k], there[1][:, :k]
 
-    def distance(self, queries: Name, base: Name) -> NDArray[np.float64]:
+    def distance(self, queries: Name, base: Name) -> FloatArray:
         """Return the distance of each row of `queries` to its nearest row of `base`, (m,)."""
         return self.near(queries, base)[0][:, 0]
 
-    def order(self, name: Name) -> NDArray[np.intp]:
+    def nearest_row(self, queries: Name, base: Name) -> tuple[FloatArray, NDArray[np.int64]]:
+        """Return distance to and index of the row of another set nearest to each query, (m,) each.
+
+        Among equally near rows the one whose values come first in an order of their own: shuffled sets give the same.
+        """
+        distances, indices = self.near(queries, base, 2)
+        found = indices[:, 0].copy()
+        tied = np.flatnonzero(distances[:, 0] == distances[:, -1]) if distances.shape[1] > 1 else found[:0]
+        if len(tied):
+            order = self.order(base)
+            found[tied] = order[nearest(self[queries][tied], self[base][order])[1][:, 0]]
+        return distances[:, 0], found
+
+    def order(self, name: Name) -> IndexArray:
         """Return the `canonical_order` (n,) of the rows of a set, which their values alone decide."""
-        return self.once(f"order of {name}", lambda sets: canonical_order(sets[name]))
+        if name not in self._orders:
+            self._orders[name] = canonical_order(self[name])
+        return self._orders[name]
 
-    def once(self, name: str, make: Callable[["Searches"], T]) -> T:
-        """Return what `make` gives for these sets, made when first asked for under this name."""
-        if name not in self._made:
-            self._made[name] = make(self)
-        made: T = self._made[name]
-        return made
+    def place(self, name: Name) -> IndexArray:
+        """Return the place (n,) of each row of a set in `order`."""
+        return np.argsort(self.order(name))
 
-    def turned(self) -> "Searches":
+    def some_rows(self, name: Name, rows: int, seed: int) -> NDArray[Any]:
+        """Return `rows` of a set, drawn without replacement; the order of the set plays no part."""
+        ranks = np.sort(stream(seed, f"rows of {name}").choice(len(self[name]), rows, replace=False))
+        chosen: NDArray[Any] = self[name][self.order(name)[ranks]]
+        return chosen
+
+    def rows_of_each(self, rows: int, *names: Name) -> int:
+        """Return how many rows of each of some sets, or of all, to take: `rows`, or all of the smallest.
+
+        Raises:
+            DataError: `rows` is below 1.
+        """
+        if rows < 1:
+            raise DataError(
+                expected="rows of 1 or more", got=f"rows={rows}", do="Pass how many rows of each set to use."
+            )
+        return min(rows, *(len(self[name]) for name in names or NAMES))
+
+    @cached_property
+    def groups(self) -> tuple[IndexArray, IndexArray, IndexArray]:
+        """The group of identical rows of each row of each set, numbered together by first appearance."""
+        groups = identical_groups(np.concatenate([*self]))
+        train, test, samples = np.split(groups, np.cumsum([len(self.train), len(self.test)]))
+        return train, test, samples
+
+    @cached_property
+    def pooled_groups(self) -> IndexArray:
+        """The groups of training and held-out examples, one set after the other: numbers from 0 without gaps."""
+        return np.concatenate(self.groups[:2])
+
+    @cached_property
+    def both(self) -> NearestOfBoth:
+        """The group of identical rows, of training and held-out examples together, nearest to each sample.
+
+        Of groups at one distance it is the one whose place comes first. So the answer does not depend on which rows
+        are in which set, nor on their order.
+        """
+        rows, groups = np.concatenate([self.train, self.test]), self.pooled_groups
+        (far, index), (far_test, index_test) = self.near("samples", "train", 2), self.near("samples", "test", 2)
+        distance = np.minimum(far[:, 0], far_test[:, 0])
+        closer = np.where(far[:, 0] <= far_test[:, 0], index[:, 0], len(self.train) + index_test[:, 0])
+        group = groups[closer]
+        tied = ((far == distance[:, None]).sum(axis=1) + (far_test == distance[:, None]).sum(axis=1)) > 1
+        order = canonical_order(rows)
+        one_each = order[np.sort(np.unique(groups[order], return_index=True)[1])]
+        if tied.any():
+            group[tied] = groups[one_each[nearest(self.samples[tied], rows[one_each])[1][:, 0]]]
+        in_train = np.arange(len(rows)) < len(self.train)
+        labels = np.bincount(groups, weights=in_train) / np.bincount(groups)
+        return NearestOfBoth(group, distance, labels, np.argsort(groups[one_each]))
+
+    @cached_property
+    def nearer(self) -> Nearer:
+        """Whose neighbour each sample is, and in which order they come: by distance, by that for the density."""
+        distances = np.hstack([self.near("samples", base, NEAR)[0] for base in _POOLED])
+        count = min(NEAR, distances.shape[1])
+        mean = np.partition(distances, count - 1, axis=1)[:, :count].mean(1)
+        both, place = self.both, self.place("samples")  # equally near samples are ordered by what they hold
+        free = np.divide(both.distance, mean, out=np.zeros_like(mean), where=mean > 0)
+        orders = np.stack([np.lexsort((place, both.distance)), np.lexsort((place, both.distance, free))])
+        return Nearer(both.labels, both.group, orders, both.distance, free, both.place)
+
+    def local_ratio(self, queries: Name, k: int = NEAR) -> tuple[FloatArray, NDArray[np.int64]]:
+        """Return d_1 / mean(d_1, ..., d_k) over distinct training rows, (m,), and the nearest row; 0 / 0 is 0."""
+        if (queries, k) not in self._ratios:
+            distinct = np.unique(self.groups[0], return_index=True)[1].astype(np.int64)
+            if len(distinct) == len(self.train):
+                distances, found = self.near(queries, "train", k)
+            else:
+                distances, places = nearest(self[queries], self.train[distinct], min(k, len(distinct)))
+                found = distinct[places]
+            self._ratios[queries, k] = over_mean(distances), found[:, 0]
+        return self._ratios[queries, k]
+
+    def turned(self) -> "Sets":
         """Return the sets with training examples and samples in each other's place, and the searches made so far."""
-        other = copy.copy(self)
-        place: dict[str, str] = {"train": "samples", "samples": "train", "test": "test"}
-        other.sets = {name: self.sets[place[name]] for name in self.sets}
-        other._found = {(place[queries], place[base]): found for (queries, base), found in self._found.items()}
-        other._made = {}
+        other = Sets.of_matrices((self.samples, self.test, self.train))
+        other._found = {(_TURNED[queries], _TURNED[base]): found for (queries, base), found in self._found.items()}
         return other
 
 
-def searches_of(train: ArrayLike, test: ArrayLike, samples: ArrayLike, searches: Searches | None) -> Searches:
-    """Return the searches that were passed on, or new ones of these sets."""
-    return Searches(train, test, samples) if searches is None else searches
+_POOLED: tuple[Name, Name] = ("train", "test")
+_TURNED: dict[Name, Name] = {"train": "samples", "test": "test", "samples": "train"}
 
 
-def _matrix(rows: ArrayLike, name: str) -> NDArray[np.generic]:
-    array = np.asarray(rows)
-    if array.dtype.kind not in "biuf" or array.ndim < 1 or array.size == 0:
-        raise DataError(
-            expected=f"{name} of numbers, one or more rows, shape (n, *event)",
-            got=f"dtype {array.dtype}, shape {array.shape}",
-            do="Pass a numeric array of examples; encode text columns first.",
-        )
-    flat = array.reshape(len(array), -1)
-    if flat.dtype.kind == "f" and not np.isfinite(flat).all():
-        bad = int((~np.isfinite(flat).all(1)).sum())
-        raise DataError(
-            expected=f"{name} of finite values",
-            got=f"NaN or infinity in {bad:,} of {len(flat):,} rows",
-            do="Remove or fill these values, in all three sets alike.",
-        )
-    return flat
+def over_mean(distances: FloatArray) -> FloatArray:
+    """Return the first column over the mean of all, (m,), 0 where that is 0; distances (m, k), the nearest first."""
+    mean = distances.mean(axis=1)
+    return np.asarray(np.divide(distances[:, 0], mean, out=np.zeros_like(mean), where=mean > 0))
 
 
-# --- ties
+# --- functions of three sets
 
 
-def nearest_row(searches: Searches, queries: Name, base: Name) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return distance to and index of the row of another set nearest to each query, (m,) each.
-
-    Among equally near rows the one whose values come first in an order of their own: shuffled sets give the same.
-    """
-    rows = searches[base]
-    distances, indices = searches.near(queries, base, min(2, len(rows)))
-    found = indices[:, 0].copy()
-    tied = np.flatnonzero(distances[:, 0] == distances[:, -1]) if distances.shape[1] > 1 else found[:0]
-    if len(tied):
-        order = searches.order(base)
-        found[tied] = order[nearest(searches[queries][tied], rows[order])[1][:, 0]]
-    return distances[:, 0], found
-
-
-# --- subsets
-
-
-def rows_of_each(searches: Searches, rows: int) -> int:
-    """Return how many rows of each set to take: `rows`, or all of the smallest set.
+def sets_of(train: ArrayLike | Sets, test: ArrayLike | None = None, samples: ArrayLike | None = None) -> Sets:
+    """Return the one `Sets` that was passed, or a new one of three arrays.
 
     Raises:
-        DataError: `rows` is below 1.
+        DataError: it is neither; or as `Sets`.
     """
-    if rows < 1:
-        raise DataError(expected="rows of 1 or more", got=f"rows={rows}", do="Pass how many rows of each set to use.")
-    return min(rows, *(len(matrix) for matrix in searches.sets.values()))
+    several = [name for name, rows in (("test", test), ("samples", samples)) if rows is not None]
+    if isinstance(train, Sets) and not several:
+        return train
+    if isinstance(train, Sets) or test is None or samples is None:
+        raise DataError(
+            expected="three arrays, train, test and samples, or one Sets of them",
+            got=" and ".join(["a Sets" if isinstance(train, Sets) else "train", *several]),
+            do="Pass all three, or genmem.neighbors.Sets(train, test, samples) alone.",
+        )
+    return Sets(train, test, samples)
 
 
-def some_rows(searches: Searches, name: Name, rows: int, seed: int) -> NDArray[Any]:
-    """Return `rows` of a set, drawn without replacement; the order of the set plays no part."""
-    matrix = searches[name]
-    ranks = np.sort(stream(seed, f"rows of {name}").choice(len(matrix), rows, replace=False))
-    chosen: NDArray[Any] = matrix[searches.order(name)[ranks]]
-    return chosen
+class OfThreeSets(Protocol[P, R_co]):
+    """A function of three sets, called with three arrays or with one `Sets`, whose searches it then shares."""
+
+    __name__: str
+
+    @overload
+    def __call__(self, train: Sets, *args: P.args, **settings: P.kwargs) -> R_co: ...
+    @overload
+    def __call__(
+        self, train: ArrayLike, test: ArrayLike, samples: ArrayLike, *args: P.args, **settings: P.kwargs
+    ) -> R_co: ...
+
+
+def of_three_sets(function: Callable[Concatenate[Sets, P], R]) -> OfThreeSets[P, R]:
+    """Let a function of a `Sets` and keywords be called with three arrays too, as its signature and its text then say.
+
+    >>> @of_three_sets
+    ... def share_of_copies(sets: Sets) -> float:
+    ...     return float((sets.distance("samples", "train") == 0).mean())
+    >>> share_of_copies([[0.0], [5.0]], [[1.0]], [[5.0], [4.0]])
+    0.5
+    """
+
+    @wraps(function)
+    def asked(train: Any, test: Any = None, samples: Any = None, *args: P.args, **settings: P.kwargs) -> R:
+        return function(sets_of(train, test, samples), *args, **settings)
+
+    own, three = signature(function), signature(sets_of).parameters.values()
+    settings = [*own.parameters.values()][1:]
+    asked.__signature__ = Signature([*three, *settings], return_annotation=own.return_annotation)  # type: ignore[attr-defined]
+    asked.__doc__ = re.sub(r"^( *)sets: .*$", _THREE, function.__doc__ or "", flags=re.MULTILINE)
+    function.__globals__.setdefault("__test__", {})[function.__name__] = asked  # or doctest takes it for ours
+    return cast(OfThreeSets[P, R], asked)
+
+
+_THREE = r"""\1train: (n_train, *event), or a `Sets` of all three: tests that are asked of one share its searches.
+\1test: (n_test, *event) held-out examples: from the same source, not trained on.
+\1samples: (n_samples, *event) of the model."""

@@ -6,13 +6,13 @@ do not mistake it for copying. The third compares distances, and does.
 """
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from genmem.errors import DataError
-from genmem.neighbors.pooled import DRAWS, NearestOfBoth, dealt, nearest_of_both
+from genmem.neighbors.pooled import DRAWS, NearestOfBoth, dealt
 from genmem.neighbors.results import Result
-from genmem.neighbors.sets import Searches, searches_of
+from genmem.neighbors.sets import Sets, of_three_sets
 from genmem.stats import share_interval
 
 Floats = NDArray[np.float64]
@@ -20,15 +20,8 @@ Floats = NDArray[np.float64]
 _ELSEWHERE = "Copies of rows that are held out as well. Held-out rows from another source look like copying to it."
 
 
-def train_share_test(
-    train: ArrayLike,
-    test: ArrayLike,
-    samples: ArrayLike,
-    *,
-    seed: int = 0,
-    draws: int = DRAWS,
-    searches: Searches | None = None,
-) -> Result:
+@of_three_sets
+def train_share_test(sets: Sets, *, seed: int = 0, draws: int = DRAWS) -> Result:
     """Test whether too large a share of samples has its nearest row in the training set rather than held out.
 
     Identical rows of the two sets are one group with one label: 1 in the training set, 0 held out, or in both the
@@ -45,12 +38,9 @@ def train_share_test(
     would have this variance if they were independent: it allows for other training and held-out examples too.
 
     Args:
-        train: (n_train, *event).
-        test: (n_test, *event) held out: from the same source, not trained on.
-        samples: (n_samples, *event) of the model.
+        sets: the three sets.
         seed: of the random assignments.
         draws: how many of them.
-        searches: what has been searched already, from a test before this one.
 
     Returns:
         `details` holds "mid_p", which counts half of the assignments that just reach the value; "z" and "null_sd"
@@ -65,7 +55,7 @@ def train_share_test(
     >>> train_share_test(T, H, fresh).p_value > 0.05 > 1e-4 > train_share_test(T, H, [*T[:100], *fresh]).p_value
     True
     """
-    both = searches_of(train, test, samples, searches).once("both", nearest_of_both)
+    both = sets.both
     asked = np.ones(len(both.group), bool)
     return _share_result(
         both,
@@ -81,16 +71,8 @@ def train_share_test(
     )
 
 
-def tail_share_test(
-    train: ArrayLike,
-    test: ArrayLike,
-    samples: ArrayLike,
-    *,
-    tail: float = 0.05,
-    seed: int = 0,
-    draws: int = DRAWS,
-    searches: Searches | None = None,
-) -> Result:
+@of_three_sets
+def tail_share_test(sets: Sets, *, tail: float = 0.05, seed: int = 0, draws: int = DRAWS) -> Result:
     """Test the samples nearest to any row: do they too often have it in the training set?
 
     As `train_share_test`, of the share `tail` of samples that lie nearest to training and held-out examples taken
@@ -98,13 +80,10 @@ def tail_share_test(
     is in which set, so the p-value is as exact. Copies are among the nearest, so a few of them show here.
 
     Args:
-        train: (n_train, *event).
-        test: (n_test, *event) held out: from the same source, not trained on.
-        samples: (n_samples, *event) of the model.
+        sets: the three sets.
         tail: the share of samples asked, above 0, at most 1.
         seed: of the random assignments.
         draws: how many of them.
-        searches: what has been searched already, from a test before this one.
 
     Returns:
         `details` as of `train_share_test`; "asked" says whether a sample is one of the nearest.
@@ -113,7 +92,7 @@ def tail_share_test(
         DataError: a set is empty or not finite, widths differ, or `tail` is not a share.
     """
     _require_share(tail, "tail")
-    both = searches_of(train, test, samples, searches).once("both", nearest_of_both)
+    both = sets.both
     last = np.partition(both.distance, (count := _part(tail, len(both.distance))) - 1)[count - 1]
     return _share_result(
         both,
@@ -129,14 +108,8 @@ def tail_share_test(
     )
 
 
-def tail_excess_test(
-    train: ArrayLike,
-    test: ArrayLike,
-    samples: ArrayLike,
-    *,
-    tail: float = 0.01,
-    searches: Searches | None = None,
-) -> Result:
+@of_three_sets
+def tail_excess_test(sets: Sets, *, tail: float = 0.01) -> Result:
     """Test whether too many samples are nearer to a training example than nearly all held-out rows are.
 
     The threshold is the r-th smallest distance of a held-out row to the training examples, r = ceil(tail n_test); a
@@ -147,11 +120,8 @@ def tail_excess_test(
     The interval is Wilson's, of the share of further samples below this threshold.
 
     Args:
-        train: (n_train, *event).
-        test: (n_test, *event) held out: from the same source, not trained on.
-        samples: (n_samples, *event) of the model.
+        sets: the three sets.
         tail: the share of held-out rows below the threshold, above 0, at most 1.
-        searches: what has been searched already, from a test before this one.
 
     Returns:
         `details` holds "threshold"; "mid_p"; "detectable", the smallest share of exact copies, the rest fresh,
@@ -166,7 +136,6 @@ def tail_excess_test(
     True
     """
     _require_share(tail, "tail")
-    sets = searches_of(train, test, samples, searches)
     of_samples, of_test = sets.distance("samples", "train"), sets.distance("test", "train")
     m, n = len(of_samples), len(of_test)
     r = _part(tail, n)

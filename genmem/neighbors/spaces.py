@@ -6,15 +6,16 @@ the same.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from genmem.data.arrays import Triple, blocks, identical_groups
+from genmem.data.arrays import Triple, blocks
 from genmem.errors import DataError
 from genmem.neighbors.image_spaces import image_space
-from genmem.neighbors.sets import Searches
+from genmem.neighbors.sets import NAMES as SETS
+from genmem.neighbors.sets import Sets, sets_of
 from genmem.seeding import seed32
 
 Array: TypeAlias = NDArray[Any]
@@ -23,14 +24,13 @@ Space: TypeAlias = str | Features | Sequence[ArrayLike]
 
 NAMES = ("raw", "pooled", "spectrum", "pca", "latent")
 _CHUNK = 2**22  # values given to a function at a time
-_SETS = ("train", "test", "samples")
 
 
 def in_space(
     space: Space,
-    train: ArrayLike,
-    test: ArrayLike,
-    samples: ArrayLike,
+    train: ArrayLike | Sets,
+    test: ArrayLike | None = None,
+    samples: ArrayLike | None = None,
     *,
     seed: int = 0,
     image_shape: tuple[int, ...] | None = None,
@@ -54,7 +54,7 @@ def in_space(
             - a function from rows (m, *event) to points (m, d), each point a function of its row alone, or such a
               function by its name, "package.module:function";
             - three arrays (n, d), the points of the three sets themselves.
-        train: (n_train, *event).
+        train: (n_train, *event), or a `Sets` of all three.
         test: (n_test, *event) held out.
         samples: (n_samples, *event).
         seed: of the approximate decomposition that "pca" needs beyond 4,096 columns; the rest draws nothing.
@@ -72,35 +72,47 @@ def in_space(
     >>> train, words
     (array([[ 2.5,  4.5, 10.5, 12.5]]), 'images averaged over 2 x 2 pixels')
     """
-    checked = Searches(train, test, samples)
-    _check_same_shape(np.shape(train), np.shape(test), np.shape(samples))
-    given = cast(Triple, tuple(checked.sets[name] for name in _SETS))
+    points, words = placed(space, sets_of(train, test, samples), seed=seed, image_shape=image_shape, latent=latent)
+    return (points.train, points.test, points.samples), words
+
+
+def placed(
+    space: Space,
+    sets: Sets,
+    *,
+    seed: int = 0,
+    image_shape: tuple[int, ...] | None = None,
+    latent: Features | None = None,
+) -> tuple[Sets, str]:
+    """Return what `in_space` does as `Sets`."""
+    _check_same_shape(*sets.events)
+    event = sets.events[0]
     if not isinstance(space, str):
-        return _of_the_user(space, given, np.shape(train)[1:])
+        return _of_the_user(space, sets)
     name, _, setting = space.partition(":")
     if name not in NAMES and setting:
         from genmem.models.factory import import_callable
 
-        return _mapped(import_callable(space), given, np.shape(train)[1:], space), f"features by {space}"
+        return _mapped(import_callable(space), sets, event, space), f"features by {space}"
     size = _size(space, name, setting)
     if name == "raw":
-        return given, "raw values"
+        return sets, "raw values"
     if name == "pca":
-        project, words = principal_components(given[0], size, seed)
-        return _mapped(project, given, given[0].shape[1:], space), words
+        project, words = principal_components(sets.train, size, seed)
+        return _mapped(project, sets, sets.train.shape[1:], space), words
     if name == "latent":
-        return _mapped(_latent(latent), given, np.shape(train)[1:], space), "latent means"
-    of_images, words = image_space(name, 2 if size is None else size, np.shape(train), image_shape)
-    return _mapped(of_images, given, np.shape(train)[1:], space), words
+        return _mapped(_latent(latent), sets, event, space), "latent means"
+    of_images, words = image_space(name, 2 if size is None else size, (len(sets.train), *event), image_shape)
+    return _mapped(of_images, sets, event, space), words
 
 
-def _check_same_shape(*shapes: tuple[int, ...]) -> None:
+def _check_same_shape(*given: tuple[int, ...]) -> None:
     """Refuse sets of one width whose values are in another order, as with channels first and channels last."""
-    events = {tuple(side for side in shape[1:] if side > 1) for shape in shapes}
+    events = {tuple(side for side in event if side > 1) for event in given}
     if len({event for event in events if len(event) > 1}) > 1:
         raise DataError(
             expected="training examples, held-out examples and samples of one shape",
-            got=" and ".join(str(shape[1:]) for shape in shapes),
+            got=" and ".join(map(str, given)),
             do="Bring them into the same order of axes, for example with numpy.moveaxis(samples, 1, -1).",
         )
 
@@ -129,37 +141,37 @@ def _latent(latent: Features | None) -> Features:
     return latent
 
 
-def _of_the_user(space: Features | Sequence[ArrayLike], given: Triple, event: tuple[int, ...]) -> tuple[Triple, str]:
+def _of_the_user(space: Features | Sequence[ArrayLike], sets: Sets) -> tuple[Sets, str]:
     if callable(space):
         name = getattr(space, "__name__", type(space).__name__)
-        return _mapped(space, given, event, name), f"features by {name}"
+        return _mapped(space, sets, sets.events[0], name), f"features by {name}"
     if len(space) != 3 or any(np.ndim(points) < 1 for points in space):
         raise DataError(
             expected="as the space a name, a function, or three arrays of points: train, test, samples",
             got=f"a sequence of {len(space)}",
             do="Pass the points of all three sets.",
         )
-    points = Searches(*space)
-    for name, rows in zip(_SETS, given, strict=True):
-        if len(points.sets[name]) != len(rows):
+    points = Sets(*space)
+    for name, rows in zip(SETS, sets, strict=True):
+        if len(points[name]) != len(rows):
             raise DataError(
                 expected=f"a point for each of the {len(rows):,} rows of {name}",
-                got=f"{len(points.sets[name]):,}",
+                got=f"{len(points[name]):,}",
                 do="Pass features of the same rows, in the same order.",
             )
-    return cast(Triple, tuple(points.sets[name] for name in _SETS)), "points as passed"
+    return points, "points as passed"
 
 
-def _mapped(function: Features, sets: Triple, event: tuple[int, ...], name: str) -> Triple:
+def _mapped(function: Features, sets: Sets, event: tuple[int, ...], name: str) -> Sets:
     """Apply a function to the distinct rows of all sets, so that rows that are equal become points that are.
 
     In a batch of another size the same row may be rounded differently, and a copy would no longer be exact.
     """
-    together = np.concatenate(sets)
-    _, first, group = np.unique(identical_groups(together), return_index=True, return_inverse=True)
+    together = np.concatenate([*sets])
+    group = np.concatenate(sets.groups)
+    first = np.unique(group, return_index=True)[1]
     points = _in_blocks(function, together, first, event, name)
-    ends = np.cumsum([len(rows) for rows in sets])[:2]
-    return cast(Triple, tuple(points[part] for part in np.split(group, ends)))
+    return Sets.of_matrices((points[sets.groups[0]], points[sets.groups[1]], points[sets.groups[2]]))
 
 
 def _in_blocks(function: Features, rows: Array, at: NDArray[np.intp], event: tuple[int, ...], name: str) -> Array:

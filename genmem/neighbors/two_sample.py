@@ -1,12 +1,12 @@
 """Are samples and data told apart by their nearest neighbours, and are training and held-out rows of one source?"""
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import stats
 
 from genmem.data.arrays import identical_groups
 from genmem.neighbors.results import Result
-from genmem.neighbors.sets import Name, Searches, rows_of_each, searches_of, some_rows
+from genmem.neighbors.sets import Name, Sets, of_three_sets
 from genmem.search.exact import nearest
 from genmem.seeding import stream
 from genmem.stats import rank_p
@@ -18,15 +18,8 @@ _CITATION = (
 )
 
 
-def one_nn_two_sample(
-    train: ArrayLike,
-    test: ArrayLike,
-    samples: ArrayLike,
-    *,
-    rows: int = 2000,
-    seed: int = 0,
-    searches: Searches | None = None,
-) -> tuple[Result, Result]:
+@of_three_sets
+def one_nn_two_sample(sets: Sets, *, rows: int = 2000, seed: int = 0) -> tuple[Result, Result]:
     """Return the leave-one-out accuracy of 1-NN between samples and training examples, and held-out examples.
 
     As many rows of each are pooled, each takes the label of its nearest other row, ties at random. Near 1, the two
@@ -34,12 +27,9 @@ def one_nn_two_sample(
     relabellings of the same neighbours; the interval is normal, with the standard deviation of these.
 
     Args:
-        train: (n_train, *event).
-        test: (n_test, *event) held-out examples.
-        samples: (n_samples, *event).
+        sets: the three sets.
         rows: how many rows of each set to use at most; they are drawn by the seed.
         seed: of the draw of rows, of ties and of relabellings.
-        searches: of these sets, where there are some already; only their rows are used.
 
     Returns:
         `one_nn_train` with a p-value for a low accuracy, and `one_nn_test`, which is no test of copying: its p-value
@@ -53,13 +43,12 @@ def one_nn_two_sample(
         An Empirical Study on Evaluation Metrics of Generative Adversarial Networks (Xu et al., 2018),
         https://arxiv.org/abs/1806.07755
     """
-    shared = searches_of(train, test, samples, searches)
-    count = rows_of_each(shared, rows)
-    return _against(shared, "train", count, seed), _against(shared, "test", count, seed)
+    count = sets.rows_of_each(rows)
+    return _against(sets, "train", count, seed), _against(sets, "test", count, seed)
 
 
-def _against(shared: Searches, name: Name, count: int, seed: int) -> Result:
-    same = _same_label(_neighbours(shared, name, count, seed), count, seed)
+def _against(sets: Sets, name: Name, count: int, seed: int) -> Result:
+    same = _same_label(_neighbours(sets, name, count, seed), count, seed)
     accuracy, null = float(same[0]), (count - 1) / (2 * count - 1)
     half = float(stats.norm.ppf(0.975) * same[1:].std())
     whom = "training examples" if name == "train" else "held-out examples"
@@ -75,7 +64,7 @@ def _against(shared: Searches, name: Name, count: int, seed: int) -> Result:
         n=2 * count,
         sentence=f"{count:,} samples and {count:,} {whom} are told apart by their nearest neighbour in {accuracy:.1%} "
         f"of cases; {null:.1%} would be right by chance.",
-        cannot_see=_blind(name, count, len(shared[name])),
+        cannot_see=_blind(name, count, len(sets[name])),
         citation=_CITATION,
         details={"p_lower": p_low, "p_different": p_high, "sd": float(same[1:].std())},
     )
@@ -88,9 +77,9 @@ def _blind(name: Name, count: int, there: int) -> str:
     return part + "A minority of copies among samples that otherwise differ from the data: the two cancel."
 
 
-def _neighbours(shared: Searches, name: Name, count: int, seed: int) -> NDArray[np.intp]:
+def _neighbours(sets: Sets, name: Name, count: int, seed: int) -> NDArray[np.intp]:
     """Return the nearest other row of each of the pooled rows (2 * count,): the set's rows first, then the samples."""
-    real, made = some_rows(shared, name, count, seed), some_rows(shared, "samples", count, seed)
+    real, made = sets.some_rows(name, count, seed), sets.some_rows("samples", count, seed)
     # Ties go to the lower index: in a random order, to neither side.
     order = stream(seed, "order of the pool").permutation(2 * count)
     pool = np.concatenate([real, made])[order]
@@ -116,15 +105,8 @@ NEIGHBOURS = 5
 _SOURCE_RELABELLINGS = 1999
 
 
-def same_source_test(
-    train: ArrayLike,
-    test: ArrayLike,
-    samples: ArrayLike,
-    *,
-    rows: int = 2000,
-    seed: int = 0,
-    searches: Searches | None = None,
-) -> Result:
+@of_three_sets
+def same_source_test(sets: Sets, *, rows: int = 2000, seed: int = 0) -> Result:
     """Test whether training and held-out rows were dealt at random: a check of the data, not of the samples.
 
     As many rows of each are pooled, of identical ones one is kept and those in both sets are dropped. The value is
@@ -132,12 +114,9 @@ def same_source_test(
     shares. Held-out rows from another time or place, or cleaned otherwise, raise it; copies among the samples do not.
 
     Args:
-        train: (n_train, *event).
-        test: (n_test, *event) held-out examples.
-        samples: (n_samples, *event), not used.
+        sets: the three sets.
         rows: of each set, at most; they are drawn by the seed.
         seed: of the draw of rows and of relabellings.
-        searches: of the same three sets, where there are some; only their rows are used.
 
     Returns:
         `details["identical"]` counts held-out rows that are identical to a training row, of all of them. Value and
@@ -150,9 +129,7 @@ def same_source_test(
         Multivariate Two-Sample Tests Based on Nearest Neighbors (Schilling, 1986),
         https://doi.org/10.1080/01621459.1986.10478337
     """
-    sets = searches_of(train, test, samples, searches)
-    rows_of_each(sets, rows)  # refuses none
-    pool, labels = _pool(sets, min(rows, len(sets["train"]), len(sets["test"])), seed)
+    pool, labels = _pool(sets, sets.rows_of_each(rows, "train", "test"), seed)
     same = _same_set(pool, labels, seed) if len(pool) > 2 else np.full(2, np.nan)
     value, null = float(same[0]), float(same[1:].mean())
     p = float(rank_p(value, same[1:])) if len(pool) > 2 else np.nan
@@ -165,7 +142,7 @@ def same_source_test(
         p_value=p,
         direction="either",
         n=len(pool),
-        sentence=f"{_said(value, null, p)} {identical:,} of {len(sets['test']):,} held-out rows are identical to a "
+        sentence=f"{_said(value, null, p)} {identical:,} of {len(sets.test):,} held-out rows are identical to a "
         "training row.",
         cannot_see="Differences that leave neighbourhoods as they are; small ones, on so few rows.",
         citation="Multivariate Two-Sample Tests Based on Nearest Neighbors (Schilling, 1986)",
@@ -182,9 +159,9 @@ def _said(value: float, null: float, p: float) -> str:
     )
 
 
-def _pool(sets: Searches, count: int, seed: int) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+def _pool(sets: Sets, count: int, seed: int) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
     """Return rows of both sets, each once and in an order that chance decides, and which are training rows."""
-    rows = np.concatenate([some_rows(sets, "train", count, seed), some_rows(sets, "test", count, seed)])
+    rows = np.concatenate([sets.some_rows("train", count, seed), sets.some_rows("test", count, seed)])
     labels, groups = np.repeat([True, False], count), identical_groups(rows)
     first = np.unique(groups, return_index=True)[1]
     in_train = np.bincount(groups, weights=labels) / np.bincount(groups)

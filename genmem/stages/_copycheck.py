@@ -18,7 +18,7 @@ from genmem.data.arrays import fingerprint
 from genmem.data.three_sets import ThreeSets, load_three
 from genmem.errors import DataError, RunError
 from genmem.findings.conditions import Condition, parse_condition
-from genmem.findings.copies import NAMES, describe, numbers, one_for_each_row, stands_out, tables, write_table
+from genmem.findings.copies import describe, names, numbers, one_for_each_row, stands_out, tables, write_table
 from genmem.neighbors.copycheck import CopyCheck, copycheck
 from genmem.protocols import Listener, Progress, ignore
 from genmem.report.build import render_copies
@@ -93,7 +93,7 @@ def check_copies(
         level: the false-discovery rate of samples and rows that are named.
         seed: the root of all randomness.
         redact: show row numbers and distances only; no pictures, no values, no names of files or columns.
-        fail_if: a condition such as "copied_share_low > 0.01" on `Checked.numbers`, and so of `NAMES`.
+        fail_if: a condition such as "copied_share_low > 0.01" on `Checked.numbers`.
         command: the command line, for the report.
         progress: told what is going on.
 
@@ -103,7 +103,7 @@ def check_copies(
         RunError: the folder is a run, holds files of others, or cannot be written.
     """
     asked = {name: value for name, value in locals().items() if name not in ("command", "progress")}
-    condition = None if fail_if is None else parse_condition(fail_if, NAMES)
+    condition = None if fail_if is None else parse_condition(fail_if, names())
     folder = _folder(out, samples)
     start = time.perf_counter()
     progress(Progress("copies", 0, 1))

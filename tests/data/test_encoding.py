@@ -10,7 +10,7 @@ import pytest
 
 from genmem.data.encoding import mixed_space
 from genmem.errors import DataError
-from genmem.neighbors.sets import Searches
+from genmem.neighbors.sets import Sets
 
 KINDS = (False, True, False, True, False)
 NAMES = ("age", "work", "gain", "city", "score")
@@ -67,7 +67,7 @@ def test_squared_distances_are_the_stated_ones(seed, gaps):
 def test_a_search_finds_the_nearest_row_of_the_table():
     sets = table(60, 3), table(40, 4), table(50, 5)
     points, _ = mixed_space(*sets)
-    distance, nearest = Searches(*points).near("samples", "train")
+    distance, nearest = Sets(*points).near("samples", "train")
     wanted = np.array(expected_distances(sets[0], sets[2], sets[0]))
     np.testing.assert_allclose(distance[:, 0] ** 2, wanted.min(axis=1), rtol=1e-9)
     np.testing.assert_allclose(wanted[np.arange(50), nearest[:, 0]], wanted.min(axis=1), rtol=1e-9)

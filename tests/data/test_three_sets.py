@@ -11,7 +11,7 @@ from sources import idx_bytes, text_file
 
 from genmem.data.three_sets import load_three
 from genmem.errors import DataError
-from genmem.neighbors.sets import Searches
+from genmem.neighbors.sets import Sets
 
 
 def images(n, seed=0, shape=(9, 8)):
@@ -43,7 +43,7 @@ def test_arrays_keep_their_type_and_values(dtype):
         assert one is other or (np.array_equal(one, other) and one.dtype == dtype)
     assert found.values is found.arrays and found.image_shape is None and found.names == {}
     assert found.sources == {"train": "array", "test": "array", "samples": "array"}
-    Searches(*found.arrays).near("samples", "train")
+    Sets(*found.arrays).near("samples", "train")
 
 
 def test_files_of_every_kind(tmp_path):
@@ -201,7 +201,7 @@ def test_tables_with_text_are_encoded_and_shown_as_they_are(tmp_path):
     text_file(tmp_path / "h.csv", "age,work\n30,a\n")
     found = load_three(tmp_path / "t.csv", tmp_path / "h.csv", {"work": ["b"], "age": [40]})
     assert found.words == "Gower-type distance over 1 column of numbers (by range) and 1 of categories"
-    distance, nearest = Searches(*found.arrays).near("samples", "train")
+    distance, nearest = Sets(*found.arrays).near("samples", "train")
     assert distance[0, 0] == 0 and nearest[0, 0] == 1
     assert found.values[0].tolist()[1] == [40.0, "b"] and found.values[2].tolist() == [[40, "b"]]
     assert found.columns == ("age", "work") and found.sources["samples"] == "table"
@@ -224,7 +224,7 @@ def test_arrays_beside_tables_go_by_order(tmp_path):
     text_file(tmp_path / "t.csv", "a,b\n1,2\n3,4\n")
     np.save(tmp_path / "s.npy", np.array([[3.0, 4.0]]))
     found = load_three(tmp_path / "t.csv", tmp_path / "t.csv", tmp_path / "s.npy")
-    assert Searches(*found.arrays).near("samples", "train")[1][0, 0] == 1
+    assert Sets(*found.arrays).near("samples", "train")[1][0, 0] == 1
     refused("samples with the 2 columns.*shape .2, 3.", tmp_path / "t.csv", tmp_path / "t.csv", np.zeros((2, 3)))
 
 

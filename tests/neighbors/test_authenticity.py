@@ -8,7 +8,7 @@ from scipy import stats
 
 from genmem.errors import DataError
 from genmem.neighbors.ratios import authenticity, difference_interval
-from genmem.neighbors.sets import Searches
+from genmem.neighbors.sets import Sets
 from genmem.stats import share_interval
 
 
@@ -82,9 +82,9 @@ def test_order_and_searches_made_before_do_not_matter(make):
     one, other = authenticity(*sets), authenticity(*again)
     np.testing.assert_array_equal(one.details["authentic"][order], other.details["authentic"])
     assert (one.value, one.null, one.p_value) == (other.value, other.null, other.p_value)
-    searches = Searches(*sets)
+    searches = Sets(*sets)
     searches.near("samples", "train", 9)
-    assert authenticity(*sets, searches=searches).p_value == one.p_value
+    assert authenticity(searches).p_value == one.p_value
 
 
 def test_of_equally_near_training_rows_the_order_does_not_choose():

@@ -7,7 +7,7 @@ from oracles_neighbors_rows import distances, flagged_by_loop, local_ratio_by_lo
 
 from genmem.errors import DataError
 from genmem.neighbors.flagged import calibrated_distance, conformal_rows, conformal_samples
-from genmem.neighbors.sets import Searches
+from genmem.neighbors.sets import Sets
 
 
 @pytest.mark.parametrize("make", [lambda s: normal_sets(s, 40, 30, 20, copies=6), lattice_sets])
@@ -92,11 +92,9 @@ def test_alpha_scales_and_order_does_not_matter():
 
 def test_searches_made_before_are_used():
     sets = normal_sets(0)
-    searches = Searches(*sets)
+    searches = Sets(*sets)
     searches.near("samples", "train", 60)
-    np.testing.assert_array_equal(
-        calibrated_distance(*sets, searches=searches).statistic, calibrated_distance(*sets).statistic
-    )
+    np.testing.assert_array_equal(calibrated_distance(searches).statistic, calibrated_distance(*sets).statistic)
 
 
 @pytest.mark.parametrize("wrong", [{"k": 1}, {"k": 2.5}, {"alpha": 0}, {"alpha": np.nan}])

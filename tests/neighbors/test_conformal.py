@@ -10,7 +10,7 @@ from genmem.errors import DataError
 from genmem.neighbors.copied_share import Hits, by_labels, by_neighbourhoods, copied_share, others_by_labels
 from genmem.neighbors.flagged import conformal_rows, conformal_samples
 from genmem.neighbors.results import rows_needed
-from genmem.neighbors.sets import Searches
+from genmem.neighbors.sets import Sets
 
 BOTH = (conformal_samples, conformal_rows)
 
@@ -295,9 +295,9 @@ def test_share_does_not_depend_on_order_or_on_searches_made_before(make):
     sets = make(0)
     one = copied_share(*sets)
     other = copied_share(*shuffled(sets)[0])
-    searches = Searches(*sets)
+    searches = Sets(*sets)
     searches.near("samples", "train", 50)
-    third = copied_share(*sets, searches=searches)
+    third = copied_share(searches)
     assert one.details == other.details == third.details
     assert one.interval == other.interval == third.interval
 

@@ -17,7 +17,7 @@ from genmem.neighbors.data_copying import (
     nearest_within,
     rank_distances,
 )
-from genmem.neighbors.sets import Searches
+from genmem.neighbors.sets import Sets
 
 
 def gaussian(seed, n, width=3, scale=1.0):
@@ -79,7 +79,7 @@ def test_cells_are_those_of_the_nearest_centre_and_counted_right():
 
 def test_within_a_cell_only_its_own_training_examples_are_near():
     T, P, Q = three(3)
-    sets = Searches(T, P, Q)
+    sets = Sets(T, P, Q)
     cells = cells_of(sets, 5)
     distance, partner = nearest_within(sets, "samples", cells)
     apart = np.where(cells["samples"][:, None] == cells["train"], oracle.distances(Q, T), np.inf)
@@ -198,8 +198,8 @@ def test_order_of_rows_and_form_of_arrays_do_not_matter():
     assert [c.n_samples for c in again.cells] == [c.n_samples for c in once.cells]
     image = data_copying_test(*(X.reshape(-1, 2, 2) for X in (T, P, Q)), n_cells=4, seed=3)
     assert image.value == once.value
-    searched = Searches(T, P, Q)
-    assert data_copying_test(T, P, Q, n_cells=4, seed=3, searches=searched).value == once.value
+    searched = Sets(T, P, Q)
+    assert data_copying_test(searched, n_cells=4, seed=3).value == once.value
 
 
 def test_far_from_the_origin_and_in_whole_numbers():

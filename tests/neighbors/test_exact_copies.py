@@ -6,7 +6,7 @@ from scipy import stats
 
 from genmem.neighbors.copycheck import read, searched
 from genmem.neighbors.exact_copies import by_any_model, by_exchange, fewest_rows, identical_rows
-from genmem.neighbors.sets import Searches
+from genmem.neighbors.sets import Sets
 from genmem.neighbors.verdict import decide, unexplained
 
 COPIES = "copies found"
@@ -36,7 +36,7 @@ def normal(seed, *sizes, d=8):
 
 
 def verdict(T, H, S):
-    return decide(read(searched(Searches(T, H, S)), n_cells=1).evidence)
+    return decide(read(searched(Sets(T, H, S)), n_cells=1).evidence)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -46,14 +46,14 @@ def test_few_rows_copied_often_and_many_rows_beside_few_held_out_are_found(seed)
     assert verdict(T, H, S) == COPIES
     T, H, S = normal(seed, 1350, 150, 250)
     S[:50] = T[:50]
-    same = identical_rows(Searches(T, H, S))
+    same = identical_rows(Sets(T, H, S))
     assert same.rows == same.samples == 50 and 0 < same.copies <= 50 and verdict(T, H, S) == COPIES
 
 
 def test_one_row_copied_often_is_not_called_sharp():
     T, H, S = normal(5, 200, 150, 160, d=64)
     S[:40] = T[0]
-    evidence = read(searched(Searches(T, H, S)), n_cells=1).evidence
+    evidence = read(searched(Sets(T, H, S)), n_cells=1).evidence
     assert evidence.identical.copies == 0 and evidence.nearer_p < 0.01 and unexplained(evidence.identical)
     assert decide(evidence) == "no evidence"  # one fresh point that happens to be in the data would look the same
 
@@ -65,8 +65,8 @@ def test_rows_of_few_values_coincide_without_alarm(levels, sizes):
     for seed in range(40):
         rng = np.random.default_rng([levels, seed])
         T, H, S = (rng.integers(levels, size=(n, 4)) for n in sizes)
-        alarms += identical_rows(Searches(T, H, S)).copies > 0
-        alarms += identical_rows(Searches(T, H, np.repeat(S[:5], 20, axis=0))).copies > 0  # gathered at few points
+        alarms += identical_rows(Sets(T, H, S)).copies > 0
+        alarms += identical_rows(Sets(T, H, np.repeat(S[:5], 20, axis=0))).copies > 0  # gathered at few points
     assert alarms <= 2
 
 
@@ -74,22 +74,22 @@ def test_the_bound_is_below_the_copies():
     for seed in range(20):
         T, H, S = normal(seed, 150, 120, 100)
         S[: 3 * (seed % 5)] = T[: 3 * (seed % 5)]
-        assert identical_rows(Searches(T, H, S)).copies <= 3 * (seed % 5)
+        assert identical_rows(Sets(T, H, S)).copies <= 3 * (seed % 5)
     rng = np.random.default_rng(0)
     for _ in range(20):  # rows that coincide by chance beside copies
         T, H, S = (rng.integers(5, size=(n, 4)) for n in (150, 120, 100))
         S[:30] = T[:30]
-        assert identical_rows(Searches(T, H, S)).copies <= 30
+        assert identical_rows(Sets(T, H, S)).copies <= 30
 
 
 def test_the_fewest_rows_that_show_are_those_that_show():
     T, H, S = normal(0, 150, 120, 100)
-    rows = int(fewest_rows(Searches(T, H, S)))
+    rows = int(fewest_rows(Sets(T, H, S)))
     for count in (rows - 1, rows):
         planted = S.copy()
         planted[:count] = T[:count]
-        assert (identical_rows(Searches(T, H, planted)).copies > 0) == (count == rows)
-    assert fewest_rows(Searches(T[:3], H[:3], S[:3])) == np.inf
+        assert (identical_rows(Sets(T, H, planted)).copies > 0) == (count == rows)
+    assert fewest_rows(Sets(T[:3], H[:3], S[:3])) == np.inf
 
 
 def test_what_any_model_does_is_to_meet_rows_in_proportion():

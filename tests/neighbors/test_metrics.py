@@ -5,11 +5,11 @@ import oracles_neighbors_context as oracle
 import pytest
 from scipy import stats
 
-import genmem.neighbors.sets as searches_module
+import genmem.neighbors.sets as sets_module
 from genmem.errors import DataError
 from genmem.neighbors.metrics import closest_record, context, gan_leaks, neighbor_ratio
 from genmem.neighbors.prdc import precision_recall
-from genmem.neighbors.sets import Searches
+from genmem.neighbors.sets import Sets
 from genmem.neighbors.two_sample import one_nn_two_sample
 
 NAMES = (
@@ -118,15 +118,15 @@ def test_every_result_is_complete(rng):
 
 def test_each_pair_is_searched_once(rng, monkeypatch):
     made = []
-    real = searches_module.nearest
+    real = sets_module.nearest
 
     def counted(queries, base, k=1, *, exclude=None):
         made.append((len(queries), len(base), k))
         return real(queries, base, k, exclude=exclude)
 
-    monkeypatch.setattr(searches_module, "nearest", counted)
-    shared = Searches(*gaussian(rng, 60, 40, 50))
-    results = context(*gaussian(rng, 60, 40, 50), searches=shared)  # the sets themselves are then those of `searches`
+    monkeypatch.setattr(sets_module, "nearest", counted)
+    shared = Sets(*gaussian(rng, 60, 40, 50))
+    results = context(shared)
     assert sorted(made) == [(40, 50, 1), (40, 60, 2), (50, 60, 2), (60, 50, 1)]
     assert [r.value for r in context(shared["train"], shared["test"], shared["samples"])] == [r.value for r in results]
 

@@ -8,7 +8,7 @@ from scipy import stats
 
 from genmem.errors import DataError
 from genmem.neighbors.ratios import distance_ratio, ratio_test
-from genmem.neighbors.sets import Searches
+from genmem.neighbors.sets import Sets
 
 
 @pytest.mark.parametrize("make", [lambda s: normal_sets(s, 40, 30, 20, copies=6), lattice_sets])
@@ -50,12 +50,11 @@ def test_pooled_images():
     np.testing.assert_allclose(distance_ratio(train, held_out, samples, pool=True), expected, rtol=1e-5)
     assert not np.allclose(distance_ratio(train, held_out, samples), expected, rtol=0.01)
     np.testing.assert_allclose(ratio_test(train, held_out, samples, pool=True).details["rho"], expected, rtol=1e-5)
+    sets = Sets(train, held_out, samples)  # which know the shape of their images
+    np.testing.assert_allclose(distance_ratio(sets, pool=True), expected, rtol=1e-5)
 
 
-def test_pooling_does_not_take_other_searches_or_rows_that_are_no_images():
-    sets = normal_sets(0, 9, 9, 9)
-    with pytest.raises(DataError, match="other distances need other searches"):
-        distance_ratio(*sets, pool=True, searches=Searches(*sets))
+def test_pooling_does_not_take_rows_that_are_no_images():
     with pytest.raises(DataError):
         distance_ratio(*normal_sets(0, 9, 9, 9, width=5), pool=True)
 
@@ -112,19 +111,19 @@ def test_order_and_searches_made_before_do_not_matter(make):
     one, other = ratio_test(*sets), ratio_test(*again)
     np.testing.assert_array_equal(one.details["rho"][order], other.details["rho"])
     assert (one.value, one.p_value, one.interval) == (other.value, other.p_value, other.interval)
-    searches = Searches(*sets)
+    searches = Sets(*sets)
     searches.near("train", "samples", 7)
     searches.near("samples", "train", 3)
-    third = ratio_test(*sets, searches=searches)
+    third = ratio_test(searches)
     assert (one.value, one.p_value) == (third.value, third.p_value)
-    np.testing.assert_array_equal(distance_ratio(*sets, searches=searches), one.details["rho"])
+    np.testing.assert_array_equal(distance_ratio(searches), one.details["rho"])
 
 
 def test_turned_searches_are_those_of_turned_sets():
     sets = normal_sets(0, 20, 30, 40)
-    searches = Searches(*sets)
+    searches = Sets(*sets)
     searches.near("train", "samples", 2)
-    turned, direct = searches.turned(), Searches(sets[2], sets[1], sets[0])
+    turned, direct = searches.turned(), Sets(sets[2], sets[1], sets[0])
     for queries, base in (("train", "samples"), ("samples", "train"), ("samples", "test"), ("test", "train")):
         for a, b in zip(turned.near(queries, base, 2), direct.near(queries, base, 2), strict=True):
             np.testing.assert_array_equal(a, b)

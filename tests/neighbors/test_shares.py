@@ -6,8 +6,8 @@ import pytest
 from scipy import stats
 
 from genmem.errors import DataError
-from genmem.neighbors.pooled import _drawn, dealt, nearest_of_both, of_one_row
-from genmem.neighbors.sets import Searches
+from genmem.neighbors.pooled import _drawn, dealt, of_one_row
+from genmem.neighbors.sets import Sets
 from genmem.neighbors.shares import tail_excess_power, tail_excess_test, tail_share_test, train_share_test
 from genmem.stats import share_interval
 
@@ -23,9 +23,9 @@ def whole(*sets, times=1):
 
 
 def results_of(T, H, S, **settings):
-    sets = Searches(T, H, S)
-    shares = [test(T, H, S, searches=sets, **settings) for test in (train_share_test, tail_share_test)]
-    return [*shares, tail_excess_test(T, H, S, searches=sets)]
+    sets = Sets(T, H, S)
+    shares = [test(sets, **settings) for test in (train_share_test, tail_share_test)]
+    return [*shares, tail_excess_test(sets)]
 
 
 # --- against brute force
@@ -41,7 +41,7 @@ def test_the_nearest_of_both_is_one_of_the_nearest(seed, kind):
         T, H, S = whole(T, H, S)
     if kind == "images":
         T, H, S = (np.abs(X * 50).astype(np.uint8).reshape(-1, 1, 2) for X in (T, H, S))
-    both = nearest_of_both(Searches(T, H, S))
+    both = Sets(T, H, S).both
     group, nearest, distance = oracle.nearest_groups(T, H, S)
     names = np.unique(group, return_index=True)[1][np.argsort(np.unique(group))]
     first_row = {
@@ -75,7 +75,7 @@ def test_a_group_in_both_sets_counts_by_its_rows():
     T, H, S = [[0.0], [0.0], [5.0]], [[0.0], [9.0]], [[0.1], [5.1], [8.9], [9.1]]
     found = train_share_test(T, H, S)
     assert found.value == pytest.approx((2 / 3 + 1) / 4) and found.null == pytest.approx((2 / 3 + 1 + 0) / 3)
-    both = nearest_of_both(Searches(T, H, S))
+    both = Sets(T, H, S).both
     drawn = np.array([of_one_row(both.labels, seed, both.place) for seed in range(600)])
     assert set(np.unique(drawn)) == {0, 1}
     np.testing.assert_allclose(drawn.mean(axis=0), both.labels, atol=0.06)
@@ -83,7 +83,7 @@ def test_a_group_in_both_sets_counts_by_its_rows():
 
 def test_closed_form_variance_for_labels_of_nought_and_one():
     found = train_share_test(*three(1))
-    both = nearest_of_both(Searches(*three(1)))
+    both = Sets(*three(1)).both
     c, N = np.bincount(both.group, minlength=500), 500
     expected = 300 * 200 / (N * (N - 1)) * ((c - c.mean()) ** 2).sum()
     assert (250 * found.details["null_sd"]) ** 2 == pytest.approx(expected)

@@ -14,7 +14,7 @@ from genmem.data import load
 from genmem.errors import DataError, ModelError
 from genmem.neighbors import spaces
 from genmem.neighbors.image_spaces import pooled, spectrum
-from genmem.neighbors.sets import Searches
+from genmem.neighbors.sets import Sets
 from genmem.neighbors.spaces import in_space
 
 
@@ -30,7 +30,7 @@ def distances(points):
 
 def share_in_train(sets):
     """Return the share of samples that have their nearest row, of training and held-out ones, in train."""
-    searches = Searches(*sets)
+    searches = Sets(*sets)
     return np.mean(searches.distance("samples", "train") < searches.distance("samples", "test"))
 
 
@@ -190,7 +190,7 @@ def test_every_dtype(space, dtype):
     for one, other in zip(found, wide, strict=True):
         np.testing.assert_allclose(one.astype(float), other, rtol=1e-5, atol=1e-4)
     floats, _ = in_space(space, sets[0], sets[1], sets[0].astype(np.float64))
-    assert (Searches(*floats).distance("samples", "train") == 0).all()
+    assert (Sets(*floats).distance("samples", "train") == 0).all()
 
 
 @pytest.mark.parametrize("space", ["pca:7", "spectrum", "pooled", uneven])
@@ -203,7 +203,7 @@ def test_equal_rows_become_equal_points(space):
     sets, _ = in_space(space, train, test, samples)
     assert np.array_equal(sets[0][200:230], sets[0][:30])
     assert np.array_equal(sets[2][-1], sets[0][7]) and np.array_equal(sets[1][-1], sets[0][7])
-    assert (Searches(*sets).distance("samples", "train") == 0).all()
+    assert (Sets(*sets).distance("samples", "train") == 0).all()
 
 
 def test_raw_values_are_passed_on():

@@ -12,10 +12,10 @@ from scipy import stats
 
 from genmem.neighbors.copycheck import copycheck
 from genmem.neighbors.exact_copies import Identical
-from genmem.neighbors.pooled import earlier, nearer_of, standardised
+from genmem.neighbors.pooled import earlier, standardised
 from genmem.neighbors.power import detectable_share
 from genmem.neighbors.scan import critical_value, scan_share_test
-from genmem.neighbors.sets import Searches
+from genmem.neighbors.sets import Sets
 from genmem.neighbors.two_sample import same_source_test
 from genmem.neighbors.verdict import Evidence, decide, gathered_share
 
@@ -35,7 +35,7 @@ def clumps(seed):
 @pytest.mark.parametrize("make", [lambda: normal(0, 40, 30, 50), lambda: clumps(1), lambda: normal(2, 5, 60, 9)])
 def test_nearer_and_the_scan_equal_loops(make):
     T, H, S = make()
-    nearer = nearer_of(Searches(T, H, S))
+    nearer = Sets(T, H, S).nearer
     labels, group, distance, free = pooled_by_loop(T, H, S)
     np.testing.assert_allclose(nearer.distance, distance)
     np.testing.assert_allclose(nearer.density_free, free)
@@ -53,7 +53,7 @@ def test_nearer_and_the_scan_equal_loops(make):
 
 def test_a_row_of_both_sets_has_the_label_of_one_of_its_copies():
     T, H, S = np.array([[0.0], [0.0], [5.0]]), np.array([[0.0], [9.0]]), np.array([[0.1], [5.1], [9.1]])
-    nearer = nearer_of(Searches(T, H, S))
+    nearer = Sets(T, H, S).nearer
     drawn = np.array([nearer.of_one_row(seed).labels for seed in range(300)])
     np.testing.assert_allclose(drawn.mean(0), nearer.labels, atol=0.09)
     values = {round(scan_share_test(T, H, S, seed=seed).value, 6) for seed in range(20)}
@@ -74,7 +74,7 @@ def test_the_scan_is_valid_on_a_coarse_lattice():
 def test_every_permutation_of_few_labels_is_counted():
     T, H, S = normal(3, 4, 4, 6)
     S[:3] = T[:3]
-    nearer = nearer_of(Searches(T, H, S))
+    nearer = Sets(T, H, S).nearer
     exact = exact_p_by_loop(nearer.labels, nearer.group, nearer.orders, nearer.tails)
     found = scan_share_test(T, H, S)
     assert found.p_value == pytest.approx(exact)
@@ -143,8 +143,8 @@ def test_same_source_equals_a_loop_and_sees_another_source():
 @pytest.mark.parametrize("noise", [0.0, 0.5])
 def test_planted_copies_are_found_as_often_as_told(noise):
     T, H, S = normal(6, 200, 150, 150, d=6)
-    searches = Searches(T, H, S)
-    scan = scan_share_test(T, H, S, draws=399, searches=searches)
+    searches = Sets(T, H, S)
+    scan = scan_share_test(searches, draws=399)
     critical = critical_value(scan.details["null_draws"], 0.005)
     power = detectable_share(searches, critical=critical, alpha=0.005, noise=noise, seed=1)
     assert 0.01 < power.smallest < 0.2 and (np.diff(power.shares) > 0).all()
@@ -155,7 +155,7 @@ def test_planted_copies_are_found_as_often_as_told(noise):
         T, H, S = normal(100 + seed, 200, 150, 150, d=6)
         rng = np.random.default_rng(seed)
         step = rng.normal(size=(count, 6))
-        length = noise * np.median(Searches(T, H, S).distance("test", "train"))
+        length = noise * np.median(Sets(T, H, S).distance("test", "train"))
         S[:count] = T[rng.choice(200, count, replace=False)]
         S[:count] += step * length / np.linalg.norm(step, axis=1, keepdims=True)
         found.append(copycheck(T, H, S, power_trials=0, context_rows=20).verdict == "copies found")
@@ -164,8 +164,8 @@ def test_planted_copies_are_found_as_often_as_told(noise):
 
 def test_power_is_nan_where_all_samples_would_not_do():
     T, H, S = normal(7, 3, 3, 3)
-    searches = Searches(T, H, S)
-    scan = scan_share_test(T, H, S, searches=searches)
+    searches = Sets(T, H, S)
+    scan = scan_share_test(searches)
     power = detectable_share(searches, critical=critical_value(scan.details["null_draws"], 0.005), alpha=0.005)
     assert np.isnan(power.smallest) and "go unseen" in power.sentence
     assert detectable_share(searches, critical=1.0, alpha=0.005, trials=0).trials == 0

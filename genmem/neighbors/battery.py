@@ -1,0 +1,82 @@
+"""Every test of copying that `copycheck` runs, in its order: what is added here is in reports and conditions too."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from numpy.typing import ArrayLike
+
+from genmem.neighbors.data_copying import CopyingTest
+from genmem.neighbors.membership import membership_inference
+from genmem.neighbors.metrics import context
+from genmem.neighbors.ratios import authenticity, ratio_test
+from genmem.neighbors.results import Result
+from genmem.neighbors.sets import Sets
+from genmem.neighbors.shares import tail_share_test, train_share_test
+from genmem.neighbors.two_sample import same_source_test
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Asked:
+    """What a test can be made of.
+
+    Attributes:
+        sets: the three sets, in the space asked for.
+        scan: the results that the verdict rests on, made already; likewise `c_t`, `excess`.
+        rows: of each set, at most, for measures that search sets within themselves.
+        seed: of permutations and draws.
+        log_prob: log p of training and of held-out rows, nats, where the model tells.
+    """
+
+    sets: Sets
+    scan: Result
+    c_t: CopyingTest
+    excess: Result
+    rows: int
+    seed: int
+    log_prob: Sequence[ArrayLike] | None
+
+
+class CopyTest(NamedTuple):
+    """One or more tests that are made at once.
+
+    Attributes:
+        names: of its results, in their order; conditions know them before anything is computed.
+        run: what makes the results; value, title and what each cannot see stand in these.
+        of_model: whether it needs log p of the model, which samples alone do not give.
+    """
+
+    names: tuple[str, ...]
+    run: Callable[[Asked], tuple[Result, ...]]
+    of_model: bool = False
+
+
+TESTS: tuple[CopyTest, ...] = (
+    CopyTest(("scan_share",), lambda asked: (asked.scan,)),
+    CopyTest(("train_share",), lambda asked: (train_share_test(asked.sets, seed=asked.seed),)),
+    CopyTest(("tail_share",), lambda asked: (tail_share_test(asked.sets, seed=asked.seed),)),
+    CopyTest(("c_t",), lambda asked: (asked.c_t,)),
+    CopyTest(("tail_excess",), lambda asked: (asked.excess,)),
+    CopyTest(("distance_ratio",), lambda asked: (ratio_test(asked.sets, seed=asked.seed),)),
+    CopyTest(("authenticity",), lambda asked: (authenticity(asked.sets),)),
+    CopyTest(("membership",), lambda asked: (membership_inference(*asked.log_prob or ()),), of_model=True),
+    CopyTest(("same_source",), lambda asked: (same_source_test(asked.sets, rows=asked.rows, seed=asked.seed),)),
+    CopyTest(
+        (
+            *("dcr_median", "dcr_tail", "nndr_median", "nndr_tail", "gan_leaks", "one_nn_train", "one_nn_test"),
+            *("precision", "recall", "density", "coverage"),
+        ),
+        lambda asked: context(asked.sets, rows=asked.rows, seed=asked.seed),
+    ),
+)
+
+
+def run_all(asked: Asked) -> tuple[Result, ...]:
+    """Return the results of all tests; those of a model only where there is log p."""
+    tests = (test for test in TESTS if not test.of_model or asked.log_prob is not None)
+    return tuple(result for test in tests for result in test.run(asked))
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of the tests of samples."""
+    return tuple(name for test in TESTS if not test.of_model for name in test.names)
