@@ -23,7 +23,7 @@ from genmem.models.base import as_tensor
 from genmem.models.posterior import IMPORTANCE_SAMPLES, STEPS, refit_posterior
 from genmem.protocols import Listener, Progress, ignore
 from genmem.run.directory import Run
-from genmem.run.storage import Arrays, read_arrays, write_arrays
+from genmem.run.storage import Arrays, write_arrays
 from genmem.training.ensemble import fresh_module
 
 FOUND = ("log_probs", "effective_draws", "variance")
@@ -170,7 +170,7 @@ def _path(run: Run, i: int) -> Path:
 def _stored(run: Run, i: int) -> Arrays | None:
     """Return what is stored of a shard, None where there is nothing, or only what took another number of steps."""
     try:
-        arrays = read_arrays(_path(run, i), run.stamp(i))
+        arrays = run.held.arrays(_path(run, i), run.stamp(i))
     except FileNotFoundError:
         return None
     return arrays if int(arrays["steps"]) == STEPS else None

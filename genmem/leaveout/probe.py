@@ -22,6 +22,7 @@ from genmem.models.posterior import has_posterior, refit_posterior
 from genmem.run.directory import Run
 from genmem.run.plan import describe_model, refuse_other_plan
 from genmem.run.splits import Splits
+from genmem.run.storage import HELD
 from genmem.training.ensemble import Recipe, fresh_module, noise_shape, takes_noise
 from genmem.training.probe import TRIAL_SECONDS, can_batch, fitting_lanes, measure_pace
 
@@ -173,15 +174,18 @@ def planned_model(run: Run, model: Any) -> Any:
         RunMismatchError: the given model is not the planned one.
         ModelError: the planned one cannot be imported here.
     """
-    given = model is not None
-    if not given:
-        model = run.model if run.model is not None else model_of_plan(run.plan["model"])
-    described = model if hasattr(model, "made_by") else None
-    if isinstance(model, DeepDensity):
-        model = model.resolve(run.data().X)
-    if given:
-        refuse_other_plan(run.plan, {**run.plan, "model": describe_model(model if described is None else described)})
-    return model
+    if model is None:
+        if run.model is None:
+            run.model = _resolved(run, model_of_plan(run.plan["model"]))
+        return run.model
+    resolved = _resolved(run, model)
+    described = describe_model(model if hasattr(model, "made_by") else resolved)
+    refuse_other_plan(run.plan, {**run.plan, "model": described})
+    return resolved
+
+
+def _resolved(run: Run, model: Any) -> Any:
+    return model.resolve(run.data().X) if isinstance(model, DeepDensity) else model
 
 
 def scored_epochs(model: Any, asked: Sequence[int]) -> tuple[int, ...]:
@@ -336,7 +340,8 @@ def estimate(run: Run) -> Estimate:
         seconds["fit"] = probe["refit_steps"] / (1 - held_out) * probe["alone_seconds"]
         # The encoder's part is rarely below 5% of a score, so posteriors are refitted everywhere.
         seconds["posterior"] = -(-splits.n_splits // probe.get("workers", 1)) * n * probe["posterior_seconds"] + start
-    return Estimate(seconds, _memory(probe, splits.n_splits, n, width), _disk(run, probe, splits.n_splits))
+    held = min(HELD, numbers * len(run.score_epochs) * 4)
+    return Estimate(seconds, _memory(probe, splits.n_splits, n, width) + held, _disk(run, probe, splits.n_splits))
 
 
 def _memory(probe: dict[str, Any], n_splits: int, n: int, width: int) -> int:

@@ -90,7 +90,6 @@ def make_task(run: Run, model: Any = None) -> Task:
     choice = ensure_probe(run, model)
     if isinstance(model, DeepDensity):
         model = clone(model).set_params(device=choice["device"])
-    run.check_unchanged()
     about = run.plan["data"]
     source = Source(str((run.path / "data" / "X.npy").resolve()), about["sha256"], tuple(about["event_shape"]))
     source.hold(np.asarray(run.data().X))
@@ -140,6 +139,7 @@ def _refit(
     looks = (*run.looks, run.repeats if repeats is None else repeats)
     groups = [shards for shards in cut(task, splits, looks, width, size_of(pool)) if set(shards) & set(pending)]
     meter, ledger = _Meter(splits, pending, run.shards(repeats), progress), _Ledger(run, task, pending)
+    run.held.release()  # refits may need the room
     for shards, computed in _computed(task, splits, groups, width, pool, meter):
         ledger.add(computed.shards)
         meter.finished(shards)

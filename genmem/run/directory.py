@@ -15,7 +15,7 @@ from genmem.data.examples import Data
 from genmem.errors import IncompleteRunError, RunError
 from genmem.run.plan import (
     check_plan,
-    check_unchanged,
+    data_files,
     describe_data,
     describe_model,
     differ,
@@ -26,7 +26,7 @@ from genmem.run.plan import (
 )
 from genmem.run.shards import Shards
 from genmem.run.splits import Splits
-from genmem.run.storage import Arrays, lock, read_arrays, unwritable, write_arrays, write_atomically
+from genmem.run.storage import Arrays, Held, lock, unwritable, write_arrays, write_atomically
 
 PLAN_VERSION = 1
 AUTO_IMPORTANCE_SAMPLES = 64
@@ -50,11 +50,14 @@ class Run(Shards):
     Files: run.json (the plan), splits.npz, data/, shards/0007.npz, weights/0007.safetensors, trajectory/,
     results/*.npz, stopping.json, audit.json, scores.parquet, report.html. A shard is a pure function of the
     plan and its index, so a missing file is all that "to do" means.
+
+    What was read of a file and verified is used until the file changes: splits, labels and small arrays as long as the
+    run is used, large ones (log p above all, of up to a GiB) to the end of a stage. `X` stays memory-mapped.
     """
 
     def __init__(self, path: Path, plan: dict[str, Any], model: Any = None) -> None:
-        self.path, self.plan = path, plan
-        self.model = model  # the object the run was created with in this process; None where it was opened
+        self.path, self.plan, self.held = path, plan, Held()
+        self.model = model  # the object the run was created with, or that was made from its plan; None until then
 
     @classmethod
     def create(
@@ -170,12 +173,9 @@ class Run(Shards):
             self.write_json("run.json", self.plan)
 
     def data(self) -> Data:
-        """Return the prepared examples, `X` memory-mapped; RunError where the files are gone or damaged."""
-        return read_data(self.path, self.plan["data"])
-
-    def check_unchanged(self) -> None:
-        """Check that the examples are still those that were planned; RunError where they are not."""
-        check_unchanged(self.path, self.plan["data"])
+        """Return the prepared examples, `X` memory-mapped; RunError where the files are gone, damaged or changed."""
+        about = self.plan["data"]
+        return self.held.get(lambda: read_data(self.path, about), *data_files(self.path), stamp=about["sha256"])
 
     # --- results
 
@@ -191,7 +191,7 @@ class Run(Shards):
             IncompleteRunError: the stage that makes it has not run.
         """
         try:
-            return read_arrays(self.path / "results" / f"{name}.npz")
+            return self.held.arrays(self.path / "results" / f"{name}.npz")
         except FileNotFoundError as error:
             raise IncompleteRunError(
                 expected=f"the result {name!r} in {self.path}",
@@ -215,8 +215,9 @@ class Run(Shards):
 
     def read_json(self, name: str) -> Any:
         """Return the contents of a JSON file of the run, None where there is none that can be read."""
+        file = self.path / name
         try:
-            return json.loads((self.path / name).read_text())
+            return json.loads(self.held.get(file.read_text, file))
         except (OSError, ValueError):
             return None
 
@@ -257,3 +258,4 @@ def stage(run: Run, name: str, start: float | None = None) -> Iterator[None]:
             times[name] = round(times.get(name, 0.0) + time.perf_counter() - start, 3)
             with suppress(RunError):  # a full disk: what went wrong in the block is the better message
                 run.write_json("times.json", times)
+            run.held.release()

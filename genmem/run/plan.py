@@ -200,17 +200,18 @@ def _short(value: Any) -> str:
 # --- the examples and splits a run keeps
 
 
+INPUTS = ("X", "index", "labels", "names")
 START_AGAIN = "Restore it, or start again in a new run directory."
 
 
 def write_inputs(path: Path, data: Data, splits: Splits) -> None:
     """Write data/*.npy and splits.npz into the run directory `path`."""
-    for name in ("X", "index", "labels", "names"):
+    for name, file in zip(INPUTS, data_files(path), strict=True):
         array = getattr(data, name)
         if array is not None:
-            _save(path / "data" / f"{name}.npy", array)
+            _save(file, array)
         else:
-            (path / "data" / f"{name}.npy").unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
     arrays = {"held_out": splits.held_out, "repeat": splits.repeat, "shard": splits.shard}
     write_arrays(path / "splits.npz", arrays)
 
@@ -219,24 +220,28 @@ def _save(file: Path, array: NDArray[Any]) -> None:
     write_atomically(file, lambda handle: np.save(handle, array, allow_pickle=False))
 
 
+def data_files(path: Path) -> list[Path]:
+    """Return the files of the examples of a run; that of the labels or of the names may be missing."""
+    return [path / "data" / f"{name}.npy" for name in INPUTS]
+
+
 def read_data(path: Path, about: dict[str, Any]) -> Data:
     """Return the examples of a run, `X` memory-mapped; `about` is what the plan says of them.
 
     Raises:
-        RunError: the files are gone or damaged.
+        RunError: the files are gone or damaged, or X or the labels are not those that were planned.
     """
-    folder = path / "data"
-
-    def optional(name: str) -> NDArray[Any] | None:
-        file = folder / f"{name}.npy"
-        return np.load(file, allow_pickle=False) if file.exists() else None
-
+    of_X, of_index, *others = data_files(path)
     try:
-        X = np.load(folder / "X.npy", mmap_mode="r", allow_pickle=False)
-        index = np.load(folder / "index.npy", allow_pickle=False)
-        labels, names = optional("labels"), optional("names")
+        X = np.load(of_X, mmap_mode="r", allow_pickle=False)
+        index = np.load(of_index, allow_pickle=False)
+        labels, names = (np.load(file, allow_pickle=False) if file.exists() else None for file in others)
     except (OSError, ValueError, EOFError) as error:
-        raise _lost(folder, f"files that cannot be read ({error})") from error
+        raise _lost(of_X.parent, f"files that cannot be read ({error})") from error
+    if fingerprint(X) != about["sha256"]:
+        raise _lost(of_X, "other values")
+    if labels is not None and fingerprint(labels) != about.get("labels_sha256", fingerprint(labels)):
+        raise _lost(others[0], "other values")
     return Data(
         X=X,
         labels=labels,
@@ -260,16 +265,6 @@ def read_splits(path: Path, kind: str) -> Splits:
     except (FileNotFoundError, RunError) as error:
         raise _lost(path / "splits.npz", "a file that is missing or damaged") from error
     return Splits(held_out=arrays["held_out"], repeat=arrays["repeat"], shard=arrays["shard"], kind=kind)
-
-
-def check_unchanged(path: Path, about: dict[str, Any]) -> None:
-    """Check the examples of a run against the hash in its plan.
-
-    Raises:
-        RunError: data/X.npy holds other values.
-    """
-    if fingerprint(read_data(path, about).X) != about["sha256"]:
-        raise _lost(path / "data" / "X.npy", "other values")
 
 
 def _lost(file: Path, got: str) -> RunError:

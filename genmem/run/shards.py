@@ -14,10 +14,9 @@ from genmem.run.plan import COMPARED, read_splits
 from genmem.run.splits import Splits
 from genmem.run.storage import (
     Arrays,
-    read_array,
-    read_arrays,
+    Held,
+    damaged,
     read_tensors,
-    verify_arrays,
     write_arrays,
     write_atomically,
     write_tensors,
@@ -32,10 +31,12 @@ class Shards:
 
     path: Path
     plan: dict[str, Any]
+    held: Held
 
     def splits(self) -> Splits:
         """Return which examples each refit leaves out; RunError where the file is gone or damaged."""
-        return read_splits(self.path, self.plan["splits"]["kind"])
+        kind = self.plan["splits"]["kind"]
+        return self.held.get(lambda: read_splits(self.path, kind), self.path / "splits.npz", stamp=kind)
 
     # --- how many of the planned repeats are used
 
@@ -48,7 +49,7 @@ class Shards:
         """
         file = self.path / STOPPING
         try:
-            looks = json.loads(file.read_text())["looks"]
+            looks = json.loads(self.held.get(file.read_text, file))["looks"]
             if not (isinstance(looks, list) and all(type(n) is int and n > 0 for n in looks)):
                 raise ValueError("not a list of numbers of repeats")
         except FileNotFoundError:
@@ -109,9 +110,9 @@ class Shards:
         """
         splits, found = self.splits(), {}
         rows = self._rows(splits, repeats)
-        for i in (i for i in np.unique(splits.shard[rows]) if self._is_done(int(i))):
+        for i in (i for i in self.shards(repeats) if self._is_done(i)):
             of_shard = np.flatnonzero(splits.shard == i)
-            reasons = read_array(self.shard_path(int(i)), "failed", default=np.full(len(of_shard), ""))
+            reasons = self._shard(i).get("failed", np.full(len(of_shard), ""))
             found.update({int(s): str(why) for s, why in zip(of_shard, reasons, strict=True) if why and rows[s]})
         return found
 
@@ -124,7 +125,7 @@ class Shards:
         for i in np.unique(self.splits().shard).tolist():
             files += self._drop_shard(i) if self._is_damaged(i) else []
         results = sorted((self.path / "results").glob("*.npz"))
-        return files + [file for file in results if _is_damaged(file) and _unlinked(file)]
+        return files + [file for file in results if self._is_damaged_result(file) and _unlinked(file)]
 
     def drop_failed(self) -> list[Path]:
         """Delete the shards of splits that failed, so that they are computed again, and return their paths."""
@@ -137,15 +138,22 @@ class Shards:
 
     def _is_done(self, i: int) -> bool:
         try:
-            verify_arrays(self.shard_path(i), self.stamp(i))
+            self._shard(i)
         except FileNotFoundError:
             return False
         return True
 
     def _is_damaged(self, i: int) -> bool:
         try:
-            if self._is_done(i) and read_array(self.shard_path(i), "has_weights", default=np.zeros(1)).any():
+            if self._is_done(i) and "has_weights" in self._shard(i):
                 self.weights(i)
+        except RunError:
+            return True
+        return False
+
+    def _is_damaged_result(self, file: Path) -> bool:
+        try:
+            self.held.arrays(file)
         except RunError:
             return True
         return False
@@ -216,14 +224,21 @@ class Shards:
         return self._join(name, repeats)
 
     def _join(self, name: str, repeats: int | None, at: int | None = None) -> NDArray[Any]:
-        splits = self.splits()
-        rows = self._rows(splits, repeats)
-        shards = np.unique(splits.shard[rows]).tolist()
+        splits, shards = self.splits(), self.shards(repeats)
+        rows, parts = self._rows(splits, repeats), []
         for i in shards:
-            if not self._is_done(i):
-                raise self._incomplete(i, shards)
-        # Shards hold consecutive splits, so joining them in order gives the order of the splits.
-        return np.concatenate([read_array(self.shard_path(i), name, at)[rows[splits.shard == i]] for i in shards])
+            try:
+                array = self._shard(i)[name]
+            except FileNotFoundError as error:
+                raise self._incomplete(i, shards) from error
+            except KeyError as error:
+                raise damaged(self.shard_path(i), f"one without {name}") from error
+            of_shard = rows[splits.shard == i]
+            parts.append(array[of_shard] if at is None else array[of_shard, at])
+        return np.concatenate(parts)  # shards hold consecutive splits: their order gives that of the splits
+
+    def _shard(self, i: int) -> Arrays:
+        return self.held.arrays(self.shard_path(i), self.stamp(i))
 
     def _incomplete(self, i: int, shards: Sequence[int]) -> IncompleteRunError:
         return IncompleteRunError(
@@ -236,14 +251,6 @@ class Shards:
         """Return (n_splits,): which splits belong to the repeats in use, or to the first `repeats`."""
         count = (self.looks or (splits.n_repeats,))[-1] if repeats is None else repeats
         return np.isin(splits.repeat, np.unique(splits.repeat)[:count])
-
-
-def _is_damaged(file: Path) -> bool:
-    try:
-        read_arrays(file)
-    except RunError:
-        return True
-    return False
 
 
 def _unlinked(file: Path) -> bool:

@@ -2,16 +2,13 @@
 
 import errno
 import fcntl
-import math
 import os
-import struct
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +20,10 @@ from genmem.errors import RunError
 
 Arrays = dict[str, NDArray[Any]]
 PARTIAL = ".partial"
-SETTLED = 0.1  # seconds after which a new change of a file shows in its time stamps
-_sound: dict[Path, tuple[object, ...]] = {}
+SETTLED = 0.02  # seconds after which a new change of a file shows in its time stamps: two ticks of a kernel's clock
+HELD, SMALL = 2**30, 2**20  # bytes of arrays that are held during a stage, all together; of one file that stay after it
+T = TypeVar("T")
+Look = tuple[int, ...] | None
 _held: set[tuple[Path, int]] = set()
 
 
@@ -75,64 +74,10 @@ def read_arrays(file: Path, stamp: str = "") -> Arrays:
     except FileNotFoundError:
         raise
     except Exception as error:  # zipfile, zlib, numpy and struct each have errors of their own
-        raise _damaged(file, f"one that cannot be read ({type(error).__name__})") from error
+        raise damaged(file, f"one that cannot be read ({type(error).__name__})") from error
     if checksum != _checksum(arrays, stamp):
-        raise _damaged(file, "one whose contents do not match its checksum or this plan")
+        raise damaged(file, "one whose contents do not match its checksum or this plan")
     return arrays
-
-
-def verify_arrays(file: Path, stamp: str = "") -> None:
-    """Check what `write_arrays` wrote; a file that this process has checked and that has not changed is left alone.
-
-    Raises:
-        RunError: the file is damaged, or belongs to something else than `stamp`.
-        FileNotFoundError: there is no such file.
-    """
-    about = os.stat(file)
-    looks = (about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns, stamp)
-    if _sound.get(file) == looks:
-        return
-    _sound.pop(file, None)
-    read_arrays(file, stamp)
-    if time.time() - about.st_mtime > SETTLED:  # a change right after would not show in the time stamps
-        _sound[file] = looks
-
-
-def read_array(file: Path, name: str, at: int | None = None, default: NDArray[Any] | None = None) -> NDArray[Any]:
-    """Read one array of a file that was checked; with `at`, only position `at` of its second axis.
-
-    Raises:
-        RunError: the file holds no such array and there is no `default`, or it cannot be read.
-    """
-    try:
-        with zipfile.ZipFile(file) as stored:
-            if at is not None:
-                return _read_position(file, stored.getinfo(f"{name}.npy"), at)
-            with stored.open(f"{name}.npy") as member:
-                return np.asarray(np.lib.format.read_array(member, allow_pickle=False))
-    except KeyError as error:
-        if default is not None:
-            return default
-        raise _damaged(file, f"one without {name}") from error
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise _damaged(file, f"one that cannot be read ({type(error).__name__})") from error
-
-
-def _read_position(file: Path, member: zipfile.ZipInfo, at: int) -> NDArray[Any]:
-    """Return array[:, at] of a member that is stored as it is, without reading the rest."""
-    with open(file, "rb") as handle:
-        handle.seek(member.header_offset + 26)
-        handle.seek(sum(struct.unpack("<HH", handle.read(4))), os.SEEK_CUR)
-        np.lib.format.read_magic(handle)
-        (n, length, *rest), by_column, dtype = np.lib.format.read_array_header_1_0(handle)
-        if by_column:
-            return np.asarray(read_array(file, member.filename.removesuffix(".npy"))[:, at])
-        start, row = handle.tell(), math.prod(rest)
-        found = np.empty((n, *rest), dtype)
-        for i in range(n):
-            offset = start + (i * length + range(length)[at]) * row * dtype.itemsize
-            found[i] = np.fromfile(file, dtype, row, offset=offset).reshape(rest)
-    return found
 
 
 def write_tensors(file: Path, arrays: Mapping[str, NDArray[Any]], stamp: str = "") -> None:
@@ -156,13 +101,14 @@ def read_tensors(file: Path, stamp: str = "") -> Arrays:
     except FileNotFoundError:
         raise
     except Exception as error:  # safetensors and numpy each have errors of their own
-        raise _damaged(file, f"one that cannot be read ({type(error).__name__})") from error
+        raise damaged(file, f"one that cannot be read ({type(error).__name__})") from error
     if checksum != _checksum(arrays, stamp):
-        raise _damaged(file, "one whose contents do not match its checksum or this plan")
+        raise damaged(file, "one whose contents do not match its checksum or this plan")
     return arrays
 
 
-def _damaged(file: Path, got: str) -> RunError:
+def damaged(file: Path, got: str) -> RunError:
+    """Return the error to raise when a file does not hold what was written."""
     return RunError(
         expected=f"a sound file {file}",
         got=got,
@@ -175,6 +121,78 @@ def _checksum(arrays: Mapping[str, NDArray[Any]], stamp: str) -> str:
     for name in sorted(arrays):
         parts += [name, arrays[name]]
     return fingerprint(*parts)
+
+
+# --- what was read stays known
+
+
+class _Known(NamedTuple):
+    looks: tuple[Look, ...]
+    value: Any
+    size: int
+
+
+class Held:
+    """What was read of files, and verified: it is used until a file changes, and what has changed is read again.
+
+    A file has changed where its inode, its size or one of its times has; restoring the time of modification leaves a
+    new time of change. What is given out is what was read, so no number rests on bytes that were not verified.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], _Known] = {}
+
+    def get(self, read: Callable[[], T], *files: Path, stamp: str = "") -> T:
+        """Return what `read()` makes of some files (one may be missing), of now or of earlier if none has changed.
+
+        Arrays by name count against `HELD`: what does not fit is read again next time.
+        """
+        key, looks = (*files, stamp), tuple(_look(file) for file in files)
+        known = self._known.pop(key, None)
+        if known is None or known.looks != looks:
+            _settle(looks)
+            found = read()
+            known = _Known(looks, found, _bytes(found))
+        if known.size + sum(other.size for other in self._known.values()) <= HELD:
+            self._known[key] = known
+        value: T = known.value
+        return value
+
+    def arrays(self, file: Path, stamp: str = "") -> Arrays:
+        """Do `read_arrays`; the arrays are shared, so they are read-only."""
+        return dict(self.get(lambda: _frozen(read_arrays(file, stamp)), file, stamp=stamp))
+
+    def release(self) -> None:
+        """Let go of all that is large."""
+        self._known = {key: known for key, known in self._known.items() if known.size <= SMALL}
+
+
+def _look(file: Path) -> Look:
+    try:
+        about = os.stat(file)
+    except OSError:
+        return None
+    return about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
+
+
+def _settle(looks: tuple[Look, ...]) -> None:
+    """Wait until one more change of these files would show in their time stamps."""
+    age = time.time() - max((look[-1] for look in looks if look), default=0) / 1e9
+    if age < SETTLED:  # a file of the future is one of another machine's clock
+        time.sleep(min(SETTLED, SETTLED - age))
+
+
+def _bytes(value: object) -> int:
+    return sum(array.nbytes for array in value.values()) if isinstance(value, dict) else 0
+
+
+def _frozen(arrays: Arrays) -> Arrays:
+    for array in arrays.values():
+        array.flags.writeable = False
+    return arrays
+
+
+# --- one writer at a time
 
 
 @contextmanager
