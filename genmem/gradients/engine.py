@@ -21,27 +21,32 @@ from genmem.gradients.fallback import (
     Loss,
     PerExampleLoss,
     dense,
+    differ,
+    lengths,
     loop_rows,
     refuse_constant,
+    refuse_mixed,
     refuse_shape,
     refuse_unfit,
     refuse_used,
     refuse_wrong,
+    see_each_other,
     vmap_rows,
     working,
 )
-from genmem.gradients.hooks import backward, forward
+from genmem.gradients.hooks import backward, noted
 from genmem.gradients.probe import Coverage, Reading
 from genmem.gradients.products import Direction, Features, along
 from genmem.training.ensemble import isolated_streams
 
 TRIED = 3  # examples
+MIDDLE = 1  # of them: where examples are taken for a sequence, it sees another one, whichever way that goes
 
 
 class PerExampleGradients:
-    """The gradients of each example's loss with respect to the parameters that a network has now.
+    """The gradients of each example's loss with respect to the parameters that a network has.
 
-    Load other parameters, and make another one: which way each gradient is computed is found out here.
+    Which way each gradient is computed is found out here, once; where others are loaded into the network, `renew`.
 
     Args:
         module: a network in evaluation mode. With `noise`, it is called as `module(x, draws=, noise=)`.
@@ -71,22 +76,32 @@ class PerExampleGradients:
         self.module, self.loss = module, PerExampleLoss(module, loss)
         self.trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
         refuse_unfit(module, self.trained)
+        self._hooks = hooks
         with working():
-            self._try_out(x, noise, hooks)
+            self._examples = self._tried(x, noise)
+            self._tried_draws = 2 if noise is None and self.loss.takes_draws() else 1
+            self._try_out()
 
-    def _try_out(self, x: Tensor, noise: Tensor | None, hooks: bool) -> None:
-        x, noise = self._tried(x, noise)
-        self._tried_draws = 2 if noise is None and self.loss.takes_draws() else 1
-        self._draws_own = False
-        if noise is None:
-            with torch.no_grad():
-                first, second = self._try(x, None, 0), self._try(x, None, 1)
-            refuse_shape(first, len(x))
-            self._draws_own = not torch.equal(first, second)
-        self._refuse_mixed(x, noise)
-        self._examples, self._verified = (x, noise), False
+    def renew(self) -> None:
+        """Go on with the parameters that the network has now: the ways stay, unless an example speaks against them.
+
+        Its gradient is held against a plain backward pass, and against that of the example alone; where it differs,
+        all is found out anew.
+
+        Raises:
+            ModelError: see above.
+        """
+        with working():
+            if not self._still_right():
+                self._try_out()
+        self._verified = self._verified_along = False
+
+    def _try_out(self) -> None:
+        self._draws_own = self._finds_own_draws()
+        self._refuse_mixed(range(TRIED))
+        self._verified = self._verified_along = False
         self._way_along: str | None = None
-        self._find_ways(x, noise, hooks)
+        self._find_ways()
 
     # --- what it gives
 
@@ -157,8 +172,9 @@ class PerExampleGradients:
             seed: see `features`.
         """
         x, noise = self._cast(x, noise)
-        if self._way_along is None:
+        if self._way_along is None or not (self._verified_along or self._still_right_along(direction)):
             self._way_along = self._find_way_along(direction)
+        self._verified_along = True
         return self._along(x, direction, noise, draws, seed, self._way_along).to(torch.float64)
 
     def _along(self, x: Tensor, direction: Direction, noise: Tensor | None, draws: int, seed: int, way: str) -> Tensor:
@@ -176,7 +192,7 @@ class PerExampleGradients:
 
     def _find_way_along(self, direction: Direction) -> str:
         """Return the first way that works here."""
-        if self._forward_mode_is_right(direction):
+        if self._forward_mode_is_right(direction, range(TRIED)):
             return "forward"
         x, noise = self._examples
         try:
@@ -185,17 +201,20 @@ class PerExampleGradients:
             return "features"
         return "twice"
 
-    def _forward_mode_is_right(self, direction: Direction) -> bool:
+    def _still_right_along(self, direction: Direction) -> bool:
+        return self._way_along != "forward" or self._forward_mode_is_right(direction, [MIDDLE])
+
+    def _forward_mode_is_right(self, direction: Direction, some: Sequence[int]) -> bool:
         """Try it: some operations have no forward mode; and there embeddings forget which row is padding."""
         if any(isinstance(m, nn.Embedding) and m.padding_idx is not None for m in self.module.modules()):
             return False
         x, noise = self._examples
         try:
-            found = self._along(x, direction, noise, 1, 0, "forward")
+            found = self._along(x, direction, noise, 1, 0, "forward")[some]
         except (RuntimeError, NotImplementedError):
             return False
         with torch.enable_grad():
-            losses = self._run(x, noise, seed=0)
+            losses = self._run(x, noise, seed=0)[some]
         rows = fallback.loop_rows(losses, {name: self.trained[name] for name in direction})
         truth = sum(
             (rows[name] @ direction[name].flatten().to(rows[name]) for name in direction), torch.zeros_like(found)
@@ -211,7 +230,8 @@ class PerExampleGradients:
         n = len(x)
         layers = {layer: self._layers[layer] for layer, _ in self._reading.names}
         copies = fallback.copies_of(self.trained, self._copied, n)
-        losses, calls = forward(layers, lambda: self._under(copies or None, x, noise, draws, seed))
+        with noted(layers) as calls:
+            losses = self._run(x, noise, draws=draws, seed=seed, parameters=copies)
         refuse_shape(losses, n)
         looped = {name: self.trained[name] for name in self.coverage.loop}
         checked = {} if self._verified else dict(self.trained)
@@ -236,14 +256,18 @@ class PerExampleGradients:
         self._verified = True
         return Features({name: pieces[name] for name in self.trained if name in pieces}, n, by_draw)
 
-    def _run(self, x: Tensor, noise: Tensor | None, *, draws: int = 1, seed: int = 0) -> Tensor:
-        return self._under(None, x, noise, draws, seed)
-
-    def _under(
-        self, parameters: Mapping[str, Tensor] | None, x: Tensor, noise: Tensor | None, draws: int = 1, seed: int = 0
+    def _run(
+        self,
+        x: Tensor,
+        noise: Tensor | None,
+        *,
+        draws: int = 1,
+        seed: int = 0,
+        parameters: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
+        """Return the losses, with some parameters replaced."""
         with self._streams(x, noise, seed):
-            if parameters is not None:
+            if parameters:
                 return self.loss.under(parameters, x, noise, draws)
             result: Tensor = self.loss(x, noise, draws)
             return result
@@ -274,16 +298,37 @@ class PerExampleGradients:
             noise = torch.cat([noise[:, rows.to(noise.device)], -noise[:, rows.to(noise.device)]])[:: len(noise)]
         return self._cast(x, noise)
 
-    def _try(self, x: Tensor, noise: Tensor | None, seed: int = 0) -> Tensor:
-        return self._run(x, noise, draws=self._tried_draws, seed=seed)
+    def _try(self, parameters: Mapping[str, Tensor] | None = None, seed: int = 0) -> Tensor:
+        return self._run(*self._examples, draws=self._tried_draws, seed=seed, parameters=parameters)
 
-    def _find_ways(self, x: Tensor, noise: Tensor | None, hooks: bool) -> None:
-        def run(parameters: Mapping[str, Tensor] | None) -> Tensor:
-            return self._under(parameters, x, noise, self._tried_draws)
+    def _finds_own_draws(self) -> bool:
+        x, noise = self._examples
+        if noise is not None:
+            return False
+        with torch.no_grad():
+            first, second = self._try(), self._try(seed=1)
+        refuse_shape(first, len(x))
+        return not torch.equal(first, second)
 
-        here = probe.probe(self.module, run, self.trained, moved=False)
+    def _still_right(self) -> bool:
+        """Return whether the gradient of one example is that of autograd, in its batch and alone."""
+        (x, noise), self._verified = self._examples, True
+        if self._finds_own_draws() != self._draws_own:
+            return False
+        try:
+            losses = self._refuse_mixed([MIDDLE])
+            found = self._features(x, noise, self._tried_draws, 0, 1)
+        except ModelError:
+            return False
+        truth = loop_rows(losses[[MIDDLE]], self.trained)
+        rows = {name: piece.dense(0, len(x))[[MIDDLE]] for name, piece in found.pieces.items()}
+        return all(probe.agree(row, truth[name], lengths(truth)) for name, row in rows.items())
+
+    def _find_ways(self) -> None:
+        (x, noise), hooks = self._examples, self._hooks
+        here = probe.probe(self.module, self._try, self.trained, moved=False)
         assert here is not None
-        there = probe.probe(self.module, run, self.trained, moved=True) if hooks else None
+        there = probe.probe(self.module, self._try, self.trained, moved=True) if hooks else None
         probes = [here] if there is None else [here, there]
         nothing = Reading({}, {})
         with torch.no_grad():
@@ -292,7 +337,7 @@ class PerExampleGradients:
         read = set(self._reading.names.values())
         unused = [name for name in self.trained if hooks and name not in here.used and name not in read]
         rest = [name for name in self.trained if name not in read and name not in unused]
-        self._copied = probe.by_copies(run, rest, self.trained, probes) if hooks else {}
+        self._copied = probe.by_copies(self._try, rest, self.trained, probes) if hooks else {}
         rest = [name for name in rest if name not in self._copied]
         mapped = probe.by_vmap(lambda names: self._mapped(names, x, noise, self._tried_draws, 0), rest, here)
         looped = [name for name in rest if name not in mapped]
@@ -307,45 +352,27 @@ class PerExampleGradients:
             frozen={name: p.numel() for name, p in self.module.named_parameters() if not p.requires_grad},
         )
 
-    def _refuse_mixed(self, x: Tensor, noise: Tensor | None) -> None:
-        """Refuse a loss that is not one for each example, or that changes with the other examples of a batch."""
+    def _refuse_mixed(self, some: Sequence[int]) -> Tensor:
+        """Refuse a loss that is not one for each example, or that changes with the others of a batch; return all."""
+        x, _ = self._examples
         with torch.enable_grad():
             x = x.requires_grad_() if x.is_floating_point() and self._draws_own else x
-            losses = self._try(x, noise)
+            losses = self._try()
         refuse_shape(losses, len(x))
         refuse_constant(losses, self.trained)
-        mixed = self._see_each_other(losses, x) if self._draws_own else self._differ_alone(losses, x, noise)
-        if mixed:
-            raise ModelError(
-                expected="a loss of each example that does not depend on the others in its batch",
-                got="one that does",
-                do="Call .eval() first; do not divide by the batch size, nor normalise over the batch.",
-            )
+        refuse_mixed(see_each_other(losses, x, some) if self._draws_own else self._differ_alone(losses, some))
+        return losses
 
-    def _see_each_other(self, losses: Tensor, x: Tensor) -> bool:
-        """Return whether a loss has a slope along another example: a batch of one would draw other noise."""
-        if not x.requires_grad:
-            return False
-        slopes = [torch.autograd.grad(loss, x, allow_unused=True, retain_graph=True)[0] for loss in losses]
-        return any(
-            bool(slope.flatten(1).count_nonzero(1)[torch.arange(len(x), device=x.device) != i].any())
-            for i, slope in enumerate(slopes)
-            if slope is not None
-        )
+    def _differ_alone(self, losses: Tensor, some: Sequence[int]) -> bool:
+        """Return whether any of some losses has another gradient in this batch than by itself, by more than rounding.
 
-    def _differ_alone(self, losses: Tensor, x: Tensor, noise: Tensor | None) -> bool:
-        """Return whether any loss has another gradient in this batch than by itself, by more than rounding.
-
-        Each is looked at: in a network that takes the batch for a sequence, the first sees none of the others.
+        All three are looked at first: in a network that takes the batch for a sequence, one sees none of the others.
         """
+        x, noise = self._examples
+        alone = [(x[i : i + 1], None if noise is None else noise[:, i : i + 1]) for i in some]
         try:
             with torch.enable_grad():
-                each = [self._try(x[i : i + 1], None if noise is None else noise[:, i : i + 1]) for i in range(len(x))]
-                others = torch.cat(each)
+                others = torch.cat([self._run(*one, draws=self._tried_draws) for one in alone])
         except Exception:  # a batch of one is refused in many ways where examples are normalised together
             return True
-        rows, differences = loop_rows(losses, self.trained), loop_rows(losses - others, self.trained)
-        norms, errors = (
-            sum((row.square().sum(1) for row in some.values()), torch.zeros(())) for some in (rows, differences)
-        )
-        return bool((errors > 1e-6 * norms.clamp(min=1e-6 * float(norms.max()))).any())
+        return differ(losses[some], others, self.trained)

@@ -121,6 +121,11 @@ def dense(gradient: Tensor | None, parameter: Tensor) -> Tensor:
     return gradient.to_dense() if gradient.is_sparse else gradient
 
 
+def lengths(rows: Mapping[str, Tensor]) -> Tensor:
+    """Return the length of the whole gradient of each example: (batch,)."""
+    return torch.stack([torch.linalg.vector_norm(part, dim=1) for part in rows.values()]).square().sum(0).sqrt()
+
+
 def forward_mode(
     loss: PerExampleLoss, direction: Mapping[str, Tensor], x: Tensor, noise: Tensor | None, draws: int = 1
 ) -> Tensor:
@@ -221,6 +226,34 @@ def refuse_constant(losses: Tensor, trained: Mapping[str, Tensor]) -> None:
             expected="a loss that can be differentiated by the network's parameters",
             got="one that depends on none of them",
             do="Remove detach(), .item(), no_grad() and numpy from the way to the loss.",
+        )
+
+
+def see_each_other(losses: Tensor, x: Tensor, some: Sequence[int]) -> bool:
+    """Return whether one of some losses has a slope along another example of its batch."""
+    if not x.requires_grad:
+        return False
+    slopes = [torch.autograd.grad(losses[i], x, allow_unused=True, retain_graph=True)[0] for i in some]
+    return any(
+        bool(slope.flatten(1).count_nonzero(1)[torch.arange(len(x), device=x.device) != i].any())
+        for i, slope in zip(some, slopes, strict=True)
+        if slope is not None
+    )
+
+
+def differ(losses: Tensor, others: Tensor, trained: Mapping[str, Tensor]) -> bool:
+    """Return whether losses and others have different gradients, by more than rounding."""
+    norms, errors = (lengths(loop_rows(some, trained)).square() for some in (losses, losses - others))
+    return bool((errors > 1e-6 * norms.clamp(min=1e-6 * float(norms.max()))).any())
+
+
+def refuse_mixed(mixed: bool) -> None:
+    """Refuse losses that depend on the other examples of a batch."""
+    if mixed:
+        raise ModelError(
+            expected="a loss of each example that does not depend on the others in its batch",
+            got="one that does",
+            do="Call .eval() first; do not divide by the batch size, nor normalise over the batch.",
         )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from genmem.gradients.layers import kind_of
+from genmem.gradients.layers import Kind, kind_of
 
 Place = tuple[str, int]  # a layer, and the number of leading dimensions it was called with
 
@@ -61,32 +61,27 @@ def possible_layouts(lead: tuple[int, ...]) -> list[Layout]:
     return [*plain, Layout(per="call"), Layout(per="example")] if lead else []
 
 
-def forward(layers: Mapping[str, nn.Module], run: Callable[[], Tensor]) -> tuple[Tensor, list[Call]]:
-    """Return what `run` returns, and the calls of these layers that it depends on by a gradient."""
-    calls: list[Call] = []
-    with _watching(layers, calls), torch.enable_grad():
-        losses = run()
-    return losses, calls
-
-
 @contextmanager
-def _watching(layers: Mapping[str, nn.Module], calls: list[Call]) -> Iterator[None]:
+def noted(layers: Mapping[str, nn.Module]) -> Iterator[list[Call]]:
+    """Note the calls of these layers whose outputs depend on something by a gradient."""
+    calls: list[Call] = []
     handles = [
-        layer.register_forward_hook(_noting(name, calls), with_kwargs=True, prepend=True)
+        layer.register_forward_hook(_noting(name, kind, calls), with_kwargs=True, prepend=True)
         for name, layer in layers.items()
+        if (kind := kind_of(layer)) is not None
     ]
     try:
-        yield
+        with torch.enable_grad():
+            yield calls
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _noting(name: str, calls: list[Call]) -> Callable[..., None]:
+def _noting(name: str, kind: Kind, calls: list[Call]) -> Callable[..., None]:
     def note(layer: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
         values = args[0] if args else next(iter(keywords.values()), None)
-        kind = kind_of(layer)
-        if kind is None or not isinstance(values, Tensor) or not isinstance(output, Tensor) or not output.requires_grad:
+        if not isinstance(values, Tensor) or not isinstance(output, Tensor) or not output.requires_grad:
             return
         trailing = kind.trailing(layer)
         leading = 1 if trailing is None else output.ndim - trailing

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from genmem.errors import ModelError
 from genmem.gradients.factored import NOTHING, Piece, Rows
-from genmem.gradients.fallback import copies_of, dense
-from genmem.gradients.hooks import Call, Layout, Place, backward, forward, possible_layouts
+from genmem.gradients.fallback import copies_of, dense, lengths
+from genmem.gradients.hooks import Call, Layout, Place, backward, noted, possible_layouts
 from genmem.gradients.layers import joined, pieces_of, readable
 
 MOVED_BY = 0.05
@@ -78,8 +78,7 @@ class Probe(NamedTuple):
     @property
     def lengths(self) -> Tensor:
         """The length of the whole gradient of each example: (examples,)."""
-        each = torch.stack([torch.linalg.vector_norm(rows, dim=1) for rows in self.truth.values()])
-        return each.square().sum(0).sqrt()
+        return lengths(self.truth)
 
 
 def read(
@@ -132,7 +131,8 @@ def probe(module: nn.Module, run: Run, trained: Mapping[str, Tensor], moved: boo
     parameters = dict(trained)
     if moved:
         parameters = {name: p.requires_grad_() for name, p in _moved(trained).items()}
-    losses, calls = forward(layers_of(module), lambda: run(parameters if moved else None))
+    with noted(layers_of(module)) as calls:
+        losses = run(parameters if moved else None)
     if moved and not bool(torch.isfinite(losses).all()):
         return None
     found = [backward(loss, calls, list(parameters.values()), keep=True) for loss in losses]

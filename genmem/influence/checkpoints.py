@@ -115,6 +115,7 @@ class Visits:
         self.weights = weights[weights > 0]
         self._coverage: dict[str, None] = {}
         self._now: tuple[int, Visit] | None = None
+        self._gradients: PerExampleGradients | None = None
         self._shape = noise_shape(self._module)
         tried = x[torch.linspace(0, len(x) - 1, TRIED).round().long()].to(self.device)
         self._tried, self.random, self.draws = tried, True, settings.draws
@@ -201,8 +202,12 @@ class Visits:
                 do="Make the network with the settings it was trained with.",
             ) from error
         sides = [self._streams(side, checkpoint.step) for side in (TRAIN, QUERY)]
-        noise = sides[0].noise(0, len(self._tried), self.device)
-        gradients = PerExampleGradients(self._module, self._tried, noise=noise, loss=self._loss)
+        if self._gradients is None:
+            noise = sides[0].noise(0, len(self._tried), self.device)
+            self._gradients = PerExampleGradients(self._module, self._tried, noise=noise, loss=self._loss)
+        else:
+            self._gradients.renew()
+        gradients = self._gradients
         self._coverage[str(gradients.coverage)] = None
         scale = None
         if self.settings.weights == "adam":

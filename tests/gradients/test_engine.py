@@ -325,3 +325,74 @@ def test_errors_say_what_to_do():
             PerExampleGradients(linear, x, loss=mixed)
     with pytest.raises(ModelError, match="none that has requires_grad=True"):
         PerExampleGradients(linear.requires_grad_(False), x, loss=lambda module, x: module(x).sum(1))
+
+
+# --- other parameters, the same network
+
+
+class Gated(nn.Module):
+    """Shows what it does behind a gate only once the gate is open."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.layer, self.gate, self.kind = nn.Linear(4, 4), nn.Parameter(torch.tensor(-1.0)), kind
+
+    def forward(self, x):
+        found, gate = self.layer(x).square().sum(1), torch.relu(self.gate)
+        if gate == 0:
+            return found + gate
+        if self.kind == "reused":
+            return found + gate * F.linear(x, self.layer.weight).exp().sum(1)
+        if self.kind == "noisy":
+            return found + gate * torch.randn(1) * self.layer(x).sum(1)
+        return found + gate * (self.layer(x) - self.layer(x).mean(0)).exp().sum(1)
+
+
+def opened(kind):
+    torch.manual_seed(0)
+    gradients, x = PerExampleGradients(Gated(kind), data(8, (4,), torch.float32)), data(5, (4,), torch.float32, 1)
+    with torch.no_grad():
+        gradients.module.gate.fill_(0.5)
+    return gradients, x
+
+
+def test_ways_stay_with_other_parameters(monkeypatch):
+    gradients = PerExampleGradients(mlp(), data(8, (5,), torch.float32))
+    direction = {name: torch.ones_like(p) for name, p in gradients.trained.items()}
+    x = data(6, (5,), torch.float32, 1)
+    gradients.along(x, direction)
+    for name in ("_find_ways", "_find_way_along"):
+        monkeypatch.delattr(PerExampleGradients, name)  # nothing is found out again
+    with torch.no_grad():
+        for p in gradients.module.parameters():
+            p.mul_(1.5).add_(0.1)
+    gradients.renew()
+    rows = gradients_by_loop(gradients.module, gradients.loss(x, None))
+    found = squared_norms(gradients.features(x))
+    assert (found / rows.square().sum(1).double() - 1).abs().max() < 1e-5
+    flat = torch.cat([v.flatten() for v in direction.values()])
+    torch.testing.assert_close(gradients.along(x, direction), (rows @ flat).double(), rtol=1e-4, atol=1e-4)
+
+
+def test_what_shows_at_other_parameters_only_goes_another_way():
+    gradients, x = opened("reused")
+    assert "layer.weight" in gradients.coverage.hooks
+    gradients.renew()
+    assert "layer.weight" not in gradients.coverage.hooks
+    rows = gradients_by_loop(gradients.module, gradients.loss(x, None))
+    found = squared_norms(gradients.features(x))
+    assert (found / rows.square().sum(1).double() - 1).abs().max() < 1e-5
+
+
+def test_examples_that_see_each_other_at_other_parameters_only_are_refused():
+    gradients, _ = opened("mixed")
+    with pytest.raises(ModelError, match="depend on the others in its batch"):
+        gradients.renew()
+
+
+def test_chance_at_other_parameters_only_is_seen():
+    gradients, x = opened("noisy")
+    assert not gradients._draws_own
+    gradients.renew()
+    assert gradients._draws_own
+    assert not torch.equal(*(squared_norms(gradients.features(x, seed=seed)) for seed in (0, 1)))
