@@ -7,7 +7,7 @@ WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 AT ?= tests
 
-.PHONY: install audit quick test check bench clean
+.PHONY: install audit quick test check bench bench-smoke clean
 
 audit: install  ## the main job on the embedded digits
 	$(BIN)/genmem audit digits --out runs/digits
@@ -24,15 +24,10 @@ check: install  ## style and types
 	$(BIN)/mypy
 
 bench: install  ## measured comparisons (see bench/README.md)
-	$(BIN)/python bench/training.py
-	$(BIN)/python bench/leaveout.py
-	$(BIN)/python bench/scaling.py
-	$(BIN)/python bench/posterior.py
-	$(BIN)/python bench/search.py
-	$(BIN)/python bench/regions.py
-	$(BIN)/python bench/densities.py --sizes 2000 10000
-	$(BIN)/python bench/held_out.py
-	$(BIN)/python bench/influence.py
+	$(BIN)/python bench/run.py
+
+bench-smoke: install  ## all of them at tiny sizes: do they work?
+	$(BIN)/python bench/run.py --smoke
 
 install: .venv/installed
 

@@ -5,20 +5,19 @@ from the first L of them, the raw scores they are compared with from four others
 and, in brackets, their 2.5% and 97.5% quantiles; choices share refits, so that is spread and no error.
 """
 
-import argparse
-import tempfile
 from pathlib import Path
 
 import numpy as np
+from common import machine, options, parse, scratch
 from scipy.stats import spearmanr
 
 from genmem import stages
-from genmem.data import identical_groups
+from genmem.data.arrays import identical_groups
 from genmem.leaveout.adjusted import adjust
 from genmem.leaveout.covariates import covariates
 from genmem.leaveout.scoring import memorization_score
-from genmem.run import Run
-from genmem.search import nearest
+from genmem.run.directory import Run
+from genmem.search.exact import nearest
 
 SHARES = (0.05, 0.25, 0.5)  # of the training, at which log_prob_in is a covariate
 
@@ -120,7 +119,7 @@ def gains(refits, choices, lengths):
             print(f"  {name:<26} {shown(first)}   {shown(second)}", flush=True)
 
 
-def guards(refits, choices, length):
+def guards(refits, choices, length, every=1):
     last, early = refits.epochs[-1], refits.checkpoints()
     cases = {
         "distances and labels": {"epochs": []},
@@ -131,6 +130,7 @@ def guards(refits, choices, length):
         "no distances": {"neighbors": False},
         **{f"FORBIDDEN log_prob_out at {e}": {"out": e} for e in refits.epochs[::-1]},
     }
+    cases = dict(list(cases.items())[::every])
     print(
         f"\n{length} repeats: Pearson with the same models' raw score, with other models'; slope of the guard; verdicts"
     )
@@ -149,14 +149,17 @@ def guards(refits, choices, length):
         print("".join(verdicts), flush=True)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv=None):
+    parser = options(__doc__)
     parser.add_argument("--run", type=Path, help="a run whose refits are done; else digits are refitted (minutes)")
     parser.add_argument("--choices", type=int, default=20, help="random orders of the repeats")
     parser.add_argument("--guards", type=int, default=8, help="of them for the guards; 0 skips these")
-    given = parser.parse_args()
+    parser.set_defaults(repeats=8, epochs=200, subset=None, every=1)
+    given = parse(parser, argv, choices=1, guards=1, repeats=4, epochs=3, subset=80, every=4)
+    print(machine())
     if given.run is None:
-        run = stages.plan("digits", out=Path(tempfile.mkdtemp()) / "run", folds=5, repeats=8, epochs=200)
+        sizes = {"folds": 5, "repeats": given.repeats, "epochs": given.epochs, "subset": given.subset}
+        run = stages.plan("digits", out=scratch() / "run", **sizes)
         stages.refit(run)
     else:
         run = Run.open(given.run)
@@ -167,7 +170,7 @@ def main():
     half = len(repeats) // 2
     gains(refits, choices, [length for length in (1, 2, 4) if length <= half])
     if given.guards and half >= 2:
-        guards(refits, choices[: given.guards], half)
+        guards(refits, choices[: given.guards], half, given.every)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,23 @@
 """Are p values uniform without memorization, do false discovery rates hold, do 95% intervals cover?
 
-Prints the tables of docs/calibration.md, each number with its Monte-Carlo error over independent studies. `--quick`
-is a smoke run. `--refits FOLDER` adds studies on real refits: VAEs on digits, some of which no refit trains on; given
-sham labels of in and out, those must have uniform p. Their log p are kept in FOLDER and used again.
+Prints the tables of docs/calibration.md, each number with its Monte-Carlo error over independent studies. `--smoke`
+runs a few studies. `--refits FOLDER` adds studies on real refits: VAEs on digits, some of which no refit trains on;
+given sham labels of in and out, those must have uniform p. Their log p are kept in FOLDER and used again.
 """
 
-import argparse
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import machine, options, parse, scratch
 from scipy import stats as scipy_stats
 from sklearn.datasets import load_digits
 
 from genmem.leaveout import memorization_score
 from genmem.leaveout.estimators import log_mean, mean_log, repeats_of
 from genmem.models import VAE, log_prob
-from genmem.run import Splits
+from genmem.run.splits import Splits
 from genmem.training import Lane, train
 
 ESTIMATORS = ("mean_log", "log_mean")
@@ -72,14 +72,14 @@ def row(*cells):
 # --- p under no effect
 
 
-def sizes(quick):
-    n, studies = 500, 4 if quick else 100
+def sizes(smoke):
+    n, studies = 500, 4 if smoke else 100
     table("Size of p", ["estimator", "noise", "shared", "L", "K", "size at .05", "size at .01", "KS", "KS liberal"])
     for estimator in ESTIMATORS:
         for name, skew in NOISE.items():
             for shared in SHARED:
-                for repeats in (3,) if quick else (1, 2, 3, 5, 10):
-                    for folds in (5,) if quick else (5, 10):
+                for repeats in (3,) if smoke else (1, 2, 3, 5, 10):
+                    for folds in (5,) if smoke else (5, 10):
                         p = null_p(n, folds, repeats, studies, estimator, skew, shared)
                         level = [pm([(one <= a).mean() for one in p]) for a in (0.05, 0.01)]
                         ks = [f"{d:.3f}" for d in distance(np.concatenate(p))]
@@ -96,14 +96,14 @@ def null_p(n, folds, repeats, studies, estimator, skew, shared):
     return found
 
 
-def failures(quick):
+def failures(smoke):
     """Sizes where two splits failed, apart for examples with a score in fewer and in more repeats."""
     table("Size of p with two failed splits, K = 5", ["noise", "shared", "L", "repeats left", "at .05", "at .01"])
     for name, skew in NOISE.items():
         for shared in SHARED:
             for repeats, lost in ((2, [1, 2]), (3, [1, 7])):
                 found = {}
-                for study in range(4 if quick else 100):
+                for study in range(4 if smoke else 100):
                     splits = Splits.k_fold(500, 5, repeats, seed=study)
                     rng = np.random.default_rng([7, *seed_of(study, 5, repeats, skew, shared)])
                     ell = simulated(splits, rng, skew=skew, shared=shared)
@@ -120,15 +120,15 @@ def failures(quick):
 # --- false discoveries
 
 
-def discoveries(quick, share=0.3):
-    n, studies = 600, 4 if quick else 40
+def discoveries(smoke, share=0.3):
+    n, studies = 600, 4 if smoke else 40
     head = ["estimator", "noise", "shared", "L", "K", "FDR, BH", "power, BH", "FDR, BY", "power, BY", "FDR, M <= 1"]
     table(f"False discovery rate at q = .05, {share:.0%} memorized", head)
     for estimator in ESTIMATORS:
         for name, skew in NOISE.items():
             for shared in SHARED:
-                for repeats in (3,) if quick else (2, 3, 5, 10):
-                    for folds in (5,) if quick else (5, 10):
+                for repeats in (3,) if smoke else (2, 3, 5, 10):
+                    for folds in (5,) if smoke else (5, 10):
                         found = [
                             rates(n, folds, repeats, study, estimator, skew, shared, share) for study in range(studies)
                         ]
@@ -156,10 +156,10 @@ def false_share(flagged, true):
 # --- the bias of log_mean
 
 
-def bias(quick):
-    n, studies = 2000 if quick else 20_000, 3 if quick else 6
+def bias(smoke):
+    n, studies = 2000 if smoke else 20_000, 3 if smoke else 6
     table("Score without memorization, normal noise of spread s, K = 10", ["L", "s", "log_mean", "95%", "mean_log"])
-    for repeats, spread in [(10, s) for s in ((1, 5) if quick else range(1, 11))] + [(1, 5)]:
+    for repeats, spread in [(10, s) for s in ((1, 5) if smoke else range(1, 11))] + [(1, 5)]:
         splits = Splits.k_fold(n, 10, repeats)
         rows, held, found = repeats_of(splits.held_out), splits.held_out, []
         for study in range(studies):
@@ -211,18 +211,18 @@ def memorization_mean(ell, splits):
     return inside - outside
 
 
-def coverage(quick):
-    studies = 10 if quick else 200
+def coverage(smoke):
+    studies = 10 if smoke else 200
     table("Coverage of the 95% interval", ["case", "K", "L", *COVERAGE])
     for name, case in {"KDE": kernel_density, "normal, fitted": fitted_normal}.items():
         n, log_p = case()
-        for folds in (5,) if quick else (5, 10):
-            truth = design_mean(n, log_p, folds, 200 if quick else 4000)
-            for repeats in (3,) if quick else (3, 5, 8, 10):
+        for folds in (5,) if smoke else (5, 10):
+            truth = design_mean(n, log_p, folds, 200 if smoke else 4000)
+            for repeats in (3,) if smoke else (3, 5, 8, 10):
                 refit = ((s, log_p(s.held_out)) for s in (Splits.k_fold(n, folds, repeats, i) for i in range(studies)))
                 covered(name, folds, repeats, ((*pair, truth) for pair in refit))
     for (name, skew), shared in [(item, s) for item in NOISE.items() for s in SHARED]:
-        for repeats in (3,) if quick else (3, 5, 8, 10):
+        for repeats in (3,) if smoke else (3, 5, 8, 10):
             some = (simulation(skew, shared, repeats, study) for study in range(max(4, studies // 5)))
             covered(f"simulated, {name}, shared {shared}", 5, repeats, some)
 
@@ -264,9 +264,11 @@ STUDIES = {  # settings, digits folded, digits that no refit trains on, repeats
 }
 
 
-def digits_refits(folder, name, folds=5):
+def digits_refits(folder, name, smoke, folds=5):
     """Splits, and log p of the folded digits, then of those that no refit trains on: (splits, n)."""
     settings, n, never, repeats = STUDIES[name]
+    if smoke:
+        settings, n, never, repeats = {**settings, "epochs": 1}, n // 5, never // 5, max(4, repeats // 10)
     splits, path = Splits.k_fold(n, folds, repeats), folder / f"{name}.npz"
     if path.exists():
         with np.load(path) as kept:
@@ -276,7 +278,7 @@ def digits_refits(folder, name, folds=5):
     model = VAE(**settings).resolve(X)
     recipe = model.recipe(X.shape[1:], int((~splits.held_out).sum(1).min()), seed=0)
     tensor, ell, start = torch.from_numpy(X), [], time.perf_counter()
-    for some in np.array_split(np.arange(splits.n_splits), splits.n_splits // 20):
+    for some in np.array_split(np.arange(splits.n_splits), max(1, splits.n_splits // 20)):
         lanes = [Lane(np.flatnonzero(~splits.held_out[s]), int(s), int(splits.repeat[s])) for s in some]
         for lane, module in zip(lanes, train(recipe, tensor, lanes, batched=True), strict=True):
             ell.append(log_prob(module, tensor, draws=64, seed=0, keys=(lane.repeat,)).log_prob)
@@ -317,7 +319,7 @@ def refit_coverage(name, splits, ell, folds=5):
     top = truth >= np.quantile(truth, 0.9)
     title = f"Coverage, {name} refits: mean M {truth.mean():.2f}, top tenth {truth[top].mean():.2f} nats"
     table(title, ["L", "studies", *COVERAGE])
-    for repeats in (3, 5, 8, 10):
+    for repeats in [r for r in (3, 5, 8, 10) if r <= whole]:
         for moderate in (False, True):
             found = []
             for first in range(0, whole - repeats + 1, repeats):
@@ -329,27 +331,29 @@ def refit_coverage(name, splits, ell, folds=5):
             row(repeats, len(found), "moderated" if moderate else "plain", *(pm(c, 3) for c in columns))
 
 
-def refits(folder, quick):
+def refits(folder, smoke):
     for name in STUDIES:
-        splits, ell = digits_refits(folder, name)
-        sham_labels(name, splits, ell, 2 if quick else 5 if splits.n_repeats > 20 else 100)
-        if splits.n_repeats > 20:
+        splits, ell = digits_refits(folder, name, smoke)
+        many = STUDIES[name][-1] > 20
+        sham_labels(name, splits, ell, 2 if smoke else 5 if many else 100)
+        if many:
             refit_coverage(name, splits, ell)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv=None):
+    parser = options(__doc__)
     parts = {"sizes": sizes, "failures": failures, "discoveries": discoveries, "bias": bias, "coverage": coverage}
-    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", nargs="*", choices=parts, default=list(parts))
     parser.add_argument("--refits", type=Path, metavar="FOLDER", help="also real refits, kept in FOLDER")
-    options = parser.parse_args()
-    for name in options.only:
+    given = parse(parser, argv)
+    print(machine())
+    for name in given.only:
         start = time.process_time()
-        parts[name](options.quick)
+        parts[name](given.smoke)
         print(f"\n{name}: {time.process_time() - start:.0f} s of processor time", flush=True)
-    if options.refits:
-        refits(options.refits, options.quick)
+    folder = scratch() if given.smoke else given.refits
+    if folder:
+        refits(folder, given.smoke)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
 """Does the interval of the share of copies cover it, and do lists of flagged rows hold their rate?
 
-    python bench/copied_share.py [repeats]
+    python bench/copied_share.py [--repeats 100]
 
 One line a case: mean ends of the interval of `copied_share`, how often its lower end lies above the truth (the
 promise: 2.5% at most) and how often the interval misses it (5% at most), the p-value at .05; then of each list the
 false-discovery rate (the promise: 10% on average, for fresh rows beside the copies) and the share of copies flagged.
 """
 
-import sys
-
 import numpy as np
+from common import machine, options, parse
 
 from genmem.neighbors.copied_share import copied_share
 from genmem.neighbors.flagged import calibrated_distance, conformal_samples
@@ -36,6 +35,11 @@ CASES = {
     "one row, 50%": {"share": 0.5, "one_row": True},
     "all copies": {"share": 1.0},
 }
+
+
+def sized(case, rows):
+    """Return a case with so many rows held out and samples."""
+    return {**case, "n": rows, "n_train": case.get("n_train", 500) * rows // 500}
 
 
 def sets(seed, n=500, n_train=500, width=16, *, scale=1.0, share=0.0, noise=0.0, points=0, levels=0, one_row=False):
@@ -65,13 +69,18 @@ def one(seed, case):
     return row
 
 
-def main():
-    repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 100
-    print(f"{repeats} repeats, 500 held out, 500 samples")
+def main(argv=None):
+    parser = options(__doc__)
+    parser.add_argument("--repeats", type=int, default=100)
+    parser.set_defaults(rows=500)
+    asked = parse(parser, argv, repeats=1, rows=60)
+    repeats, rows = asked.repeats, asked.rows
+    print(machine())
+    print(f"{repeats} repeats, {rows} held out, {rows} samples")
     print(f"{'case':34} {'low':>6} {'high':>6} {'low>truth':>9} {'missed':>7} {'p<=.05':>7}", end="")
     print(f" {'FDR':>6} {'power':>6} {'FDR cal.':>9} {'power':>6}")
     for name, case in CASES.items():
-        mean = np.mean([one(seed, case) for seed in range(repeats)], axis=0)
+        mean = np.mean([one(seed, sized(case, rows)) for seed in range(repeats)], axis=0)
         low, high, above, missed, p, fdr, power, fdr_calibrated, power_calibrated = mean
         print(f"{name:34} {low:6.3f} {high:6.3f} {above:9.3f} {missed:7.3f} {p:7.3f}", end="")
         print(f" {fdr:6.3f} {power:6.2f} {fdr_calibrated:9.3f} {power_calibrated:6.2f}", flush=True)

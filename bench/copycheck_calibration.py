@@ -7,10 +7,10 @@ sharp, wide or lopsided, but no copies), `lists` (false discoveries), `bounds` (
 within its interval), `power` (verdicts over the share of copies, next to what the check itself says).
 """
 
-import argparse
 import time
 
 import numpy as np
+from common import machine, options, parse
 from scipy import stats
 from sklearn.datasets import load_digits, make_moons
 
@@ -240,15 +240,16 @@ def power(draws):
         row(noise, f"x {scale}", *cells, f"{np.median(told):.3f}")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv=None):
+    parser = options(__doc__)
     parts = {"fresh": fresh, "shapes": shapes, "lists": lists, "bounds": bounds, "power": power}
     parser.add_argument("--draws", type=int, default=500)
     parser.add_argument("--only", nargs="*", choices=parts, default=list(parts))
-    options = parser.parse_args()
-    for name in options.only:
+    given = parse(parser, argv, draws=1)
+    print(machine())
+    for name in given.only:
         start = time.perf_counter()
-        parts[name](options.draws)
+        parts[name](given.draws)
         print(f"\n{name}: {time.perf_counter() - start:.0f} s", flush=True)
 
 

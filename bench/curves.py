@@ -6,13 +6,12 @@ corrected p <= .05 at any epoch and the share of single epochs with p <= .05, fo
 same with a memorization of `strength` noise spreads in half of the examples from the third epoch on.
 """
 
-import argparse
-
 import numpy as np
+from common import machine, options, parse
 
 from genmem.leaveout import fold_shifts
 from genmem.leaveout.curves import memorization_curve
-from genmem.run import Splits
+from genmem.run.splits import Splits
 
 EPOCHS = 5
 
@@ -52,13 +51,14 @@ def rates(kind, repeats, studies, n, strength=0.0):
     return [part / studies for part in (alarms, early, single)]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv=None):
+    parser = options(__doc__)
     parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument("--examples", type=int, default=400)
     parser.add_argument("--repeats", type=int, nargs="+", default=[2, 3, 5, 8])
     parser.add_argument("--strength", type=float, nargs="+", default=[0.0, 0.1, 0.3, 1.0])
-    given = parser.parse_args()
+    given = parse(parser, argv, studies=4, examples=60, repeats=[2, 3], strength=[0.0, 1.0])
+    print(machine())
     fold_shifts.JACKKNIFE_DRAWS = 1  # not what is asked here
     print("columns: median, 95%, 99.9%, gap; 5 folds, 5 epochs")
     for strength in given.strength:

@@ -21,7 +21,6 @@ matrix product of 2048 x 786 x 2048 reaches in the same process just before. (Ne
 import argparse
 import json
 import math
-import platform
 import resource
 import statistics
 import subprocess
@@ -29,8 +28,8 @@ import sys
 import time
 
 import numpy as np
-import sklearn
 import torch
+from common import like_mnist, machine, options, parse, require, slower, spread
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 from sklearn.neighbors import KernelDensity, NearestNeighbors
@@ -50,15 +49,15 @@ def rows(mnist, n):
     return np.random.default_rng(0).random((n, 784)) * 0.4
 
 
-def peak():
+def peak(size=2048):
     """Return float64 matrix products here and now, flop/s."""
-    a, b = torch.rand(2048, 786, dtype=torch.float64), torch.rand(786, 2048, dtype=torch.float64)
+    a, b = torch.rand(size, 786, dtype=torch.float64), torch.rand(786, size, dtype=torch.float64)
     best = math.inf
     for _ in range(7):
         start = time.perf_counter()
         a @ b
         best = min(best, time.perf_counter() - start)
-    return 2 * 2048 * 786 * 2048 / best
+    return 2 * size * 786 * size / best
 
 
 # --- ways: each returns (scores of all or some examples, by what to multiply its seconds)
@@ -164,18 +163,18 @@ WAYS = {
 ALL = {way.__name__: way for ways in WAYS.values() for way in ways}
 
 
-def once(way, n, mnist, refits):
-    """Run one way in this process and print what it took."""
+def once(way, n, mnist, refits, size=2048):
+    """Run one way in this process and return what it took."""
     X = rows(mnist, n)
     some = np.sort(np.random.default_rng(1).choice(n, min(refits, n), replace=False))
-    reached = peak()
+    reached = peak(size)
     ALL[way](X[: min(n, 600)], some[some < min(n, 600)][:2] if (some < min(n, 600)).any() else np.arange(2))  # warm up
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
     score, times = ALL[way](X, some)
     seconds = (time.perf_counter() - start) * times
     found = score[some] if len(score) == n else score
-    measured = {
+    return {
         "seconds": seconds,
         "times": times,
         "gemm": reached,
@@ -186,10 +185,12 @@ def once(way, n, mnist, refits):
         "some": found.tolist(),
         "lost": int((~np.isfinite(score)).sum()),
     }
-    print(json.dumps(measured))
 
 
 def measured(way, n, arguments):
+    """Run one way in a process of its own; with --smoke only the first of all, the others here."""
+    if arguments.smoke and (way, n) != ("genmem_kde", arguments.sizes[0]):
+        return once(way, n, arguments.mnist, arguments.refits, size=256)
     command = [sys.executable, __file__, "--once", way, "--n", str(n), "--refits", str(arguments.refits)]
     command += ["--mnist", arguments.mnist] if arguments.mnist else []
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -207,13 +208,15 @@ def compare(question, n, arguments):
     ours = found[ways[0]]
     print(f"\n{question}, n = {n:,}")
     for way, runs in found.items():
-        ratios = sorted(run["seconds"] / own["seconds"] for run, own in zip(runs, ours, strict=True))
+        ratios = slower(*([run["seconds"] for run in some] for some in (runs, ours)))
         gap = np.abs(np.array(runs[0]["some"]) - ours[0]["some"])
+        exact = "once" not in way and "tree" not in way and way != "kde_refits"
+        require(not exact or gap.max() < 1e-2, f"{way} differs by {gap.max():.1e} nats")
         times = runs[0]["times"]
         print(
             f"  {way:<22} {statistics.median(run['seconds'] for run in runs):12.2f} s"
             f"{f' (one x {times:.0f})' if times > 1 else '':<14}"
-            f" {statistics.median(ratios):10.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+            f" {spread(ratios)}"
             f"  peak {max(run['peak_mb'] for run in runs):6.0f} MB, {runs[0]['data_mb']:.0f} of it data"
             f"  apart by {gap[np.isfinite(gap)].max(initial=0):.1e}"
             + (f", {runs[0]['lost']} lost" if runs[0]["lost"] else "")
@@ -227,8 +230,8 @@ def compare(question, n, arguments):
     return [run["seconds"] for run in ours]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv=None):
+    parser = options(__doc__)
     parser.add_argument("--mnist", help="an .npz with x_train")
     parser.add_argument("--sizes", type=int, nargs="+", default=[2000, 10_000, 60_000])
     parser.add_argument("--questions", nargs="+", default=list(WAYS), choices=list(WAYS))
@@ -237,15 +240,13 @@ def main():
     parser.add_argument("--full", type=int, default=FULL, help="examples up to which full matrices are tried")
     parser.add_argument("--once", help=argparse.SUPPRESS)
     parser.add_argument("--n", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parse(parser, argv, sizes=[100, 200], rounds=1, refits=2)
     if arguments.once:
-        once(arguments.once, arguments.n, arguments.mnist, arguments.refits)
+        print(json.dumps(once(arguments.once, arguments.n, arguments.mnist, arguments.refits)))
         return
-    print(
-        f"Python {platform.python_version()}, torch {torch.__version__}, scikit-learn {sklearn.__version__}, "
-        f"{torch.get_num_threads()} threads, {'MNIST' if arguments.mnist else 'made-up rows'}, "
-        f"{arguments.rounds} rounds"
-    )
+    arguments.mnist = like_mnist() if arguments.smoke else arguments.mnist
+    rows_of = "MNIST" if arguments.mnist else "made-up rows"
+    print(f"{machine('scikit-learn')}, {rows_of}, {arguments.rounds} rounds")
     for question in arguments.questions:
         medians = [statistics.median(compare(question, n, arguments)) for n in arguments.sizes]
         for (a, s), (b, t) in zip(

@@ -9,11 +9,12 @@ scikit-learn's mixture and kernel density get their best settings on a validatio
 models the settings printed. Standard errors are over test examples.
 """
 
-import argparse
 import time
 import warnings
+from contextlib import suppress
 
 import numpy as np
+from common import machine, options, parse
 from sklearn.datasets import load_digits
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
@@ -29,7 +30,7 @@ def split(name, path, n_train, n_test):
     if name == "digits":
         levels = load_digits().images.astype(np.uint8)
         order = np.random.default_rng(0).permutation(len(levels))
-        return levels[order[:-360]], levels[order[-360:]], 17
+        return levels[order[:-360]][:n_train], levels[order[-360:]][:n_test], 17
     with np.load(path) as arrays:
         return arrays["x_train"][:n_train], arrays["x_test"][:n_test], 256
 
@@ -47,16 +48,17 @@ def vector(X):
     return X.reshape(len(X), -1)
 
 
-def best_mixture(X, seed=0):
+def best_mixture(X, most=60, seed=0):
     """Return scikit-learn's mixture with the settings that do best on the last tenth of the training data."""
     cut, tried = len(X) - len(X) // 10, {}
     for covariance in ("full", "diag"):
-        for components in (1, 3, 10, 30, 60):
+        for components in [c for c in (1, 3, 10, 30, 60) if c <= most]:
             for floor in (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2):
                 model = GaussianMixture(components, covariance_type=covariance, reg_covar=floor, random_state=seed)
                 if covariance == "full" and components * X.shape[1] ** 2 > 2e6:
                     continue
-                tried[covariance, components, floor] = model.fit(X[:cut]).score(X[cut:])
+                with suppress(ValueError):  # a component may have collapsed
+                    tried[covariance, components, floor] = model.fit(X[:cut]).score(X[cut:])
     covariance, components, floor = max(tried, key=tried.get)
     return GaussianMixture(components, covariance_type=covariance, reg_covar=floor, random_state=seed)
 
@@ -108,20 +110,9 @@ def networks(name, count, epochs):
     ]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mnist", help="mnist.npz: x_train, x_test; digits without it")
-    parser.add_argument("--train", type=int, default=10_000)
-    parser.add_argument("--test", type=int, default=2_000)
-    parser.add_argument("--only", default="", help="only rows whose name holds this text")
-    parser.add_argument("--scale", type=float, default=1.0, help="of all epochs")
-    asked = parser.parse_args()
-    name = "mnist" if asked.mnist else "digits"
-    usual = {"vae": 200, "conv": 100, "flow": 60, "diffusion": 300, "mfa": 200}
-    if asked.mnist:
-        usual = {"vae": 30, "conv": 10, "flow": 15, "diffusion": 60, "mfa": 40}
-    epochs = {k: max(1, round(v * asked.scale)) for k, v in usual.items()}
-    levels, test_levels, count = split(name, asked.mnist, asked.train, asked.test)
+def data_of(name, path, n_train, n_test):
+    """Return (training, test) of each kind, and the number of levels."""
+    levels, test_levels, count = split(name, path, n_train, n_test)
     data = {
         "image": (dequantised(levels, count, 0), dequantised(test_levels, count, 1)),
         "level images": (levels, test_levels),
@@ -130,32 +121,35 @@ def main():
     data["vector"] = tuple(vector(X) for X in data["image"])
     data["levels"] = (vector(levels), vector(test_levels))
     data["binary images"] = tuple(X.reshape(-1, *levels.shape[1:]) for X in data["binary"])
-    dimensions = levels[0].size
-    to_levels = -dimensions * np.log(count)
-    print(f"{name}: {len(levels)} train, {len(test_levels)} test, D = {dimensions}, {count} levels")
-    print(f"{'model':<38} {'nats':>9} {'+-':>6} {'bits/D':>7} {'took':>9}")
+    return data, count
+
+
+def whole_levels(name, data, count, epochs, only, most):
+    """Print the table of models of 8-bit pixels."""
     train, test = data["vector"]
-    if asked.only in "scikit-learn GaussianMixture":
-        model = best_mixture(train)
+    to_levels = -train.shape[1] * np.log(count)
+    print(f"{name}: {len(train)} train, {len(test)} test, D = {train.shape[1]}, {count} levels")
+    print(f"{'model':<38} {'nats':>9} {'+-':>6} {'bits/D':>7} {'took':>9}")
+    if only in "scikit-learn GaussianMixture":
+        model = best_mixture(train, most)
         measure("scikit-learn GaussianMixture", model, train, test, to_levels, settings(model))
-    if asked.only in "scikit-learn KernelDensity":
+    if only in "scikit-learn KernelDensity":
         bandwidth = choose_bandwidth(train)
-        measure(
-            "scikit-learn KernelDensity",
-            KernelDensity(bandwidth=bandwidth, leaf_size=len(train)),
-            train,
-            test,
-            to_levels,
-            f"{bandwidth=:.3g}",
-        )
+        kernels = KernelDensity(bandwidth=bandwidth, leaf_size=len(train))
+        measure("scikit-learn KernelDensity", kernels, train, test, to_levels, f"{bandwidth=:.3g}")
     for row, model, kind in networks(name, count, epochs):
-        if asked.only in row:
+        if only in row:
             measure(row, model, *data[kind], 0.0 if "level" in kind else to_levels, settings(model))
+
+
+def binary_pixels(name, data, epochs, only):
+    """Print the table of models of binarised pixels."""
     print("binarised pixels")
     train, test = data["binary"]
-    if asked.only in "independent Bernoulli":
+    if only in "independent Bernoulli":
         p = (train.sum(0) + 0.5) / (len(train) + 1)
-        print_row("independent Bernoulli", (test * np.log(p) + (1 - test) * np.log1p(-p)).sum(1), 0, dimensions, 0, "")
+        log_p = (test * np.log(p) + (1 - test) * np.log1p(-p)).sum(1)
+        print_row("independent Bernoulli", log_p, 0, train.shape[1], 0, "")
     small = name == "digits"
     vae = {"hidden": [128, 64] if small else [512, 256], "latent_dim": 8 if small else 16, "likelihood": "bernoulli"}
     conv = {"latent_dim": 8 if small else 16, "likelihood": "bernoulli", "epochs": epochs["conv"]}
@@ -163,8 +157,31 @@ def main():
         ("VAE bernoulli", genmem.VAE(epochs=epochs["vae"], **vae), "binary"),
         ("ConvVAE bernoulli", genmem.ConvVAE(**conv), "binary images"),
     ]:
-        if asked.only in row:
+        if only in row:
             measure(row, model, *data[kind], 0.0, settings(model))
+
+
+USUAL = {
+    "digits": {"vae": 200, "conv": 100, "flow": 60, "diffusion": 300, "mfa": 200},
+    "mnist": {"vae": 30, "conv": 10, "flow": 15, "diffusion": 60, "mfa": 40},
+}
+
+
+def main(argv=None):
+    parser = options(__doc__)
+    parser.add_argument("--mnist", help="mnist.npz: x_train, x_test; digits without it")
+    parser.add_argument("--train", type=int, default=10_000)
+    parser.add_argument("--test", type=int, default=2_000)
+    parser.add_argument("--only", default="", help="only rows whose name holds this text")
+    parser.add_argument("--scale", type=float, default=1.0, help="of all epochs")
+    parser.set_defaults(components=60)
+    asked = parse(parser, argv, train=100, test=20, scale=0.0, components=1)
+    name = "mnist" if asked.mnist else "digits"
+    epochs = {kind: max(1, round(usual * asked.scale)) for kind, usual in USUAL[name].items()}
+    data, count = data_of(name, asked.mnist, asked.train, asked.test)
+    print(machine("scikit-learn"))
+    whole_levels(name, data, count, epochs, asked.only, asked.components)
+    binary_pixels(name, data, epochs, asked.only)
 
 
 if __name__ == "__main__":

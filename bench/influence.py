@@ -20,47 +20,48 @@ memory of a way is that of a process of its own, above what the network, the dat
 captum and kronfluence are timed where they can be imported: see tests/external/README.md.
 """
 
-import argparse
 import importlib.util
 import multiprocessing
-import platform
 import resource
 import statistics
-import sys
 import tempfile
-import time
 import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import from_tests, like_mnist, machine, options, parse, require, seconds, slower, spread
 from torch.func import functional_call, grad, vmap
 
 from genmem import VAE, ConvVAE
 from genmem.gradients.engine import PerExampleGradients
 from genmem.gradients.products import gram, inner, squared_norms, unbiased_self_influence
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "external"))
+from_tests("external")
 
-DRAWS, QUERIES = 16, 64
-TASKS = ("self-influence", f"{QUERIES} queries")
+TASKS = ("self-influence", "queries")
 NETWORKS = ("fully connected", "convolutional")
+
+
+USUAL = {"draws": 16, "queries": 64, "hidden": (1024, 512, 256), "latent_dim": 128, "conv_width": 32}
+TINY = {"draws": 2, "queries": 4, "hidden": (64, 32, 16), "latent_dim": 8, "conv_width": 4}
 
 
 class Setting:
     """A network, its examples and its queries, each with noise (draws, n, latent)."""
 
-    def __init__(self, network, images, n):
+    def __init__(self, network, images, n, draws, queries, conv_width, **widths):
         torch.manual_seed(0)
+        self.draws, self.queries = draws, queries
         if network == "fully connected":
-            model = VAE(hidden=(1024, 512, 256), latent_dim=128, likelihood="bernoulli", constants=())
+            model = VAE(**widths, likelihood="bernoulli", constants=())
             shape = (784,)
         else:
-            model, shape = ConvVAE(constants=()), (28, 28)
+            model, shape = ConvVAE(width=conv_width, constants=()), (28, 28)
         self.network, self.module = network, model.make_module(shape).eval()
-        rows = torch.from_numpy(images[: n + QUERIES]).float().reshape(-1, *shape) / 255
+        rows = torch.from_numpy(images[: n + queries]).float().reshape(-1, *shape) / 255
         self.x, self.z = ((part > 0.5).float() for part in (rows[:n], rows[n:]))
-        noise = torch.randn(DRAWS, len(rows), *self.module.noise_shape, generator=torch.Generator().manual_seed(1))
+        noise = torch.randn(draws, len(rows), *self.module.noise_shape, generator=torch.Generator().manual_seed(1))
         self.x_noise, self.z_noise = noise[:, :n].contiguous(), noise[:, n:].contiguous()
         self.parameters = {name: p.detach() for name, p in self.module.named_parameters()}
 
@@ -80,6 +81,7 @@ def by_genmem(setting, task, n, batch):
 
 
 def by_genmem_unbiased(setting, task, n, batch, blocks=4):
+    blocks = min(blocks, setting.draws)
     """Self-influence without the bias of a squared average, from 4 blocks of 4 draws, and its standard error."""
     gradients = PerExampleGradients(setting.module, setting.x, noise=setting.x_noise)
     found = []
@@ -91,7 +93,7 @@ def by_genmem_unbiased(setting, task, n, batch, blocks=4):
 
 
 def gradients_of_one(setting, x, noise):
-    loss = setting.module(x, draws=DRAWS, noise=noise)[0]
+    loss = setting.module(x, draws=setting.draws, noise=noise)[0]
     return torch.autograd.grad(loss, list(setting.module.parameters()))
 
 
@@ -101,7 +103,7 @@ def by_network(setting, task, n, batch):
     for i in range(0, n, batch):
         some = slice(i, min(n, i + batch))
         x = setting.x[some].clone().requires_grad_()
-        torch.autograd.grad(module(x, draws=DRAWS, noise=setting.x_noise[:, some]).sum(), x)
+        torch.autograd.grad(module(x, draws=setting.draws, noise=setting.x_noise[:, some]).sum(), x)
     module.requires_grad_(True)
 
 
@@ -111,7 +113,7 @@ def by_loop(setting, task, n, batch):
     if task == TASKS[0]:
         rows = (gradients_of_one(setting, x[i : i + 1], noise[:, i : i + 1]) for i in range(n))
         return torch.stack([sum(g.square().sum() for g in row) for row in rows])
-    queries = flat_rows(setting, setting.z, setting.z_noise, range(QUERIES))
+    queries = flat_rows(setting, setting.z, setting.z_noise, range(setting.queries))
     parts = (flat_rows(setting, x, noise, range(i, min(n, i + batch))) for i in range(0, n, batch))
     return torch.cat([part @ queries.T for part in parts])
 
@@ -125,7 +127,7 @@ def flat_rows(setting, x, noise, rows):
 
 def by_vmap(setting, task, n, batch):
     def loss(parameters, x, noise):
-        return functional_call(setting.module, parameters, (x[None], DRAWS, noise[:, None]))[0]
+        return functional_call(setting.module, parameters, (x[None], setting.draws, noise[:, None]))[0]
 
     def rows(x, noise):
         found = vmap(grad(loss), (None, 0, 1))(setting.parameters, x, noise)
@@ -207,12 +209,6 @@ def apply_to(setting, task):
     return [name for name in WAYS if name not in skipped]
 
 
-def seconds(call, *arguments):
-    start = time.perf_counter()
-    call(*arguments)
-    return time.perf_counter() - start
-
-
 def agreement(setting, task, names):
     """The largest difference of each way from genmem, as a share of |g_x| |g_z|."""
     n = 8
@@ -232,7 +228,7 @@ def best_batches(setting, task, names, n):
     best = {}
     for name in names:
         call, sizes = WAYS[name]
-        few = max(min(n, TRIED), *(size for size in sizes if size <= n))
+        few = max([min(n, TRIED), *(size for size in sizes if size <= n)])
         sizes = [size for size in sizes if size <= few] or [few]
         if len(sizes) > 1:
             call(setting, task, sizes[0], sizes[0])  # libraries start slowly
@@ -245,6 +241,7 @@ def measure(setting, task, n, rounds):
     names = apply_to(setting, task)
     print(f"\n{setting.network} VAE, {sum(p.numel() for p in setting.parameters.values()):,} parameters, {task}")
     differences = agreement(setting, task, names)
+    require(max(differences.values()) < 1e-3, f"ways differ by a share of {differences}")
     batches = best_batches(setting, task, names, n)
     slow = [name for name in names if n > FEW and batches[name][1] > SLOW * batches["genmem"][1]]
     times = {name: [] for name in names}
@@ -252,8 +249,7 @@ def measure(setting, task, n, rounds):
         for name in names:
             times[name].append(whole(setting, task, n, name, batches[name][0], name in slow))
     for name, values in times.items():
-        ratios = sorted(v / g for v, g in zip(values, times["genmem"], strict=True))
-        ratio = f"{statistics.median(ratios):6.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        ratio = spread(slower(values, times["genmem"]))
         notes = [f"batch {batches[name][0]}", *([f"from {FEW} examples"] if name in slow else [])]
         notes += [f"differs by {differences[name]:.0e}"] if name in differences else []
         print(f"  {name:<18} {statistics.median(values):8.2f} s   {ratio:<26} {', '.join(notes)}", flush=True)
@@ -272,19 +268,20 @@ def whole(setting, task, n, name, batch, slow):
 # --- memory
 
 
-def memory(network, images, n, task, name, batch):
+def memory(network, images, n, sizes, task, name, batch):
     """MiB at the peak above what is there before, in a process of its own."""
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
-    process = context.Process(target=peak, args=(queue, network, images[: n + QUERIES], n, task, name, batch))
+    images = images[: n + sizes["queries"]]
+    process = context.Process(target=peak, args=(queue, network, images, n, sizes, task, name, batch))
     process.start()
     process.join()
     return None if process.exitcode else queue.get()
 
 
-def peak(queue, network, images, n, task, name, batch):
-    setting = Setting(network, images, n)
-    WAYS[name][0](setting, TASKS[0] if task == TASKS[0] else task, 1, 1)  # all is imported
+def peak(queue, network, images, n, sizes, task, name, batch):
+    setting = Setting(network, images, n, **sizes)
+    WAYS[name][0](setting, task, 1, 1)  # all is imported
     if Path("/proc/self/clear_refs").exists():
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = resident()
@@ -306,32 +303,44 @@ def status(field):
     return next((int(line.split()[1]) for line in lines if line.startswith(field)), 0)
 
 
-def memories(setting, images, task, batches):
+def memories(setting, images, sizes, task, batches):
     n = min(FEW, len(setting.x))
     print(f"  peak memory on {n} examples, MiB: ", end="")
-    found = {name: memory(setting.network, images, n, task, name, size) for name, size in batches.items()}
+    found = {name: memory(setting.network, images, n, sizes, task, name, size) for name, size in batches.items()}
+    require(found["genmem"] is not None, "the process that measures memory failed")
     print(", ".join(f"{name} {'-' if peak is None else f'{peak:,.0f}'}" for name, peak in found.items()), flush=True)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def images_of(mnist, n):
+    if mnist:
+        with np.load(mnist) as data:
+            return data["x_train"][:n]
+    return np.random.default_rng(0).integers(0, 256, (n, 28, 28), dtype=np.uint8)
+
+
+def main(argv=None):
+    parser = options(__doc__)
     parser.add_argument("--mnist", help="an .npz with x_train; made-up images without it")
     parser.add_argument("--examples", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
-    arguments = parser.parse_args()
-    n = arguments.examples
-    if arguments.mnist:
-        with np.load(arguments.mnist) as data:
-            images = data["x_train"][: n + QUERIES]
-    else:
-        images = np.random.default_rng(0).integers(0, 256, (n + QUERIES, 28, 28), dtype=np.uint8)
-    print(f"Python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print(f"{n:,} examples, {DRAWS} draws, {arguments.rounds} rounds")
+    arguments = parse(parser, argv, examples=8, rounds=1)
+    mnist, n = like_mnist() if arguments.smoke else arguments.mnist, arguments.examples
+    sizes = TINY if arguments.smoke else USUAL
+    images = images_of(mnist, n + sizes["queries"])
+    absent = {library for library in LIBRARY.values() if importlib.util.find_spec(library) is None}
+    print(machine(*sorted(set(LIBRARY.values()) - absent)))
+    for library in sorted(absent):
+        print(f"{library} is not installed and not measured")
+    print(f"{n:,} examples, {sizes['queries']} queries, {sizes['draws']} draws, {arguments.rounds} rounds")
     for network in arguments.networks:
-        setting = Setting(network, images, n)
+        setting = Setting(network, images, n, **sizes)
         for task in TASKS:
-            memories(setting, images, task, measure(setting, task, n, arguments.rounds))
+            batches = measure(setting, task, n, arguments.rounds)
+            if not arguments.smoke:
+                memories(setting, images, sizes, task, batches)
+            elif (network, task) == (NETWORKS[0], TASKS[0]):  # a process for each way and network would take minutes
+                memories(setting, images, sizes, task, {"genmem": batches["genmem"]})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Influence put to the test: does it find what it should, and do models agree on it?
 
-    python bench/influence_study.py check outliers score agreement --mnist mnist.npz --out runs/influence-study
+    python bench/influence_study.py check outliers score --mnist mnist.npz --out runs/influence-study
 
 - check: the share of the first 128 training examples that are their own strongest proponent, and among their own five
   strongest, with 1, 4 and 16 latent draws; and how much of the spread of self-influence is not noise of the draws.
@@ -8,32 +8,29 @@
   of the share found against the share looked at, beside the least and the most it can be.
 - score: self-influence against the memorization score of refits, and what cheaper numbers rank as well; labels of
   proponents and opponents.
-- agreement: VAEs of two latent sizes and two weights of the KL term, a flow and a kernel density on the same digits: do
-  they memorize the same examples, and rely on the same ones for a query?
+
+Without a part all are done; `bench/agreement.py` compares models.
 
 Whatever is computed is kept under --out and not computed again. Intervals are 95%: over examples for correlations and
 areas, by their own formula or by bootstrap; where several models were trained, the range over trainings is beside it.
 """
 
-import argparse
 import itertools
 import warnings
 from pathlib import Path
 
 import numpy as np
+from common import add_parts, like_mnist, machine, options, parse, scratch
 from scipy.ndimage import zoom
 from scipy.stats import rankdata
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
-from sklearn.neighbors import KernelDensity
 
 import genmem
 from genmem import stages, stats
-from genmem.influence import Ledger, influence_scores, self_influence, top_influences
-from genmem.models.torch_kde import choose_bandwidth
-from genmem.seeding import stream
+from genmem.influence import Ledger, self_influence, top_influences
 
-CHECKED, DRAWS, SEEDS = 128, 16, 3
+DRAWS = 16
 
 
 # --- data and models
@@ -62,15 +59,15 @@ def digits():
 def large(seed, epochs):
     """The VAE of an audit of MNIST."""
     return genmem.VAE(
-        hidden=(512, 256), latent_dim=16, likelihood="bernoulli", epochs=epochs, checkpoint_every=epochs // 10,
-        random_state=seed,
+        hidden=(512, 256), latent_dim=16, likelihood="bernoulli", epochs=epochs,
+        checkpoint_every=max(1, epochs // 10), random_state=seed,
     )  # fmt: skip
 
 
 def small(seed, epochs=100, latent_dim=8, beta=1.0):
     return genmem.VAE(
-        hidden=(128, 64), latent_dim=latent_dim, beta=beta, epochs=epochs, checkpoint_every=epochs // 10,
-        random_state=seed,
+        hidden=(128, 64), latent_dim=latent_dim, beta=beta, epochs=epochs,
+        checkpoint_every=max(1, epochs // 10), random_state=seed,
     )  # fmt: skip
 
 
@@ -96,14 +93,14 @@ class Kept:
 
 
 def check(kept, arguments):
-    print("\n## Self check: the first 128 against all training examples\n")
+    print(f"\n## Self check: the first {arguments.checked} against all training examples\n")
     print("| data | draws | weights | products | strongest | among five | lowest to highest | not noise |")
     print("|---|---|---|---|---|---|---|---|")
-    for name, draws in itertools.product(("digits", "MNIST"), (1, 4, 16)):
-        for weights in ("complete", "adam") if draws == 16 else ("complete",):
+    for name, draws in itertools.product(arguments.data, (1, 4, DRAWS)):
+        for weights in ("complete", "adam") if draws == DRAWS else ("complete",):
             made = [
                 kept.get(f"check-{name}-{draws}-{weights}-{seed}", checked, name, draws, weights, seed, arguments)
-                for seed in range(SEEDS)
+                for seed in range(arguments.seeds)
             ]
             for scale in ("dot", "query", "cosine"):
                 print(check_row(name, draws, weights, scale, made), flush=True)
@@ -114,7 +111,7 @@ def checked(name, draws, weights, seed, arguments):
     folder = arguments.out / "ledger" / f"{name}-{draws}-{weights}-{seed}"
     how = {"weights": weights, "draws": draws, "seed": seed, "ledger": Ledger(folder)}
     found = {
-        scale: top_influences(model, X, X[:CHECKED], k=5, scale=scale, **how).proponents
+        scale: top_influences(model, X, X[: arguments.checked], k=5, scale=scale, **how).proponents
         for scale in ("dot", "query", "cosine")
     }
     sure = np.nan
@@ -130,17 +127,19 @@ MODELS = {}
 def check_model(name, seed, arguments):
     if (name, seed) not in MODELS:
         MODELS.clear()
-        X = digits()[0] if name == "digits" else mnist(arguments.mnist, 4000)[0]
-        MODELS[name, seed] = X, (small(seed) if name == "digits" else large(seed, 50)).fit(X)
+        X = digits()[0] if name == "digits" else mnist(arguments.mnist, arguments.images)[0]
+        X, epochs = X[: arguments.images], [max(1, round(arguments.scale * usual)) for usual in (100, 50)]
+        MODELS[name, seed] = X, (small(seed, epochs[0]) if name == "digits" else large(seed, epochs[1])).fit(X)
     return MODELS[name, seed]
 
 
 def check_row(name, draws, weights, scale, made):
-    own = np.arange(CHECKED)[:, None]
+    checked = len(made[0][scale])
+    own = np.arange(checked)[:, None]
     first = [int((one[scale][:, :1] == own).sum()) for one in made]
     five = [int((one[scale] == own).any(1).sum()) for one in made]
-    n = CHECKED * len(made)
-    ranges = f"{min(first)} to {max(first)}; {min(five)} to {max(five)} of {CHECKED}"
+    n = checked * len(made)
+    ranges = f"{min(first)} to {max(first)}; {min(five)} to {max(five)} of {checked}"
     sure = np.array([float(one["reliability"]) for one in made])
     noise = "" if scale != "dot" or np.isnan(sure).all() else f"{sure.min():.2f} to {sure.max():.2f}"
     cells = (name, draws, weights, scale, share(sum(first), n), share(sum(five), n), ranges, noise)
@@ -155,47 +154,48 @@ def share(count, n):
 # --- planted outliers
 
 
-def foreign(path, seed):
-    """Return 1,000 images that are no digits of MNIST, binarised, uint8 (1000, 784), and the kind of each."""
+def foreign(path, seed, each=250):
+    """Return images that are no digits of MNIST, binarised, uint8 (4 * each, 784), and the kind of each."""
     rng = np.random.default_rng([seed, 2])
-    embedded = load_digits().images[rng.permutation(1797)[:250]] / 16
+    embedded = load_digits().images[rng.permutation(1797)[:each]] / 16
     enlarged = np.stack([np.pad(zoom(image, 2.5, order=1), 4) for image in embedded])
     with np.load(path) as arrays:
-        some = arrays["x_test"][rng.permutation(10000)[:500]] / 255
-    transposed, textured = some[:250].transpose(0, 2, 1), some[250:].copy()
+        some = arrays["x_test"]
+        some = some[rng.permutation(len(some))[: 2 * each]] / 255
+    transposed, textured = some[:each].transpose(0, 2, 1), some[each:].copy()
     stripes = (np.add.outer(np.arange(28), np.arange(28)) // 2) % 2
     textured = np.where(textured > 0.3, stripes, 0.0)
-    angles = rng.uniform(0, np.pi, 250)[:, None, None]
+    angles = rng.uniform(0, np.pi, each)[:, None, None]
     grid = np.linspace(-1, 1, 28)
     along = grid[:, None] * np.cos(angles) + grid[None] * np.sin(angles)
-    bars = (np.abs(along - rng.uniform(-0.4, 0.4, (250, 1, 1))) < rng.uniform(0.1, 0.3, (250, 1, 1))).astype(float)
+    bars = (np.abs(along - rng.uniform(-0.4, 0.4, (each, 1, 1))) < rng.uniform(0.1, 0.3, (each, 1, 1))).astype(float)
     kinds = {"enlarged 8 x 8 digits": enlarged, "transposed": transposed, "striped": textured, "bars": bars}
     levels = np.concatenate(list(kinds.values())) * 255
     return binarised(levels, seed), np.repeat(list(kinds), [len(images) for images in kinds.values()])
 
 
 def outliers(kept, arguments):
-    made = [kept.get(f"outliers-{seed}", among_digits, arguments.mnist, seed) for seed in range(arguments.seeds)]
+    made = [kept.get(f"outliers-{seed}", among_digits, arguments, seed) for seed in range(arguments.seeds)]
     kinds = [kind for kind in dict.fromkeys(made[0]["kind"]) if kind != "MNIST"]
-    print("\n## 1,000 foreign images among 9,000 of MNIST\n")
+    print(f"\n## {4 * arguments.strange:,} foreign images among {arguments.usual:,} of MNIST\n")
     print("Area under the detection curve: .05 at worst, .50 by chance, .95 at best. By kind: ROC-AUC.\n")
     print(f"| by | area under the detection curve | ROC-AUC | of {len(made)} trainings | {' | '.join(kinds)} |")
     print("|---|---|---|---|" + "---|" * len(kinds))
     for number in (name for name in made[0] if name != "kind"):
         roc = [roc_auc_score(one["kind"] != "MNIST", one[number]) for one in made]
-        cells = [number, bootstrapped(detection_area, made, number), bootstrapped(roc_auc_score, made, number)]
+        cells = [number, *(bootstrapped(f, made, number, arguments.times) for f in (detection_area, roc_auc_score))]
         cells += [f"{min(roc):.3f} to {max(roc):.3f}"]
         cells += [f"{np.mean([kind_auc(one, number, kind) for one in made]):.3f}" for kind in kinds]
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def among_digits(path, seed):
-    strange, kinds = foreign(path, seed)
-    X = np.concatenate([mnist(path, 9000, seed)[0], strange])
-    kind = np.concatenate([np.repeat("MNIST", 9000), kinds])
+def among_digits(arguments, seed):
+    strange, kinds = foreign(arguments.mnist, seed, arguments.strange)
+    X = np.concatenate([mnist(arguments.mnist, arguments.usual, seed)[0], strange])
+    kind = np.concatenate([np.repeat("MNIST", arguments.usual), kinds])
     order = np.random.default_rng([seed, 3]).permutation(len(X))
     X, kind = X[order], kind[order]
-    model = large(seed, 30).fit(X)
+    model = large(seed, max(1, round(30 * arguments.scale))).fit(X)
     mean, _ = posterior_means(model, X)
     near = genmem.nearest(X, X, 5, exclude=np.arange(len(X)))[0]
     return {
@@ -212,9 +212,10 @@ def among_digits(path, seed):
 def posterior_means(model, X):
     import torch
 
+    device = next(model.module_.parameters()).device
     with torch.no_grad():
-        mean, log_variance = model.module_.posterior(torch.from_numpy(np.asarray(X, np.float32)))
-    return mean.numpy(), log_variance.numpy()
+        mean, log_variance = model.module_.posterior(torch.from_numpy(np.asarray(X, np.float32)).to(device))
+    return mean.cpu().numpy(), log_variance.cpu().numpy()
 
 
 def kind_auc(one, number, kind):
@@ -227,7 +228,7 @@ def detection_area(planted, value):
     return 1 - (np.mean(rankdata(-np.asarray(value))[planted]) - 0.5) / len(planted)
 
 
-def bootstrapped(statistic, made, number, times=400):
+def bootstrapped(statistic, made, number, times):
     """The mean over trainings, with an interval over examples: planted ones and others are drawn anew."""
     planted = [one["kind"] != "MNIST" for one in made]
     value = np.mean([statistic(there, one[number]) for there, one in zip(planted, made, strict=True)])
@@ -248,7 +249,7 @@ def bootstrapped(statistic, made, number, times=400):
 
 def score(kept, arguments):
     print("\n## Self-influence and the memorization score\n")
-    for name in ("digits", "MNIST"):
+    for name in arguments.data:
         run = audited(name, arguments)
         about = run.read_json("results/influence.json")
         reliable = stats.reliability(run.result("scores")["score"], run.result("scores")["standard_error"])
@@ -272,7 +273,9 @@ def interval(value, bounds):
 def audited(name, arguments):
     """Return the run of a scored model with its influences; what is there is kept."""
     out, weights = arguments.out / f"audit-{name}", arguments.weights
-    more = {"array": "x_train", "label_array": "y_train", "subset": 4000, "repeats": 4} if name == "MNIST" else {}
+    more = {"array": "x_train", "label_array": "y_train", "subset": arguments.images, "repeats": 4}
+    more = more if name == "MNIST" else {}
+    more |= {"subset": arguments.images, "repeats": 2, "epochs": 3} if arguments.smoke else {}
     source = arguments.mnist if name == "MNIST" else "digits"
     done = genmem.audit(source, out=out, **more)
     run = genmem.Run.open(done.path)
@@ -280,142 +283,25 @@ def audited(name, arguments):
     return run
 
 
-# --- agreement between models
-
-QUERIES, FOLDS, REPEATS, TOP = 100, 5, 8, 10
+PARTS = {"check": check, "outliers": outliers, "score": score}
 
 
-def family():
-    """Return the models that are compared, by name."""
-    vaes = {
-        f"VAE z={size} beta={beta}": small(0, latent_dim=size, beta=float(beta))
-        for size, beta in itertools.product((4, 16), (1, 4))
-    }
-    flow = genmem.Flow(kind="affine", transforms=2, hidden=(128, 128), epochs=60, checkpoint_every=6)
-    return {**vaes, "flow": flow, "KDE": KernelDensity()}
-
-
-def agreement(kept, arguments):
-    X, _ = digits()
-    made = {}
-    for name, model in family().items():
-        if arguments.models and name not in arguments.models:
-            continue
-        key = name.replace(" ", "-").replace("=", "")
-        if name == "KDE":
-            model = model.set_params(bandwidth=choose_bandwidth(X.astype(np.float64)), leaf_size=len(X))
-            made[name] = kept.get(f"agreement-{key}", by_formula, model, X)
-        else:
-            scores = kept.get(f"agreement-{key}-scores", memorized, model, X, arguments.out / f"refits-{key}")
-            made[name] = {**scores, **kept.get(f"agreement-{key}-influence", shaped, model, X)}
-        print(f"{name}: mean score {made[name]['score'].mean():.2f} nats", flush=True)
-    matrices(made)
-
-
-def queries(X):
-    return np.sort(stream(0, "study queries").choice(len(X), QUERIES, replace=False))
-
-
-def by_formula(model, X):
-    X = X.astype(np.float64)
-    own = genmem.leave_one_out(model, X).score
-    found = influence_scores(model.fit(X), X, X[queries(X)])
-    return {"score": own, "error": np.zeros(len(X)), "own": own, "influence": found, "influence again": found}
-
-
-def memorized(model, X, out):
-    """Return memorization scores with their errors."""
-    run = stages.plan(X, model=model, out=out, folds=FOLDS, repeats=REPEATS, score_epochs=[model.epochs])
-    stages.refit(run)
-    found = stages.score(run)
-    return {"score": found.score, "error": found.standard_error}
-
-
-def shaped(model, X):
-    """Return influences in two trainings that differ by their seed."""
-    found = []
-    for seed in (0, 1):
-        fitted = model.set_params(random_state=seed).fit(X)
-        found.append((self_influence(fitted, X, draws=DRAWS), influence_scores(fitted, X, X[queries(X)], draws=DRAWS)))
-    return {"own": found[0][0], "own again": found[1][0], "influence": found[0][1], "influence again": found[1][1]}
-
-
-def matrices(made):
-    names = list(made)
-    print("\n## Agreement on digits: rank correlations, intervals over examples\n")
-    print("Memorization scores (diagonal: share of their variance that is not noise of the refits)\n")
-    table(names, lambda a, b: reliable(made[a]) if a == b else rho(made[a]["score"], made[b]["score"]))
-    print("\nThe same, over the root of the product of these shares: were there no noise\n")
-    table(names, lambda a, b: "" if a == b else without_noise(made[a], made[b]))
-    print("\nSelf-influence (diagonal: two trainings)\n")
-    table(names, lambda a, b: twice(made[a]) if a == b else rho(made[a]["own"], made[b]["own"]))
-    print(f"\nWho shaped a query: rank correlation over the other training examples, mean of {QUERIES} queries")
-    print("(diagonal: two trainings)\n")
-    table(names, lambda a, b: over_queries(made[a], made[b], a == b, per_query))
-    chance = TOP / (len(made[names[0]]["score"]) - 1)
-    print(f"\nShare of the {TOP} strongest proponents in common, mean of {QUERIES} queries; chance is {chance:.1%}\n")
-    table(names, lambda a, b: over_queries(made[a], made[b], a == b, in_common))
-
-
-def table(names, cell):
-    print("| | " + " | ".join(names) + " |\n|---|" + "---|" * len(names))
-    for row, a in enumerate(names):
-        cells = [cell(a, b) if column >= row else "" for column, b in enumerate(names)]
-        print(f"| {a} | " + " | ".join(cells) + " |", flush=True)
-
-
-def rho(a, b):
-    found = stats.spearman(a, b)
-    return interval(found.rho, found.interval)
-
-
-def reliable(one):
-    return f"{stats.reliability(one['score'], one['error']):.2f}"
-
-
-def without_noise(one, other):
-    found = stats.spearman(one["score"], other["score"])
-    shares = [stats.reliability(each["score"], each["error"]) for each in (one, other)]
-    scale = np.sqrt(np.prod(shares)) if min(shares) > 0.3 else np.nan
-    return "too noisy" if np.isnan(scale) else interval(found.rho / scale, np.asarray(found.interval) / scale)
-
-
-def twice(one):
-    return rho(one["own"], one["own again"]) if "own again" in one else "exact"
-
-
-def over_queries(one, other, same, compare):
-    second = other["influence again" if same else "influence"]
-    each = [compare(one["influence"][:, q], second[:, q], at) for q, at in enumerate(queries(one["score"]))]
-    there = np.isfinite(each)  # a kernel density may be so narrow that all others are out of reach alike
-    value, _, bounds = stats.mean_interval(np.asarray(each)[there])
-    return interval(value, bounds) + ("" if there.all() else f", {there.sum()} queries")
-
-
-def per_query(a, b, own):
-    others = np.arange(len(a)) != own
-    return stats.spearman(a[others], b[others]).rho
-
-
-def in_common(a, b, own):
-    first, second = ([p for p in np.argsort(-x, kind="stable")[: TOP + 1] if p != own][:TOP] for x in (a, b))
-    return len(set(first) & set(second)) / TOP
-
-
-PARTS = {"check": check, "outliers": outliers, "score": score, "agreement": agreement}
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="+", choices=PARTS)
+def main(argv=None):
+    parser = options(__doc__)
+    add_parts(parser, PARTS)
     parser.add_argument("--mnist", help="an .npz with x_train, y_train, x_test")
     parser.add_argument("--out", type=Path, default=Path("runs/influence-study"))
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="trainings of the outlier study")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings")
+    parser.add_argument("--images", type=int, default=4000, help="of MNIST, of the check and the score")
+    parser.add_argument("--data", nargs="+", choices=("digits", "MNIST"), default=["digits", "MNIST"])
     parser.add_argument("--weights", default="complete")
-    parser.add_argument("--models", nargs="+", help="of the agreement study; all without it")
-    arguments = parser.parse_args()
+    parser.set_defaults(usual=9000, strange=250, scale=1.0, checked=128, times=400)
+    arguments = parse(parser, argv, out=None, seeds=1, images=50, usual=50, strange=5, scale=0.02, checked=16, times=5)
+    if arguments.smoke:
+        arguments.mnist, arguments.out = arguments.mnist or like_mnist(), arguments.out or scratch()
+    print(machine())
     warnings.simplefilter("ignore", UserWarning)
-    for part in arguments.parts:
+    for part in arguments.parts or PARTS:
         PARTS[part](Kept(arguments.out / "arrays"), arguments)
 
 

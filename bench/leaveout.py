@@ -12,16 +12,14 @@
 variance of a score between repeats says how many repeats each needs.
 """
 
-import argparse
 import os
-import platform
 import statistics
-import time
 from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from common import in_turn, machine, options, parse, print_times, seconds
 from PIL import Image, ImageOps
 from torch import nn
 from torch.distributions import MultivariateNormal
@@ -30,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from genmem.leaveout.executors import local_workers
 from genmem.leaveout.scoring import memorization_score
 from genmem.models import VAE, log_prob
-from genmem.run import Splits
+from genmem.run.splits import Splits
 from genmem.training import Lane, train
 
 DRAWS = 256
@@ -171,26 +169,9 @@ def score_part(X, model, draws, worker):
 # --- the comparison
 
 
-def seconds(call):
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def table(title, times, base):
-    print(f"\n{title}")
-    for way, values in times.items():
-        ratios = sorted(b / v for b, v in zip(times[base], values, strict=True))
-        spread = f"{statistics.median(ratios):5.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        print(f"  {way:<42} {statistics.median(values):8.3f}   {spread}", flush=True)
-
-
-def in_turn(ways, rounds):
-    times = {way: [] for way in ways}
-    for _ in range(rounds):
-        for way, (call, models) in ways.items():
-            times[way].append(seconds(call) / models)
-    return times
+def a_model(way):
+    call, models = way
+    return seconds(call) / models
 
 
 def compare(images, X, rounds, draws):
@@ -218,8 +199,8 @@ def compare(images, X, rounds, draws):
                 5 * cores,
             ),
         }
-        training = in_turn(ways, rounds)
-        table(f"training, seconds an epoch of {len(X):,} images and model", training, "straightforward")
+        training = in_turn(ways, rounds, a_model)
+        print_times(f"training, seconds an epoch of {len(X):,} images and model", training, "straightforward")
         ways = {
             "straightforward": (lambda: straightforward_log_prob(plain, some_images, 0, draws), 1),
             "straightforward, 2 loader processes": (
@@ -234,27 +215,27 @@ def compare(images, X, rounds, draws):
             f"genmem, {threads} threads": (lambda: our_log_prob(some, fewer.make_module(X.shape[1:]), draws), 1),
             f"genmem, {cores} processes": (lambda: together(partial(score_part, some, fewer, draws)), cores),
         }
-        scoring = in_turn(ways, rounds)
-        table(f"log p at {draws} draws, seconds for {len(some):,} images and model", scoring, "straightforward")
+        scoring = in_turn(ways, rounds, a_model)
+        print_times(f"log p at {draws} draws, seconds for {len(some):,} images and model", scoring, "straightforward")
     return training, scoring
 
 
 # --- at equal standard error
 
 
-def study(images, X, splits, epochs):
+def study(images, X, splits, epochs, most):
     """Variance of a score between repeats, both ways, on one design: (straightforward, tidy, genmem by draws)."""
     torch.set_num_threads(1)  # nothing is timed here
-    found = {"straightforward": [], "fixed data, 256 draws": [], "fixed data, 64 draws": [], "fixed data, 16 draws": []}
+    found = {"straightforward": [], **{f"fixed data, {draws} draws": [] for draws in fewer_draws(most)}}
     tensor = torch.from_numpy(X)
     recipe = our_model(X, epochs).recipe((1024,), int((~splits.held_out).sum(1).min()), seed=0)
     for split, out in enumerate(splits.held_out):
         torch.manual_seed(split)
         model = straightforward_training(images[~out], epochs, 0)
-        found["straightforward"].append(straightforward_log_prob(model, images, 0))
+        found["straightforward"].append(straightforward_log_prob(model, images, 0, most))
         lane = Lane(np.flatnonzero(~out), split, int(splits.repeat[split]))
         (module,) = train(recipe, tensor, [lane], batched=False)
-        for draws in (256, 64, 16):
+        for draws in fewer_draws(most):
             keys = (int(splits.repeat[split]),)
             values = log_prob(module, tensor, draws=draws, seed=0, keys=keys).log_prob
             found[f"fixed data, {draws} draws"].append(values)
@@ -273,7 +254,11 @@ def study(images, X, splits, epochs):
     return variances
 
 
-def totals(training, scoring, variances, n, epochs=100):
+def fewer_draws(most):
+    return most, most // 4, most // 16
+
+
+def totals(training, scoring, variances, n, most, epochs=100):
     """Print the time ratio at equal error, for log p at the last epoch only and at every fifth."""
     cores = len(os.sched_getaffinity(0))
     some = n // 10
@@ -287,8 +272,8 @@ def totals(training, scoring, variances, n, epochs=100):
     for passes in (1, epochs // 5):
         theirs = (epochs * train_them + passes * score_them) * variances["straightforward", "log_mean"]
         fair = (epochs * train_them + passes * score_them) * variances["straightforward", "mean_log"]
-        for draws in (256, 64, 16):
-            ours = (epochs * train_us + passes * score_us * draws / DRAWS) * variances[
+        for draws in fewer_draws(most):
+            ours = (epochs * train_us + passes * score_us * draws / most) * variances[
                 f"fixed data, {draws} draws", "mean_log"
             ]
             print(
@@ -303,27 +288,30 @@ def load_images(path, n):
         blobs = rng.random((n, 28, 28)) < 0.2
         return (255 * blobs * rng.random((n, 28, 28))).astype(np.uint8)
     with np.load(path) as stored:
-        return np.ascontiguousarray(stored["x_train"][np.random.default_rng(0).permutation(60000)[:n]])
+        images = stored["x_train"]
+    return np.ascontiguousarray(images[np.random.default_rng(0).permutation(len(images))[:n]])
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv=None):
+    parser = options(__doc__)
     parser.add_argument("--mnist", help="an .npz file with x_train; made-up images without it")
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--draws", type=int, default=DRAWS)
     parser.add_argument("--study", type=int, metavar="N", help="also compare at equal error, on N images")
     parser.add_argument("--study-epochs", type=int, default=40)
-    asked = parser.parse_args()
-    print(f"Python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    parser.set_defaults(folds=5, repeats=4)
+    asked = parse(parser, argv, images=100, rounds=1, draws=16, study=40, study_epochs=1, folds=2, repeats=2)
+    print(machine())
     images = load_images(asked.mnist, asked.images)
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2))).reshape(len(images), -1) / 255
     X = (np.random.default_rng(1).random(padded.shape) < padded).astype(np.uint8)
     training, scoring = compare(images, X, asked.rounds, asked.draws)
     if asked.study:
         n = asked.study
-        variances = study(images[:n], X[:n], Splits.k_fold(n, 5, 4), asked.study_epochs)
-        totals(training, scoring, variances, len(X))
+        splits = Splits.k_fold(n, asked.folds, asked.repeats)
+        variances = study(images[:n], X[:n], splits, asked.study_epochs, asked.draws)
+        totals(training, scoring, variances, len(X), asked.draws)
 
 
 if __name__ == "__main__":

@@ -14,40 +14,41 @@ Which number tells them from the rest? Once with folds drawn as ever, once with 
 Intervals are 95%, over examples: Bonett and Wright's for rank correlations, bootstrap for areas.
 """
 
-import argparse
 import itertools
 import warnings
 from pathlib import Path
 
 import numpy as np
+from common import add_parts, like_mnist, machine, options, parse, scratch
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 
 import genmem
 from genmem import stats
-from genmem.data import load, plant_duplicates
+from genmem.data.examples import load, plant_duplicates
 from genmem.leaveout import planned_model
 from genmem.neighbors.data_copying import data_copying_test
 from genmem.neighbors.flagged import conformal_rows
 from genmem.neighbors.ratios import authenticity, distance_ratio
 from genmem.neighbors.sets import Searches
-from genmem.search import nearest
+from genmem.search.exact import nearest
 from genmem.stages._describe import nearest_others
 
-SPLITS, TOP, BLOCK = 5, 0.05, 256
+TOP, BLOCK = 0.05, 256
 RHO, RELEASED = "rho", "rho, as released"
+PARTS = ("digits", "MNIST", "planted")
 
 
 # --- what is known of each training example
 
 
-def numbers_of(run):
+def numbers_of(run, n_splits):
     """Return what each test says of each example, (n,) by name: the higher, the more suspect."""
     X, scores = np.asarray(run.data().X), run.result("scores")
     splits, model = run.splits(), planned_model(run, None)
     shape = run.data().image_shape or (8, 8)  # planted digits come as an array
-    found = {name: np.full((SPLITS, len(X)), np.nan) for name in by_split_names()}
-    for split in range(SPLITS):
+    found = {name: np.full((n_splits, len(X)), np.nan) for name in by_split_names()}
+    for split in range(n_splits):
         kept = np.flatnonzero(~splits.held_out[split])
         values = by_split(model, X, kept, np.flatnonzero(splits.held_out[split]), shape, split)
         for name, value in values.items():
@@ -117,14 +118,14 @@ def released(train, held_out, samples):
 
 
 def compare(name, run, arguments):
-    found = numbers_of(run)
+    found = numbers_of(run, arguments.splits)
     score = found.pop("memorization score")
     highest = highest_of(score)
-    print(f"\n## {name}: {len(score):,} examples, {SPLITS} splits\n")
+    print(f"\n## {name}: {len(score):,} examples, {arguments.splits} splits\n")
     print(f"| | rank correlation with M | ROC-AUC of the highest {TOP:.0%} of M |\n|---|---|---|")
     for number, value in found.items():
         rho = stats.spearman(score[np.isfinite(value)], value[np.isfinite(value)])
-        print(f"| {number} | {shown(rho.rho, rho.interval)} | {area(highest, value)} |", flush=True)
+        print(f"| {number} | {shown(rho.rho, rho.interval)} | {area(highest, value, arguments.times)} |", flush=True)
     sets = {
         "M": highest,
         RHO: highest_of(found[RHO]),
@@ -155,7 +156,7 @@ def venn(sets):
     return regions
 
 
-def area(there, value, times=400):
+def area(there, value, times):
     finite = np.isfinite(value)
     there, value = there[finite], value[finite]
     rng, sides = np.random.default_rng(0), (np.flatnonzero(there), np.flatnonzero(~there))
@@ -175,12 +176,13 @@ def shown(value, bounds):
 
 def audited(name, arguments):
     more = {"array": "x_train", "label_array": "y_train", "subset": 4000, "repeats": 4} if name == "MNIST" else {}
+    more |= arguments.tiny
     source = arguments.mnist if name == "MNIST" else "digits"
     return genmem.Run.open(genmem.audit(source, out=arguments.out / f"audit-{name}", **more).path)
 
 
 def planted(arguments):
-    data = load("digits")
+    data = load("digits", subset=arguments.tiny.get("subset"))
     rng = np.random.default_rng(0)
     chosen = rng.permutation(len(data.X))[:40]
     X = np.array(data.X)
@@ -193,28 +195,35 @@ def planted(arguments):
     tables = {}
     for together in (False, True):
         out = arguments.out / f"planted-{'together' if together else 'apart'}"
-        done = genmem.audit(whole.X, out=out, together=together, repeats=8)
-        tables[together] = numbers_of(genmem.Run.open(done.path))
+        done = genmem.audit(whole.X, out=out, together=together, **{"repeats": 8, **arguments.tiny, "subset": None})
+        tables[together] = numbers_of(genmem.Run.open(done.path), arguments.splits)
     print("\n## Planted in digits: ROC-AUC against the rest\n")
     print("| | " + " | ".join(f"{kind}, {how}" for how in ("folds as ever", "twins together") for kind in kinds) + " |")
     print("|---|" + "---|" * 4)
     for number in tables[False]:
         cells = [
-            area(there[there | rest], tables[how][number][there | rest]) for how in tables for there in kinds.values()
+            area(there[there | rest], tables[how][number][there | rest], arguments.times)
+            for how in tables
+            for there in kinds.values()
         ]
         print(f"| {number} | {' | '.join(cells)} |", flush=True)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="+", choices=("digits", "MNIST", "planted"))
+def main(argv=None):
+    parser = options(__doc__)
+    add_parts(parser, PARTS)
     parser.add_argument("--mnist", help="an .npz with x_train and y_train")
     parser.add_argument("--out", type=Path, default=Path("runs/neighbor-study"))
     parser.add_argument("--figure", type=Path, help="draw the Venn diagrams there, an .svg")
-    arguments = parser.parse_args()
+    parser.set_defaults(splits=5, times=400, tiny={})
+    arguments = parse(parser, argv, splits=1, times=5, tiny={"subset": 90, "repeats": 1, "epochs": 2})
+    if arguments.smoke:
+        arguments.mnist, arguments.out = like_mnist(), scratch()
+        arguments.figure = arguments.out / "venn.svg"
+    print(machine())
     warnings.simplefilter("ignore", UserWarning)
     regions = {}
-    for part in arguments.parts:
+    for part in arguments.parts or PARTS:
         if part == "planted":
             planted(arguments)
         else:

@@ -11,23 +11,22 @@ the numbers of rows. Peers and the GEMM run at the best of several settings, fou
 all are in float32 with as many threads, and find the nearest row and how far it is.
 """
 
-import argparse
 import cProfile
-import platform
 import pstats
 import resource
-import statistics
 import time
 
+import common
 import faiss
 import numpy as np
 import sklearn
 import torch
+from common import add_parts, machine, options, parse, print_times, slower
 from scipy.stats import mannwhitneyu
 from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
 
-from genmem.search import nearest
+from genmem.search.exact import nearest
 
 CLOCK = {"wall": time.perf_counter, "cpu": time.process_time}
 clock = CLOCK["wall"]
@@ -44,16 +43,9 @@ def fastest(settings, call_of):
     return min(settings, key=lambda setting: min(timed(call_of(setting)) for _ in range(2)))
 
 
-def in_turn(ways, rounds, unit):
+def in_turn(title, ways, rounds, unit):
     """Print the median of each way, and of its ratio to the way `unit` within a round."""
-    times = {way: [] for way in ways}
-    for _ in range(rounds):
-        for way, call in ways.items():
-            times[way].append(timed(call))
-    for way, values in times.items():
-        ratios = sorted(value / one for value, one in zip(values, times[unit], strict=True))
-        middle = statistics.median(ratios)
-        print(f"  {way:<28} {statistics.median(values):8.3f} s {middle:6.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+    print_times(title, common.in_turn(ways, rounds, timed), unit, slower)
 
 
 def gemm(queries, base, library, rows, columns):
@@ -118,7 +110,7 @@ def best_settings(queries, base):
 def search(arguments):
     rng = np.random.default_rng(0)
     for m, n, width in ((1000, 60_000, 784), (50_000, 50_000, 64)):
-        m, n = m if m == 1000 else m // arguments.shrink, n // arguments.shrink
+        m, n = m if m == 1000 and not arguments.smoke else m // arguments.shrink, n // arguments.shrink
         queries, base = (rng.random((size, width), dtype=np.float32) for size in (m, n))
         tile, theirs, piece = best_settings(queries[:2000], base)
         ways = {
@@ -128,8 +120,7 @@ def search(arguments):
             f"scikit-learn, {' '.join(map(str, theirs))}": sklearn_nearest(queries, base, *theirs),
             f"torch.cdist, {piece[0]} x {piece[1]}": cdist(queries, base, *piece),
         }
-        print(f"{m:,} queries in {n:,} x {width}, one neighbour")
-        in_turn(ways, arguments.rounds, "genmem.nearest")
+        in_turn(f"{m:,} queries in {n:,} x {width}, one neighbour", ways, arguments.rounds, "genmem.nearest")
 
 
 def plain_c_t(train, test, samples, n_cells):
@@ -182,7 +173,7 @@ def copying(arguments):
     }
     print(f"C_T at {len(train):,} / {len(test):,} / {len(samples):,} x {train.shape[1]}, {cells} cells")
     print(f"  C_T {ours.value:.3f} and {plain_c_t(*sets, cells):.3f}, Z_U {ours.details['z_u']:.3f}")
-    in_turn(ways, arguments.rounds, "data_copying_test")
+    in_turn("C_T and Z_U", ways, arguments.rounds, "data_copying_test")
 
 
 def copycheck(arguments):
@@ -215,7 +206,7 @@ def memory_of(m, n, width):
 
 
 def index(arguments):
-    from genmem.search import nearest_approximately
+    from genmem.search.approximate import nearest_approximately
 
     rng = np.random.default_rng(0)
     n = 1_000_000 // arguments.shrink
@@ -239,22 +230,20 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def main():
+def main(argv=None):
     parts = {part.__name__: part for part in (search, copying, copycheck, memory, index)}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=parts)
+    parser = options(__doc__)
+    add_parts(parser, parts)
     parser.add_argument("--mnist", help="an .npz with x_train and x_test")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--shrink", type=int, default=1)
     parser.add_argument("--clock", choices=CLOCK, default="wall", help="cpu: on a busy machine, with one thread only")
-    arguments = parser.parse_args()
+    arguments = parse(parser, argv, rounds=1, shrink=50)
     global clock
     clock = CLOCK[arguments.clock]
-    print(
-        f"Python {platform.python_version()}, faiss {faiss.__version__}, scikit-learn {sklearn.__version__}, ", end=""
-    )
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    parts[arguments.part](arguments)
+    print(machine("faiss-cpu", "scikit-learn"))
+    for part in arguments.parts or parts:
+        parts[part](arguments)
 
 
 if __name__ == "__main__":

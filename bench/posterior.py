@@ -5,17 +5,17 @@ through the encoder with more and more draws, and with posteriors refitted in mo
 of the process on one thread.
 """
 
-import argparse
 import time
 
 import numpy as np
 import torch
+from common import like_mnist, machine, options, parse
 from sklearn.datasets import load_digits
 
 from genmem.leaveout.encoder_bias import mean_over_examples, parts
 from genmem.models import VAE
 from genmem.models.posterior import STEPS, refit_posterior
-from genmem.run import Splits
+from genmem.run.splits import Splits
 from genmem.training import Lane, train
 
 AMORTISED = (1, 4, 16, 64, 256, 1024)
@@ -23,7 +23,7 @@ BY_STEPS = (0, 10, 25, 50, 100, 150, 300, 1000)
 BY_DRAWS = (1, 4, 16, 64)
 
 
-def seconds(call):
+def processor_seconds(call):
     start = time.process_time()
     result = call()
     return result, time.process_time() - start
@@ -45,7 +45,7 @@ class Study:
 
     def refitted(self, steps, draws):
         rows = {"rows": self.sample, "steps": steps, "draws": draws, "seed": 0}
-        found, cost = seconds(
+        found, cost = processor_seconds(
             lambda: [
                 refit_posterior(module, self.x, keys=(int(r),), **rows)
                 for module, r in zip(self.modules, self.repeat, strict=True)
@@ -75,9 +75,9 @@ class Study:
         return [~out for out in self.held_out], list(self.held_out)
 
 
-def study(name, X, model, folds, repeats, scored, batched):
+def study(name, X, model, folds, repeats, scored, batched, most):
     model, splits = model.resolve(X), Splits.k_fold(len(X), folds, repeats, seed=0)
-    modules, training = seconds(lambda: trained(model, X, splits, batched))
+    modules, training = processor_seconds(lambda: trained(model, X, splits, batched))
     sample = np.sort(np.random.default_rng(0).choice(len(X), min(scored, len(X)), replace=False))
     found = Study(X, splits, modules, sample)
     print(
@@ -85,9 +85,9 @@ def study(name, X, model, folds, repeats, scored, batched):
     )
     print(f"  {'':<28} {'mean M':>7} {'top 5%':>9} {'corr.':>9} {'ESS':>8} {'var in':>7} {'var out':>7} {'ms':>9}")
     default = found.refitted(STEPS, 16)
-    for draws in AMORTISED:
+    for draws in (d for d in AMORTISED if d <= most):
         found.line(f"encoder, {draws} draws", *found.refitted(0, draws), default[0])
-    for steps in BY_STEPS:
+    for steps in (s for s in BY_STEPS if s <= most):
         found.line(f"{steps} steps, 16 draws", *found.refitted(steps, 16), default[0])
     for draws in BY_DRAWS:
         found.line(f"{STEPS} steps, {draws} draws", *found.refitted(STEPS, draws), default[0])
@@ -104,21 +104,29 @@ def mnist(path, images):
     return (rng.random((images, 784)) < raw[rows].reshape(images, -1) / 255).astype(np.uint8)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv=None):
+    parser = options(__doc__)
     parser.add_argument("--mnist", help="mnist.npz")
     parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--epochs", type=int, default=100, help="of MNIST")
     parser.add_argument("--repeats", type=int, default=1, help="of MNIST")
-    asked = parser.parse_args()
+    parser.set_defaults(digits=1797, digits_epochs=200, digits_repeats=4, scored=(600, 300), most=1024)
+    tiny = {"images": 80, "epochs": 1, "digits": 120, "digits_epochs": 2, "scored": (40, 20), "most": 16}
+    tiny["digits_repeats"] = 1
+    asked = parse(parser, argv, **tiny)
+    asked.mnist = like_mnist() if asked.smoke else asked.mnist
     torch.set_num_threads(1)
-    digits = (load_digits().data / 16).astype(np.float32)
-    small = VAE(hidden=(128, 64), latent_dim=8, epochs=200)
-    study("digits, 64-128-64-8", digits, small, folds=5, repeats=4, scored=600, batched=True)
+    print(machine())
+    digits = (load_digits().data[: asked.digits] / 16).astype(np.float32)
+    small = VAE(hidden=(128, 64), latent_dim=8, epochs=asked.digits_epochs)
+    how = {"folds": 5, "most": asked.most}
+    study(
+        "digits, 64-128-64-8", digits, small, repeats=asked.digits_repeats, scored=asked.scored[0], batched=True, **how
+    )
     if asked.mnist:
         large = VAE(hidden=(512, 256), latent_dim=16, likelihood="bernoulli", epochs=asked.epochs)
         X = mnist(asked.mnist, asked.images)
-        study("MNIST, 784-512-256-16", X, large, folds=5, repeats=asked.repeats, scored=300, batched=False)
+        study("MNIST, 784-512-256-16", X, large, repeats=asked.repeats, scored=asked.scored[1], batched=False, **how)
 
 
 if __name__ == "__main__":

@@ -12,17 +12,19 @@ import sys
 import tempfile
 import time
 
+from common import machine, options, parse
+
 DIGITS = "digits"
 WAYS = {"1 process, 1 thread": (1, 1), "2 workers, 1 thread each": (2, 2), "1 process, 2 threads": (1, 2)}
 
 
 def refit(folder, way, repeats, epochs, method, width):
-    """Refit once and print the seconds: all, from the first report of a finished refit on, and of all processes."""
+    """Refit once and return the seconds: all, from the first report of a finished refit on, and of all processes."""
     import torch
 
     import genmem
-    from genmem.data import load
-    from genmem.run import Splits
+    from genmem.data.examples import load
+    from genmem.run.splits import Splits
 
     workers, threads = WAYS[way]
     torch.set_num_threads(threads)
@@ -42,18 +44,24 @@ def refit(folder, way, repeats, epochs, method, width):
     end = time.perf_counter()
     used = os.times()
     started, done = first[0]
-    print(end - begin, (end - started) / (run.splits().n_splits - done), sum(used[:4]))
+    return end - begin, (end - started) / max(1, run.splits().n_splits - done), sum(used[:4])
 
 
-def measure(way, options):
+def measure(way, words):
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, "--one", way, "--folder", f"{folder}/r", *options]
+        command = [sys.executable, __file__, "--one", way, "--folder", f"{folder}/r", *words]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     return [float(value) for value in done.stdout.split()]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+def here(way, asked):
+    """The same in this process: seconds less to wait where nothing is measured."""
+    with tempfile.TemporaryDirectory() as folder:
+        return refit(f"{folder}/r", way, asked.repeats, asked.epochs, asked.method, asked.width)
+
+
+def main(argv=None):
+    parser = options(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=60)
@@ -62,18 +70,19 @@ def main():
     parser.add_argument("--ways", type=int, choices=[2, 3], default=3, help="2 leaves out the one with two threads")
     parser.add_argument("--one", choices=list(WAYS), help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
+    asked = parse(parser, argv, rounds=1, repeats=1, epochs=2, width=16, ways=2)
     if asked.one:
-        refit(asked.folder, asked.one, asked.repeats, asked.epochs, asked.method, asked.width)
+        print(*refit(asked.folder, asked.one, asked.repeats, asked.epochs, asked.method, asked.width))
         return
+    print(machine())
     ways = list(WAYS)[: asked.ways]
     found = {way: [] for way in ways}
     names = ("repeats", "epochs", "width", "method")
-    options = [word for name in names for word in (f"--{name}", str(getattr(asked, name)))]
+    words = [word for name in names for word in (f"--{name}", str(getattr(asked, name)))]
     print(f"{5 * asked.repeats} refits of {asked.epochs} epochs, {asked.method}, on {os.cpu_count()} cores")
     for _ in range(asked.rounds):
         for way in ways:
-            found[way].append(measure(way, options))
+            found[way].append(here(way, asked) if asked.smoke and way != ways[1] else measure(way, words))
             seconds, each, cpu = found[way][-1]
             load = os.getloadavg()[0]
             print(f"{way:26} {seconds:6.1f} s, {each:.3f} s a refit once running; {cpu:5.1f} s of CPU; load {load:.1f}")

@@ -1,40 +1,37 @@
 """Nearest neighbours: genmem (FAISS, re-measured in float64) against plain FAISS, scikit-learn and torch.cdist."""
 
-import argparse
-import platform
-import statistics
-import time
-
 import faiss
 import numpy as np
-import sklearn
 import torch
+from common import in_turn, machine, options, parse, print_times, require, slower
 from sklearn.neighbors import NearestNeighbors
 
 from genmem import nearest
 
 
-def rows(mnist):
+def rows(mnist, n, m):
     if mnist:
         with np.load(mnist) as data:
-            base, queries = data["x_train"].reshape(60000, 784), data["x_test"].reshape(10000, 784)[:1000]
+            base, queries = data["x_train"].reshape(-1, 784)[:n], data["x_test"].reshape(-1, 784)[:m]
         return base.astype(np.float32), queries.astype(np.float32)
     rng = np.random.default_rng(0)
-    return (rng.random((n, 784), dtype=np.float32) for n in (60000, 1000))
+    return [rng.random((size, 784), dtype=np.float32) for size in (n, m)]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv=None):
+    parser = options(__doc__)
     parser.add_argument("--mnist", help="an .npz with x_train and x_test")
     parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
-    base, queries = rows(arguments.mnist)
+    parser.add_argument("--rows", type=int, default=60_000)
+    parser.add_argument("--queries", type=int, default=1000)
+    arguments = parse(parser, argv, rounds=1, rows=3000, queries=300)
+    base, queries = rows(arguments.mnist, arguments.rows, arguments.queries)
     brute = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(base)
     base_t, queries_t = torch.from_numpy(base), torch.from_numpy(queries)
 
     def by_cdist():
-        for start in range(0, len(queries), 250):  # whole, the distances take 240 MB; blocks are faster
-            torch.cdist(queries_t[start : start + 250], base_t).min(1)
+        # Whole, the distances take 240 MB; blocks are faster.
+        return torch.cat([torch.cdist(part, base_t).min(1).values for part in queries_t.split(250)])
 
     ways = {
         "genmem.nearest": lambda: nearest(queries, base, 1),
@@ -42,20 +39,12 @@ def main():
         "scikit-learn brute": lambda: brute.kneighbors(queries),
         "torch.cdist, blocks": by_cdist,
     }
-    times = {way: [] for way in ways}
-    for call in ways.values():
-        call()
-    for _ in range(arguments.rounds):
-        for way, call in ways.items():
-            start = time.perf_counter()
-            call()
-            times[way].append(time.perf_counter() - start)
-    print(f"Python {platform.python_version()}, faiss {faiss.__version__}, scikit-learn {sklearn.__version__}")
-    print(f"{len(queries)} queries in {len(base)} x {base.shape[1]}")
-    for way, values in times.items():
-        ratios = sorted(v / g for v, g in zip(values, times["genmem.nearest"], strict=True))
-        middle = statistics.median(ratios)
-        print(f"  {way:<20} {statistics.median(values):6.3f} s   {middle:5.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+    ours, _, brute_force, tiled = (call() for call in ways.values())
+    for name, theirs in (("scikit-learn", brute_force[0][:, 0]), ("torch.cdist", tiled.numpy())):
+        require(np.allclose(theirs, ours[0][:, 0], rtol=1e-3), f"{name} finds other distances")
+    print(machine("faiss-cpu", "scikit-learn"))
+    times = in_turn(ways, arguments.rounds)
+    print_times(f"{len(queries)} queries in {len(base)} x {base.shape[1]}", times, "genmem.nearest", slower)
 
 
 if __name__ == "__main__":

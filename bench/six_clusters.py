@@ -5,9 +5,8 @@ bandwidth 1 and a mixture of six spherical Gaussians, and prints its mean in eac
 spread. `--picture FILE.html` writes the figure of docs/closed-form-influence.md for the first draw.
 """
 
-import argparse
-
 import numpy as np
+from common import machine, options, parse, require, scratch
 from scipy.stats import spearmanr
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
@@ -58,6 +57,7 @@ def print_table(means):
 def print_checks(draws):
     X = draw(0)
     gap = np.abs(self_influence(fitted_mixture(), X) - own_influence(X)[2]).max()
+    require(gap < 1e-3, f"EM refits and the closed form differ by {gap:.1e} nats")
     print(f"first draw: self-influence by EM refits and by the closed form differ by at most {gap:.1e} nats")
     ranks = []
     for seed in range(draws):
@@ -68,11 +68,13 @@ def print_checks(draws):
     print(f"mixture: rank correlation of self-influence with distance from the centre, mean {np.mean(ranks):.3f}")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv=None):
+    parser = options(__doc__)
     parser.add_argument("--draws", type=int, default=400)
     parser.add_argument("--picture", help="an .html file")
-    given = parser.parse_args()
+    given = parse(parser, argv, draws=3)
+    given.picture = scratch() / "picture.html" if given.smoke else given.picture
+    print(machine())
     print_table(cluster_means(given.draws))
     print_checks(min(given.draws, 20))
     if given.picture:

@@ -5,9 +5,8 @@ recognised as copies give 1. The second table mixes one altered image with 19 fr
 share among the nearest 5% (`tail_share_test`), the median over draws. A few minutes; MNIST more (docs/spaces.md).
 """
 
-import argparse
-
 import numpy as np
+from common import like_mnist, machine, options, parse
 from scipy import ndimage
 
 import genmem
@@ -25,8 +24,10 @@ def digits(rng):
 
 def mnist(rng, path):
     with np.load(path) as data:
-        images = data["x_train"][rng.permutation(60000)[:11000]].astype(np.float32) / 255
-    return images[:5000], images[5000:10000], images[10000:]
+        images = data["x_train"]
+    images = images[rng.permutation(len(images))[:11000]].astype(np.float32) / 255
+    most = min(5000, len(images) * 5 // 11)
+    return images[:most], images[most : 2 * most], images[2 * most :]
 
 
 def photos(rng, side=24):
@@ -90,7 +91,8 @@ def table(title, rows):
         print(f"| {name} | " + " | ".join(values) + " |", flush=True)
 
 
-def study(title, train, test, fresh, model, *, fill="zero", draws=5, seed=0):
+def study(title, train, test, fresh, model, *, fill="zero", draws=5, most=5000, seed=0):
+    train, test, fresh = (images[:most] for images in (train, test, fresh))
     print(f"\n## {title}: {len(train):,} trained on, {len(test):,} held out, {len(fresh):,} fresh")
     rng = np.random.default_rng(seed)
     latent = model.fit(train).latent_mean
@@ -112,20 +114,24 @@ def study(title, train, test, fresh, model, *, fill="zero", draws=5, seed=0):
     table("p-value, 5% altered copies among fresh samples", rows)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv=None):
+    parser = options(__doc__)
     parser.add_argument("--mnist", help="an .npz with x_train")
     parser.add_argument("--draws", type=int, default=5)
-    arguments = parser.parse_args()
-    small = genmem.VAE(hidden=(128, 64), latent_dim=8, epochs=200)
-    study("digits, 8 x 8", *digits(np.random.default_rng(1)), small, draws=arguments.draws)
+    parser.set_defaults(epochs=(200, 100, 30), most=5000)
+    arguments = parse(parser, argv, draws=1, epochs=(1, 1, 1), most=100)
+    arguments.mnist = like_mnist() if arguments.smoke else arguments.mnist
+    epochs, how = arguments.epochs, {"draws": arguments.draws, "most": arguments.most}
+    print(machine())
+    small = genmem.VAE(hidden=(128, 64), latent_dim=8, epochs=epochs[0])
+    study("digits, 8 x 8", *digits(np.random.default_rng(1)), small, **how)
     patches = photos(np.random.default_rng(1))
     inner = [images[:, 2:-2, 2:-2] for images in patches]
-    gaussian = genmem.VAE(hidden=(256, 128), latent_dim=16, epochs=100, likelihood="gaussian")
-    study("patches of photographs, 24 x 24", *inner, gaussian, fill="nearest", draws=arguments.draws)
+    gaussian = genmem.VAE(hidden=(256, 128), latent_dim=16, epochs=epochs[1], likelihood="gaussian")
+    study("patches of photographs, 24 x 24", *inner, gaussian, fill="nearest", **how)
     if arguments.mnist:
-        large = genmem.VAE(hidden=(256, 128), latent_dim=16, epochs=30)
-        study("MNIST, 28 x 28", *mnist(np.random.default_rng(1), arguments.mnist), large, draws=arguments.draws)
+        large = genmem.VAE(hidden=(256, 128), latent_dim=16, epochs=epochs[2])
+        study("MNIST, 28 x 28", *mnist(np.random.default_rng(1), arguments.mnist), large, **how)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,8 @@ hidden group. Samples are training rows altered in one way; the share nearest to
 recognised and .5 where they are not. "raw": numbers as they are, categories one-hot.
 """
 
-import argparse
-
 import numpy as np
+from common import machine, options, parse
 
 from genmem.data.encoding import mixed_space
 from genmem.neighbors.sets import Searches
@@ -78,10 +77,11 @@ def unscaled(*tables):
     return [np.hstack([a, b]) for a, b in zip(numbers, categories, strict=True)]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv=None):
+    parser = options(__doc__)
     parser.add_argument("--rows", type=int, default=2000)
-    arguments = parser.parse_args()
+    arguments = parse(parser, argv, rows=200)
+    print(machine())
     rng = np.random.default_rng(1)
     train, test, fresh = (people(arguments.rows, rng) for _ in range(3))
     spaces = {

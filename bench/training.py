@@ -4,13 +4,9 @@ The straightforward way is one model at a time, a DataLoader over tensors, defau
 importance samples at once. Prints the median of each and the ratios, round by round.
 """
 
-import argparse
-import platform
-import statistics
-import time
-
 import numpy as np
 import torch
+from common import in_turn, machine, options, parse, print_times, require, seconds
 from sklearn.datasets import load_digits
 from torch.distributions import Bernoulli, Normal, kl_divergence
 from torch.utils.data import DataLoader, TensorDataset
@@ -20,46 +16,47 @@ from genmem.training import Lane, train
 
 
 def straightforward_training(module, X, epochs):
+    """Train a network where it is; examples come from the loader."""
     loader = DataLoader(TensorDataset(X), batch_size=64, shuffle=True, drop_last=True)
+    device = next(module.parameters()).device
     optimiser = torch.optim.Adam(module.parameters(), lr=1e-3)
     for _ in range(epochs):
         for (x,) in loader:
+            x = x.to(device)
             optimiser.zero_grad()
             mean, log_variance = module.posterior(x)
             q = Normal(mean, (0.5 * log_variance).exp())
-            output = module.decoder(q.rsample())
-            if module.likelihood == "bernoulli":
-                p = Bernoulli(logits=output)
-            else:
-                x = x[:, module.varying] if module.varying is not None else x
-                p = Normal(output, (0.5 * module.log_variance.clamp(min=-7)).exp())
-            loss = kl_divergence(q, Normal(0.0, 1.0)).sum(-1) - p.log_prob(x).sum(-1)
+            p = described(module, q.rsample())
+            loss = kl_divergence(q, Normal(0.0, 1.0)).sum(-1) - p.log_prob(kept(module, x)).sum(-1)
             loss.mean().backward()
             optimiser.step()
+    return module
+
+
+def described(module, z):
+    """Return p(x | z) of the columns that vary."""
+    output = module.decoder(z)
+    if not module.likelihood.learns_variance:
+        return Bernoulli(logits=output)
+    return Normal(output, (0.5 * module.log_variance.clamp(min=-7)).exp())
+
+
+def kept(module, x):
+    return x if module.varying is None else x[:, module.varying]
 
 
 @torch.no_grad()
 def straightforward_log_prob(module, X, draws):
-    parts = []
+    parts, device = [], next(module.parameters()).device
     for (x,) in DataLoader(TensorDataset(X), batch_size=64):
+        x = x.to(device)
         mean, log_variance = module.posterior(x)
         q = Normal(mean, (0.5 * log_variance).exp())
         z = q.sample((draws,))
-        output = module.decoder(z)
-        if module.likelihood == "bernoulli":
-            p = Bernoulli(logits=output)
-        else:
-            x = x[:, module.varying] if module.varying is not None else x
-            p = Normal(output, (0.5 * module.log_variance.clamp(min=-7)).exp())
-        log_w = p.log_prob(x).sum(-1) + Normal(0.0, 1.0).log_prob(z).sum(-1) - q.log_prob(z).sum(-1)
+        log_p = described(module, z).log_prob(kept(module, x)).sum(-1)
+        log_w = log_p + Normal(0.0, 1.0).log_prob(z).sum(-1) - q.log_prob(z).sum(-1)
         parts.append(torch.logsumexp(log_w, 0) - np.log(draws))
     return torch.cat(parts)
-
-
-def seconds(call):
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def compare(name, X, model, lanes, epochs, draws, rounds):
@@ -74,50 +71,39 @@ def compare(name, X, model, lanes, epochs, draws, rounds):
         "one after another": lambda: train(recipe, tensor, many[:1], batched=False),
         f"{lanes} lanes": lambda: train(recipe, tensor, many, batched=True),
     }
-    per_step = {way: [] for way in ways}
     for call in ways.values():  # warm up
         call()
-    for _ in range(rounds):
-        for way, call in ways.items():
-            per_step[way].append(1e3 * seconds(call) / steps / (lanes if "lanes" in way else 1))
-    report(f"{name}: training, ms a model-step", per_step)
+    times = in_turn(ways, rounds)
+    models = {way: lanes if "lanes" in way else 1 for way in ways}
+    per_step = {way: [1e3 * t / steps / models[way] for t in values] for way, values in times.items()}
+    print_times(f"{name}: training, ms a model-step", per_step, "straightforward", unit="ms")
     some = tensor[:1000]
     scoring = {
         "straightforward": lambda: straightforward_log_prob(module, some.float(), draws),
         "genmem": lambda: log_prob(module, some, draws=draws, seed=0),
     }
-    times = {way: [] for way in scoring}
-    for call in scoring.values():
-        call()
-    for _ in range(rounds):
-        for way, call in scoring.items():
-            times[way].append(1e3 * seconds(call) / len(some))
-    report(f"{name}: log p at {draws} draws, ms an example", times)
+    theirs, ours = scoring["straightforward"](), torch.as_tensor(scoring["genmem"]().log_prob)
+    gap = float((theirs.double() - ours.double()).mean().abs())
+    require(gap < 0.05 * float(ours.abs().mean()), f"mean log p differs by {gap:.2f} nats")
+    times = in_turn(scoring, rounds, lambda call: 1e3 * seconds(call) / len(some))
+    print_times(f"{name}: log p at {draws} draws, ms an example", times, "straightforward", unit="ms")
 
 
-def report(title, times):
-    print(f"\n{title}")
-    base = times["straightforward"]
-    for way, values in times.items():
-        ratios = sorted(b / v for b, v in zip(base, values, strict=True))
-        print(
-            f"  {way:<18} {statistics.median(values):8.3f}   "
-            f"{statistics.median(ratios):5.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        )
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv=None):
+    parser = options(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
-    print(f"Python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    digits = (load_digits().data / 16).astype(np.float32)
+    parser.add_argument("--examples", type=int, default=2000, help="at most")
+    parser.set_defaults(draws=(64, 256))
+    asked = parse(parser, argv, rounds=1, examples=64, draws=(16, 16))
+    few, many = asked.draws
+    print(machine())
+    digits = (load_digits().data[: asked.examples] / 16).astype(np.float32)
     small = VAE(hidden=(128, 64), latent_dim=8)
     for lanes in (5, 20):
-        compare(f"digits, {lanes} lanes", digits, small, lanes, epochs=4, draws=64, rounds=rounds)
-    pixels = (np.random.default_rng(0).random((2000, 784)) < 0.2).astype(np.uint8)
+        compare(f"digits, {lanes} lanes", digits, small, lanes, epochs=4, draws=few, rounds=asked.rounds)
+    pixels = (np.random.default_rng(0).random((asked.examples, 784)) < 0.2).astype(np.uint8)
     large = VAE(hidden=(512, 256), latent_dim=16, likelihood="bernoulli")
-    compare("784-512-256-16, 5 lanes", pixels, large, 5, epochs=1, draws=256, rounds=rounds)
+    compare("784-512-256-16, 5 lanes", pixels, large, 5, epochs=1, draws=many, rounds=asked.rounds)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,12 @@ learning rate; early stopping does not remove it; scores are skewed with a long 
 unlikely examples.
 """
 
-import argparse
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from common import like_mnist, machine, options, parse, scratch
 from scipy import stats as scipy_stats
 
 from genmem import plots, stages, stats
@@ -30,12 +30,16 @@ DRAWS = 999
 # --- the refits
 
 
+def scored(epochs):
+    """Return the epochs that are scored, in a training of so many."""
+    return tuple(sorted({max(1, round(epochs / EPOCHS[-1] * epoch)) for epoch in EPOCHS}))
+
+
 def refit(mnist, out, images, folds, repeats, epochs, learning_rate):
-    share = epochs / EPOCHS[-1]
     run = stages.plan(
         mnist, out=out, array="x_train", label_array="y_train", subset=images, folds=folds, repeats=repeats,
         epochs=epochs, settings={"learning_rate": learning_rate},
-        score_epochs=sorted({max(1, round(share * epoch)) for epoch in EPOCHS}),
+        score_epochs=scored(epochs),
     )  # fmt: skip
     stages.refit(run)
 
@@ -71,7 +75,7 @@ class Study:
         )
 
 
-def read(path, epochs=None):
+def read(path, epochs):
     """Read the whole repeats that are there, straight from the shards: one split each."""
     with np.load(path / "splits.npz") as kept:
         held, repeat = kept["held_out"], kept["repeat"]
@@ -79,7 +83,7 @@ def read(path, epochs=None):
     whole = [r for r in np.unique(repeat) if all(s in shards for s in np.flatnonzero(repeat == r))]
     rows = np.flatnonzero(np.isin(repeat, whole))
     log_probs = np.concatenate([np.load(shards[s])["log_probs"] for s in rows]).transpose(1, 0, 2)
-    return Study(path.name, np.asarray(epochs or EPOCHS), log_probs, held[rows], repeat[rows])
+    return Study(path.name, np.asarray(epochs), log_probs, held[rows], repeat[rows])
 
 
 # --- estimates with intervals
@@ -344,8 +348,8 @@ def page(curves, path):
     Path(path).write_text(f'<body style="margin:0;background:#fff;white-space:nowrap">{"".join(parts)}</body>')
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv=None):
+    parser = options(__doc__)
     parser.add_argument("--mnist", help="mnist.npz with x_train and y_train; without it, only what is there is read")
     parser.add_argument("--out", type=Path, default=Path("runs/trajectory"))
     parser.add_argument("--images", type=int, default=4000)
@@ -354,13 +358,17 @@ def main():
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--learning-rates", type=float, nargs="+", default=[1e-3, 1e-4])
     parser.add_argument("--page", help="where to write the figure")
-    given = parser.parse_args()
+    given = parse(parser, argv, images=60, folds=2, repeats=4, epochs=8)
+    if given.smoke:
+        given.mnist, given.out = like_mnist(), scratch()
+        given.page = given.out / "page.html"
+    print(machine())
     studies, curves = [], {}
     for rate in given.learning_rates:
         path = given.out / f"lr{rate:g}"
         if given.mnist:
             refit(given.mnist, path, given.images, given.folds, given.repeats, given.epochs, rate)
-        study = read(path)
+        study = read(path, scored(given.epochs))
         studies.append(study)
         curves[f"learning rate {rate:g}"] = curve = study.curve()
         print(

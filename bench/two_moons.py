@@ -5,9 +5,8 @@ share takes 2,000 held-out points, the first 1,000 of which are P. All is drawn 
 the seeds and their spread; fifteen seconds on one core. `--picture FILE.html` draws the figure of docs/two-moons.md.
 """
 
-import argparse
-
 import numpy as np
+from common import machine, options, parse, scratch
 from sklearn.datasets import make_moons
 from sklearn.neighbors import KernelDensity
 
@@ -57,14 +56,17 @@ def print_table(bandwidths, seeds):
 _DIGITS = (2, 1, 3, 3, 3, 3, 3, 2)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv=None):
+    parser = options(__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--picture", help="an .html file")
-    given = parser.parse_args()
-    print_table(BANDWIDTHS, given.seeds)
+    parser.set_defaults(bandwidths=BANDWIDTHS, panel=(4, 17))
+    given = parse(parser, argv, seeds=2, bandwidths=BANDWIDTHS[::5], panel=(2, 2))
+    given.picture = scratch() / "picture.html" if given.smoke else given.picture
+    print(machine())
+    print_table(given.bandwidths, given.seeds)
     if given.picture:
-        write_picture(given.picture)
+        write_picture(given.picture, *given.panel)
 
 
 # --- the figure

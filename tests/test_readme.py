@@ -63,10 +63,10 @@ def test_every_block_of_python_runs(tmp_path, monkeypatch, capsys):
     assert "most memorized: 7" in capsys.readouterr().out
 
 
-def test_first_lines_are_the_two_commands():
-    lines = (ROOT / "README.md").read_text().splitlines()
-    assert lines[0].split("#")[0].strip() == "make audit"
-    assert lines[1].split("#")[0].strip() == "make test"
+def test_it_opens_with_title_sentence_picture_and_the_two_commands():
+    title, sentence, picture, commands = (ROOT / "README.md").read_text().split("\n\n")[:4]
+    assert title == "# genmem" and sentence.count("\n") == 0 and picture.startswith("![")
+    assert [line.split("#")[0].strip() for line in commands.splitlines()] == ["make audit", "make test"]
 
 
 def test_links_lead_somewhere():

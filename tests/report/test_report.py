@@ -193,6 +193,7 @@ def test_payloads_stay_text_inside_plotly(hostile_run):
         assert any("&lt;" in text for text in texts)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium to load the page")
 @pytest.mark.parametrize("policy", ["kept", "removed"])
 def test_browser_draws_every_figure_and_runs_no_payload(hostile_run, tmp_path, policy):
