@@ -1,8 +1,8 @@
 """What does it look like? Plotly figures of an audit, for notebooks and the report.
 
 Scores and log-probabilities are in nats. Colours are those of Okabe and Ito, legible to colour-blind readers;
-backgrounds are transparent and greys neutral, so that a figure sits on a light or a dark page. Text that comes
-from the data is escaped: plotly reads tags in it.
+backgrounds are transparent and greys neutral, so that a figure fits a light or a dark page. Text from the data is
+escaped, because plotly interprets tags.
 
 References: Color Universal Design (Okabe & Ito, 2008), https://jfly.uni-koeln.de/color/
 """

@@ -1,4 +1,4 @@
-"""The one look of all figures: colours, layout, and text that is safe to draw."""
+"""What all figures share: colours, layout, and text that is safe to draw."""
 
 from html import escape
 
@@ -14,7 +14,7 @@ BLUE, VERMILLION, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#E69F00", "
 
 
 def dress(figure: go.Figure, x: str, y: str, height: int) -> go.Figure:
-    """The one look of all figures."""
+    """Apply the common layout to a figure and return it."""
     clear, grid = "rgba(0,0,0,0)", "rgba(128,128,128,0.22)"
     figure.update_layout(
         template="none",
@@ -38,7 +38,7 @@ def dress(figure: go.Figure, x: str, y: str, height: int) -> go.Figure:
 
 
 def finite(values: Floats, needed: bool = True) -> Floats:
-    """Return the finite values, flat; where there is none a DataError, or an empty array if none is `needed`."""
+    """Return the finite values, flat; if there are none, raise DataError, or return an empty array if not `needed`."""
     flat = np.asarray(values, dtype=np.float64).ravel()
     kept = flat[np.isfinite(flat)]
     if needed and not kept.size:
@@ -51,12 +51,12 @@ def finite(values: Floats, needed: bool = True) -> Floats:
 
 
 def small(values: Floats) -> NDArray[np.float32]:
-    """Return half the bytes, with more digits than a screen shows."""
+    """Return float32 values: half the bytes, and still more digits than a screen shows."""
     return np.asarray(values, dtype=np.float32)
 
 
 def label_text(value: object, width: int) -> str:
-    """Text from the data, cut to `width` and escaped, for plotly reads tags.
+    """Return text from the data, cut to `width` and escaped, because plotly interprets tags.
 
     >>> label_text("<b>bold</b>", 40)
     '&lt;b&gt;bold&lt;/b&gt;'

@@ -1,4 +1,4 @@
-"""Figures of the scores at the end of training: their distribution, and against what they might follow from."""
+"""Figures of the scores at the end of training: their distribution, and scatters against possible explanations."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from scipy.stats import hypergeom
 from genmem.plots.look import BLUE, GREY, ORANGE, VERMILLION, Floats, dress, finite, label_text, small
 from genmem.seeding import stream
 
-FLAGGED = 0.05  # an example is flagged when its q-value is below
+FLAGGED = 0.05  # an example is flagged if its q-value is below this
 TOP = 0.05  # the share of examples called highly memorized, as in van den Burg & Williams (2021)
-POINTS = 20_000  # a scatter draws all highlighted examples, and others up to this many in all
-SVG_POINTS = 2_000  # a scatter of more points is drawn by WebGL
+POINTS = 20_000  # a scatter draws all highlighted examples, and others up to this total
+SVG_POINTS = 2_000  # scatters of more points are drawn with WebGL
 
 
 def score_distribution(score: Floats, placebo: Floats | None = None) -> go.Figure:
@@ -21,7 +21,7 @@ def score_distribution(score: Floats, placebo: Floats | None = None) -> go.Figur
 
     Args:
         score: (n,) memorization scores, nats.
-        placebo: (m, n) scores of sham held-out folds, nats: the null, drawn as the mean count of the m.
+        placebo: (m, n) scores of folds treated as held out but trained on, nats: the null, drawn as the mean count.
 
     Raises:
         DataError: no score is finite.
@@ -54,12 +54,12 @@ def score_against_log_prob(
 ) -> go.Figure:
     """Scatter of score against log_prob_in, examples with q below .05 in vermillion.
 
-    All flagged examples are drawn, and of the others as many as fit in 20,000 points; the legend counts both.
+    All flagged examples are drawn, and others up to 20,000 points in total; the legend counts both.
 
     Args:
         score: (n,) memorization scores, nats.
         log_prob_in: (n,) log-probability of each example under models trained on it, nats.
-        q_value: (n,) Benjamini-Hochberg q-values; NaN where there is none (not flagged).
+        q_value: (n,) Benjamini-Hochberg q-values; NaN if undefined (not flagged).
         index: (n,) row in the source, shown on hover.
         labels: (n,) labels, shown on hover.
     """
@@ -78,7 +78,7 @@ def score_against_distance(
 
     Args:
         score: (n,) memorization scores, nats.
-        distance: (n,) distance of each example to its nearest other examples, in units of the data.
+        distance: (n,) distance of each example to its nearest neighbours, in units of the data.
         index: (n,) row in the source, shown on hover; by default 0 .. n - 1.
         labels: (n,) labels, shown on hover.
     """
@@ -108,7 +108,7 @@ def self_influence_against_score(
 
 
 def memorized_by_log_prob(score: Floats, log_prob_in: Floats) -> go.Figure:
-    """How many of the highest 5% of scores fall in each tenth of log_prob_in, least likely tenth first.
+    """Bar chart: how many of the highest 5% of scores fall in each tenth of log_prob_in, least likely tenth first.
 
     The band holds 95% of the counts that a random choice of as many examples would give (hypergeometric).
 
@@ -133,7 +133,7 @@ def memorized_by_log_prob(score: Floats, log_prob_in: Floats) -> go.Figure:
 
 
 def highest(score: Floats) -> NDArray[np.bool_]:
-    """Mark the highest 5% of scores (at least one example), NaN never.
+    """Return a mask of the highest 5% of scores (at least one example), never of NaN.
 
     >>> int(highest(np.arange(100.0)).sum())
     5
@@ -145,7 +145,7 @@ def highest(score: Floats) -> NDArray[np.bool_]:
 
 
 def drawn(highlighted: NDArray[np.bool_], limit: int = POINTS) -> NDArray[np.bool_]:
-    """Mark the examples a scatter draws: all highlighted, and a tenth of `limit` or more of the others.
+    """Return a mask of the examples to draw: all highlighted, and others up to `limit`, but at least a tenth of it.
 
     >>> mark = drawn(np.arange(100) < 10, limit=50)
     >>> int(mark.sum()), bool(mark[:10].all())
@@ -170,7 +170,7 @@ def _points(
     labels: NDArray[np.generic] | Sequence[object] | None,
     y_name: str = "score",
 ) -> list[go.Scatter | go.Scattergl]:
-    """Two traces, the others below the highlighted, named with how many of how many are drawn."""
+    """Return two traces, the highlighted above the others; names say how many of how many are drawn."""
     mark = drawn(highlighted)
     kind = go.Scattergl if mark.sum() > SVG_POINTS else go.Scatter
     width = 40 if mark.sum() <= POINTS else 12  # of a label on hover: many long ones would swell the page
@@ -201,9 +201,9 @@ def _bars(counts: NDArray[np.integer], edges: Floats) -> go.Bar:
 
 
 def _steps(counts: Floats, edges: Floats) -> go.Scatter:
-    name = "expected with no memorization (placebo)"
+    name = "expected without memorization (placebo)"
     line = {"color": ORANGE, "width": 2.5, "shape": "hvh"}
-    heights = np.where(counts > 0, counts, np.nan)  # no point at all, rather than log 0
+    heights = np.where(counts > 0, counts, np.nan)  # no point, since log 0 is undefined
     hover = "null, %{x:.2f} nats: %{y:.2f} examples<extra></extra>"
     middle = (edges[1:] + edges[:-1]) / 2
     return go.Scatter(x=middle, y=heights, mode="lines", line=line, name=name, hovertemplate=hover)

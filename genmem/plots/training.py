@@ -11,7 +11,7 @@ from genmem.plots.look import BLUE, GREEN, GREY, ORANGE, PINK, VERMILLION, Float
 from genmem.regions import Group
 
 CYCLE = (BLUE, VERMILLION, PINK, ORANGE, GREEN)
-WIDE = 20  # epochs whose last is so many times the first stand on a log axis
+WIDE = 20  # the epoch axis is logarithmic if the last epoch is at least this many times the first
 
 
 def trajectory(
@@ -31,10 +31,10 @@ def trajectory(
     """Quantiles of the score and of its null over epochs, above the training and the held-out loss.
 
     The arguments are arrays of `MemorizationCurve.to_arrays`. A ring marks the first epoch at which a quantile is
-    above its null, or the held-out loss above the training loss; a vertical line where early stopping would stop.
+    above its null, or the held-out loss above the training loss; a vertical line marks where early stopping would stop.
 
     Args:
-        epochs: (E,) scored epochs, rising.
+        epochs: (E,) scored epochs, ascending.
         levels: (Q,) quantile levels, each in (0, 1).
         score_quantiles: (E, Q) quantiles of the score over examples, nats.
         null_quantiles: (E, Q) the mean of the same quantiles of placebo scores, nats.
@@ -44,7 +44,7 @@ def trajectory(
         quantiles_null_high: (E, Q) upper end of the null's band, nats.
         quantiles_first_epoch: (Q,) first significant epoch of each quantile, -1 for none.
         gap_first_epoch: first epoch with a significant generalization gap, -1 for none.
-        best_epoch: the epoch with the best held-out loss.
+        best_epoch: the epoch with the lowest held-out loss.
     """
     figure = make_subplots(rows=2, shared_xaxes=True, row_heights=[0.58, 0.42], vertical_spacing=0.08)
     firsts = np.full(len(levels), -1) if quantiles_first_epoch is None else np.asarray(quantiles_first_epoch)
@@ -80,7 +80,7 @@ def _line(
 
 
 def _band(epochs: NDArray[np.integer], low: Floats, high: Floats, colour: str) -> list[go.Scatter]:
-    """Two edges without a line, the space between them filled."""
+    """Return two edges without a line, the space between them filled."""
     edge = {"mode": "lines", "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip"}
     red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
     fill = {"fill": "tonexty", "fillcolor": f"rgba({red},{green},{blue},0.2)"}
@@ -88,7 +88,7 @@ def _band(epochs: NDArray[np.integer], low: Floats, high: Floats, colour: str) -
 
 
 def _ring(epochs: NDArray[np.integer], values: Floats, first: int, name: str) -> list[go.Scatter]:
-    """A ring at the first significant epoch, or nothing."""
+    """Return a ring at the first significant epoch, or nothing."""
     at = np.flatnonzero(np.asarray(epochs) == first)
     marker = {"symbol": "circle-open", "size": 15, "color": GREY, "line": {"width": 2.5}}
     look = {"mode": "markers", "marker": marker, "showlegend": False, "hovertemplate": "epoch %{x}"}
@@ -109,7 +109,7 @@ def _is_wide(epochs: NDArray[np.integer]) -> bool:
 
 
 def _axis(epochs: NDArray[np.integer]) -> dict[str, object]:
-    """A log axis with a tick at each scored epoch where they span so much, else a plain one."""
+    """Return a log axis with a tick at each scored epoch if they span a wide range, else a plain axis."""
     if not _is_wide(epochs):
         return {}
     values = [int(epoch) for epoch in epochs]
@@ -120,10 +120,10 @@ def _axis(epochs: NDArray[np.integer]) -> dict[str, object]:
 
 
 def group_intervals(groups: Sequence[Group]) -> go.Figure:
-    """Mean score of each group with its interval, the highest on top; a tick marks the mean of the rest.
+    """Mean score of each group with its interval, highest on top; a tick marks the mean of the rest.
 
     Args:
-        groups: as `groups` of audit.json: name, n, mean, interval, rest; nats.
+        groups: as in `groups` of audit.json: name, n, mean, interval, rest; nats.
     """
     groups = sorted(groups, key=lambda group: group["mean"])
     rows = np.arange(len(groups))

@@ -1,4 +1,4 @@
-"""In which regions of the data are scores high, so that more examples are needed there?"""
+"""Which regions of the data have high scores, and are therefore most in need of more examples?"""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ from genmem.stats import repeat_means
 FloatArray = NDArray[np.float64]
 
 
-MIN_EXAMPLES = 5  # of a group, to be called the one most in need of data
+MIN_EXAMPLES = 5  # a group needs this many to be called most in need of data
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class GroupScore:
         n: number of examples in it.
         mean: their mean score.
         standard_error: of the mean; NaN for a single example.
-        interval: 95%.
-        rest: mean score of all examples outside the group; NaN when there are none.
-        p_value: one-sided, of mean > rest; NaN where an error is undefined.
-        examples: positions of its highest scores, the highest first.
+        interval: 95% interval of the mean.
+        rest: mean score of all examples outside the group; NaN if there are none.
+        p_value: one-sided, of mean > rest; NaN if an error is undefined.
+        examples: positions of its highest scores, highest first.
     """
 
     name: str
@@ -47,27 +47,27 @@ class GroupScore:
 
 
 def group_scores(per_repeat: ArrayLike, groups: ArrayLike, *, n_exemplars: int = 6) -> list[GroupScore]:
-    """Return the mean score of each group, the highest first.
+    """Return the mean score of each group, highest first.
 
-    SE^2 = s_rep^2 / L + s_ex^2 / n: s_rep is the spread of the group's mean over the L repeats, for the refits
-    move all examples of a region together; s_ex is the spread of the examples' mean scores, for the region is
-    known by n draws from it. The sum is conservative, since s_ex holds a share of the refits' noise too. The
-    interval is mean +- sqrt(t^2 s_rep^2 / L + t^2 s_ex^2 / n), each t with the degrees of freedom of its own
-    term; the p value solves the same equation for group minus rest. With one repeat only the examples speak:
-    errors are then too small by what refits share. They are NaN for groups of one.
+    SE^2 = s_rep^2 / L + s_ex^2 / n. s_rep is the standard deviation of the group's mean over the L repeats, because
+    a refit moves all examples of a region together. s_ex is the standard deviation of the examples' mean scores,
+    because the region is represented by n draws from it. The sum is conservative: s_ex includes part of the refits'
+    noise. The interval is mean +- sqrt(t^2 s_rep^2 / L + t^2 s_ex^2 / n), each t with the degrees of freedom of its
+    own term; the p-value solves the same equation for group minus rest. With one repeat only the variation over
+    examples is known, and errors are too small by what refits share. They are NaN for groups of one.
 
     Args:
         per_repeat: (L, n) score of each example within each repeat, nats (`MemorizationScores.per_repeat`); NaN where
-            a failed refit left it none.
+            a failed refit left none.
         groups: (n,) group of each example, numbers or strings.
-        n_exemplars: how many positions `GroupScore.examples` holds at most.
+        n_exemplars: the largest number of positions in `GroupScore.examples`.
 
     Raises:
         DataError: shapes disagree, a score is infinite, or an example has none in any repeat.
 
     References:
         On Confidence Interval for Two-Means Problem Based on Separate Estimates of Variances and Tabulated Values
-        of t-Table (Banerjee, 1961), Sankhya A 23: why the interval covers at least as often as it says.
+        of t-Table (Banerjee, 1961), Sankhya A 23: the interval has at least its nominal coverage.
 
     >>> [(g.name, g.mean) for g in group_scores([[1.0, 2.0, 6.0, 8.0]], ["a", "a", "b", "b"])]
     [('b', 7.0), ('a', 1.5)]
@@ -78,7 +78,7 @@ def group_scores(per_repeat: ArrayLike, groups: ArrayLike, *, n_exemplars: int =
 
 
 def neediest(groups: Iterable[GroupScore], min_n: int = MIN_EXAMPLES) -> GroupScore | None:
-    """Return the group of at least `min_n` examples with the highest mean, None where there is no such group."""
+    """Return the group most in need of data: the highest mean among those of `min_n` examples or more; None if none."""
     return max((g for g in groups if g.n >= min_n), key=lambda g: g.mean, default=None)
 
 
@@ -100,17 +100,17 @@ class Group(TypedDict):
 
 
 def most_in_need(groups: Sequence[Group], kind: str) -> Group | None:
-    """The group of a kind with the highest mean score, among those of five examples or more."""
+    """Return the group of a kind with the highest mean score, among those of five examples or more."""
     return max(candidates(groups, kind), key=lambda g: g["mean"], default=None)
 
 
 def candidates(groups: Sequence[Group], kind: str) -> list[Group]:
-    """The groups of a kind that can be called most in need: five examples or more, and a rest to compare with."""
+    """Return groups of a kind that may be called most in need: five examples or more, and a rest to compare with."""
     return [g for g in groups if g["kind"] == kind and g["n"] >= MIN_EXAMPLES and g["rest"] is not None]
 
 
 def corrected(groups: Sequence[Group], group: Group) -> float | None:
-    """The p-value of a group, times the number of groups of its kind it was chosen from (Bonferroni)."""
+    """Return the p-value of a group times the number of groups of its kind it was chosen from (Bonferroni)."""
     p_value = group.get("p_value")
     return None if p_value is None else min(1.0, p_value * len(candidates(groups, group["kind"])))
 
@@ -119,12 +119,12 @@ def corrected(groups: Sequence[Group], group: Group) -> float | None:
 
 
 def latent_cells(latents: ArrayLike, *, n_cells: int | None = None, seed: int = 0) -> NDArray[np.intp]:
-    """Cut the latent space into cells by k-means; return the cell (n,) of each example, 0 the largest.
+    """Divide the latent space into cells by k-means; return the cell (n,) of each example, 0 being the largest.
 
     Args:
         latents: (n, L) latent means, or any features.
         n_cells: number of cells; by default n // 100, from 2 to 20. Never more than there are distinct rows.
-        seed: of the starting centres; the best of ten starts is kept.
+        seed: of the initial centres; the best of ten starts is kept.
 
     Raises:
         DataError: `latents` is not a finite (n, L) array, or n_cells < 1.
@@ -180,7 +180,7 @@ def _half_width(terms: Sequence[Term], tail: float) -> float:
 
 
 def _p_above(difference: float, terms: Sequence[Term]) -> float:
-    """Return the tail at which the interval of the difference just touches 0."""
+    """Return the tail probability at which the interval of the difference just touches 0."""
     least = 1e-100
     if not _half_width(terms, least) > 0:  # undefined, or nothing varies
         return np.nan
@@ -203,7 +203,7 @@ def _checked(per_repeat: ArrayLike, groups: ArrayLike) -> tuple[FloatArray, NDAr
     if bad.any():
         i = int(bad.argmax())
         raise DataError(
-            expected="a finite score of every example in one repeat at least",
+            expected="a finite score of every example in at least one repeat",
             got=f"{scores[:, i]} for example {i}",
             do="Leave that example out.",
         )
@@ -213,5 +213,5 @@ def _checked(per_repeat: ArrayLike, groups: ArrayLike) -> tuple[FloatArray, NDAr
 def _latents(latents: ArrayLike, n_cells: int | None) -> FloatArray:
     z = matrix(latents, "latents", float64=True)
     if n_cells is not None and n_cells < 1:
-        raise DataError(expected="one cell or more", got=f"n_cells={n_cells}", do="Leave it out for a default.")
+        raise DataError(expected="one cell or more", got=f"n_cells={n_cells}", do="Omit it to use the default.")
     return z

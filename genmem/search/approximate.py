@@ -1,4 +1,4 @@
-"""Nearest neighbours by an index, on request: faster where there are millions of rows, with the recall measured."""
+"""Approximate nearest neighbours by an index: faster for millions of rows, with measured recall."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,23 +12,23 @@ from genmem.seeding import seed32, stream
 
 Kind = Literal["ivf", "hnsw"]
 
-_TOGETHER = 2**22  # values of queries at a time
-_LINKS = 32  # of a row in the graph
-_IN_VIEW = 4096  # rows of the graph in view at most: with more, the exact search is as fast
+_TOGETHER = 2**22  # values of queries searched at a time
+_LINKS = 32  # of each row in the graph
+_IN_VIEW = 4096  # largest candidate list of the graph search: beyond, the exact search is as fast
 
 
 @dataclass(frozen=True, eq=False)
 class Approximate:
-    """Neighbours that an index found, and how many of the true ones are among them.
+    """Neighbours returned by an index, and how many of the true ones are among them.
 
     Attributes:
-        distances: (m, k) Euclidean, exact to float64 for the rows that were found, ascending.
+        distances: (m, k) Euclidean, exact to float64 for the rows returned, ascending.
         indices: (m, k) rows of the base.
-        recall: the share of the true k nearest that were found, over the queries checked; one at the same distance
-            as the true one counts as found.
-        interval: 95% of the recall, Wilson's for as many trials as queries were checked.
-        checked: (c,) the queries searched exactly to measure it.
-        effort: cells visited (`ivf`) or rows kept in view (`hnsw`) for each query.
+        recall: the share of the true k nearest that were returned, over the queries checked; a row at the same
+            distance as a true one counts.
+        interval: 95% interval of the recall (Wilson), with one trial per query checked.
+        checked: (c,) the queries searched exactly to measure the recall.
+        effort: cells visited (`ivf`) or candidates kept (`hnsw`) for each query.
     """
 
     distances: NDArray[np.float64]
@@ -51,24 +51,24 @@ def nearest_approximately(
     check: int = 200,
     seed: int = 0,
 ) -> Approximate:
-    """Return neighbours as `nearest` does, except that some may be missed; what is returned is measured exactly.
+    """Return neighbours as `nearest` does, except that some may be missed; distances returned are exact.
 
-    The effort is doubled until the recall on `check` queries is reached; it is then measured on as many others. With
-    an inverted file (`ivf`) the greatest effort is an exhaustive search, so any recall can be reached; a graph
-    (`hnsw`) may fall short of it: read `recall`. The index holds the base in float32, the graph twice as much at 64
-    columns. With several threads a graph differs a little from one time to the next.
+    The effort is doubled until `check` queries reach the recall, which is then measured on as many others. With an
+    inverted file (`ivf`) the greatest effort is an exhaustive search, so any recall can be reached; a graph (`hnsw`)
+    may fall short: read `recall`. The index holds the base in float32; the graph takes twice as much at 64 columns.
+    With several threads, the graph differs slightly between calls.
 
-    Distances to true neighbours that are missed come out too large, so a test of copying made from these can miss
-    copies. Use `nearest` where it can be afforded.
+    Where true neighbours are missed, distances are too large, so a test of copying that uses them can miss copies.
+    Use `nearest` if it is affordable.
 
     Args:
         queries: (m, *event), any real dtype.
         base: (n, *event), any real dtype.
-        k: how many.
+        k: number of neighbours.
         exclude: (m,) the row of `base` never returned for that query, -1 for none.
         index: "ivf" or "hnsw".
-        recall: what to reach, above 0, at most 1.
-        effort: how many cells to visit or rows to keep in view instead, whatever the recall.
+        recall: the target, above 0, at most 1.
+        effort: how many cells to visit or candidates to keep, instead of a target.
         check: how many queries to search exactly, 1 or more.
         seed: of the queries checked and of the cells.
 
@@ -95,7 +95,7 @@ def nearest_approximately(
 
 
 class _Finder:
-    """An index over the base of a search, visited with an effort."""
+    """An index over the base of a search, searched with a given effort."""
 
     def __init__(self, search: ExactSearch, kind: Kind, seed: int) -> None:
         self.search, self.kind = search, kind
@@ -108,7 +108,7 @@ class _Finder:
         self.effort = 1 if kind == "ivf" else 16
 
     def pairs(self, at: NDArray[np.intp]) -> Pairs:
-        """Return distances and indices for the queries `at`; where the index finds fewer than k, the exact ones."""
+        """Return distances and indices for the queries `at`; exact ones if the index returns fewer than k."""
         search = self.search
         distances, indices = np.empty((len(at), search.k)), np.empty((len(at), search.k), np.int64)
         step = max(1, _TOGETHER // max(search.Q.shape[1], search.count))
@@ -159,7 +159,7 @@ def _graph(width: int) -> Any:
 
 
 def _enough(finder: _Finder, tried: NDArray[np.intp], recall: float) -> int:
-    """Return the first effort, doubled from the least, that reaches the recall on the queries `tried`, or the most."""
+    """Return the first effort, doubled from the least, with the recall wanted on the queries `tried`; else the most."""
     search = finder.search
     true = _true_distances(search, tried)
     while finder.effort < finder.most and _share(finder.pairs(tried)[0], true) < recall:
@@ -176,7 +176,7 @@ def _true_distances(search: ExactSearch, at: NDArray[np.intp]) -> NDArray[np.flo
 
 
 def _share(distances: NDArray[np.float64], true: NDArray[np.float64]) -> float:
-    """Return the share of the k true neighbours found: rows no farther than the farthest of them."""
+    """Return the share of the k true neighbours returned: rows no further than the furthest of them."""
     return float((distances <= true[:, -1:]).mean())
 
 

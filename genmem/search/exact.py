@@ -1,8 +1,8 @@
 """Exact nearest neighbours: FAISS proposes in float32, float64 decides.
 
-In float32 the expanded form |q|^2 + |b|^2 - 2 q.b loses near-duplicates to rounding. So FAISS only lists
-candidates, and its error has a bound; candidates within the bound are measured again in float64 from the values
-as given. Where the list may have missed some (many ties, coarse rounding) the query is searched again in float64.
+In float32 the expanded form |q|^2 + |b|^2 - 2 q.b loses near-duplicates to rounding. FAISS therefore only lists
+candidates. Its error has a bound; the distances of candidates within the bound are recomputed in float64 from the
+values as given. If the list may have missed some (many ties, coarse rounding), the query is searched again in float64.
 """
 
 import sys
@@ -36,12 +36,12 @@ def nearest(queries: NDArray[Any], base: NDArray[Any], k: int = 1, *, exclude: A
     """Return distances (m, k) to and indices (m, k) of the `k` rows of `base` nearest to each query, nearest first.
 
     Distances are Euclidean over the flattened values and exact to float64; equal ones are ordered by index.
-    A GPU is used where the installed FAISS sees one. Memory beyond the arrays and the answer is bounded.
+    A GPU is used if the installed FAISS sees one. Memory beyond the arrays and the result is bounded.
 
     Args:
         queries: (m, *event), any real dtype.
         base: (n, *event), any real dtype.
-        k: how many.
+        k: number of neighbours.
         exclude: (m,) the row of `base` never returned for that query, -1 for none. To search a set within itself
             pass `np.arange(n)`: an identical other row is then a neighbour at distance 0.
 
@@ -102,11 +102,11 @@ class ExactSearch:
 
     @property
     def count(self) -> int:
-        """How many candidates FAISS lists: one may be excluded, and the more the fewer queries stay unsure."""
+        """Candidates that FAISS lists: one may be excluded, and with more of them fewer queries stay unsure."""
         return self.k + 1 + max(8, self.k // 2)
 
     def by_faiss(self, at: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
-        """Return distances, indices, and whether something may have been missed, for the queries `at`."""
+        """Return distances, indices, and whether a neighbour may have been missed, for the queries `at`."""
         queries = self.units(self.Q[at], np.float32)
         squared, found = self._candidates(queries)
         own = found == self.exclude[at, None]
@@ -136,7 +136,7 @@ class ExactSearch:
 
     @cached_property
     def _distinct(self) -> NDArray[np.intp]:
-        """Rows of the base without the copies that others of lower index keep from being among the k nearest."""
+        """Rows of the base, without duplicates that cannot be among the k nearest because of those with lower index."""
         groups = identical_groups(self.B)
         order = np.argsort(groups, kind="stable")
         starts = np.searchsorted(groups[order], groups[order])
@@ -168,7 +168,7 @@ class ExactSearch:
             yield start, self.units(self.B[some[0] : some[-1] + 1] if together else self.B[some], dtype)
 
     def units(self, values: NDArray[Any], dtype: type) -> NDArray[Any]:
-        """Return values in units in which little is lost to rounding: a shift and a power of two change no order."""
+        """Return shifted and scaled values that lose little to rounding; a shift and a power of two keep the order."""
         if self.scale != 1:
             values = values * np.float64(self.scale)
         if self._centre is not None:
@@ -177,7 +177,7 @@ class ExactSearch:
 
     @cached_property
     def _centre(self) -> NDArray[np.float32] | None:
-        # The median, for one outlier would move a mean away from everything else.
+        # The median, because one outlier would move a mean away from everything else.
         some = self.B[:: -(-len(self.B) // 64)].astype(np.float64) * self.scale
         middle = np.median(some, axis=0).astype(np.float32)
         before, after = (np.median(np.square(values).sum(axis=1)) for values in (some, some - middle))
@@ -283,7 +283,7 @@ def _extent(values: NDArray[Any]) -> float:
 
 
 def _scale(*extents: float) -> float:
-    """Return 1, or for values so large or small that their squares leave float32 a power of two."""
+    """Return 1, or a power of two if the values are so large or small that their squares leave the range of float32."""
     most = max(extents)
     return 1.0 if most == 0 or 1e-9 < most < 1e9 else 2.0 ** -np.frexp(most)[1]
 
@@ -298,7 +298,7 @@ Candidates = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 def cuda_knn(queries: NDArray[np.float32], block: NDArray[np.float32], count: int) -> Candidates | None:
-    """Return what `knn` gives on CUDA, or None where there is none or the search is too small to load torch for."""
+    """Return the result of `knn` on CUDA; None without CUDA, or if the search is too small to load torch for it."""
     small = len(queries) * block.size < _WORTH_TORCH
     if small and "torch" not in sys.modules:
         return None
@@ -310,8 +310,8 @@ def cuda_knn(queries: NDArray[np.float32], block: NDArray[np.float32], count: in
 def knn(queries: NDArray[np.float32], block: NDArray[np.float32], count: int, device: "torch.device") -> Candidates:
     """Return squared distances and indices, (m, count) each, of the rows of `block` nearest to each query, ascending.
 
-    In float32, as |b|^2 - 2 q.b + |q|^2 with rounding as bounded in `genmem.search`, which decides in float64. Equal
-    distances come in any order.
+    Computed in float32 as |b|^2 - 2 q.b + |q|^2; the bound on rounding is that of `genmem.search`, which decides in
+    float64. Equal distances are in any order.
     """
     import torch
 
@@ -332,7 +332,7 @@ def knn(queries: NDArray[np.float32], block: NDArray[np.float32], count: int, de
 def _tensor(values: NDArray[np.float32], device: "torch.device") -> "torch.Tensor":
     import torch
 
-    # torch warns of arrays that must not be written to, such as mapped files.
+    # torch warns about read-only arrays, such as memory-mapped files.
     return torch.from_numpy(values if values.flags.writeable else values.copy()).to(device)
 
 

@@ -1,7 +1,7 @@
 """The training loop: minibatch Adam over one network or many.
 
 A *lane* is one network. Lanes run in one batch (`torch.func.vmap` over stacked parameters) or one after
-another; either way a lane's numbers depend on its own seeds alone, never on its neighbours.
+another; either way a lane's numbers depend on its own seeds alone, never on other lanes.
 """
 
 import copy
@@ -26,12 +26,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What all lanes share.
+    """The settings that all lanes share.
 
     `make_module()` returns a fresh network whose forward pass is `module(x) -> (batch,)`: the loss of each
     example in nats. A network with a `noise_shape` takes all its noise as `noise`, shape (1, batch,
     *noise_shape); others draw it from torch's global stream. Every epoch takes `steps_per_epoch` full
-    batches: lanes differ by an example or two, and padding would corrupt normalisation.
+    batches: lanes differ by an example or two, and padding would corrupt normalization.
     """
 
     make_module: Callable[[], nn.Module]
@@ -53,7 +53,7 @@ class Lane:
 
 
 def batches(n_keep: int, batch_size: int) -> tuple[int, int]:
-    """Return (batch size, full batches an epoch) for lanes that see at least `n_keep` examples.
+    """Return (batch size, full batches per epoch) for lanes that see at least `n_keep` examples.
 
     >>> batches(1437, 64), batches(30, 64)
     ((64, 22), (30, 1))
@@ -76,15 +76,15 @@ def train(
     """Train every lane and return its network.
 
     Args:
-        recipe: what all lanes share.
-        X: all examples, shape (n, *event); lanes pick their own rows.
+        recipe: the settings that all lanes share.
+        X: all examples, shape (n, *event); each lane takes its own rows.
         lanes: the networks to train. Those in one batch that draw noise from torch's global stream must
             belong to one repeat.
         batched: all lanes in one batch, or one after another.
-        on_epoch: called as (epoch, lane number, network); the network is lent for the call.
-        on_moments: called before it as (epoch, lane number, Adam's second moment of every parameter, corrected for
-            its start at 0; none before the first step).
-        at_epochs: the epochs after which they are called; 0 is before any step.
+        on_epoch: called as (epoch, lane number, network); the network may be overwritten after the call.
+        on_moments: called before `on_epoch` as (epoch, lane number, Adam's bias-corrected second moment of every
+            parameter; none before the first step).
+        at_epochs: the epochs after which both are called; 0 is before any step.
         tick: called as (lanes finished, epoch) after every epoch.
     """
     modules: list[nn.Module] = []
@@ -124,7 +124,7 @@ def _train_group(
     tick: Callable[[int], None],
 ) -> list[nn.Module]:
     n = len(lanes)
-    # A batch of one multiplies matrices by another kernel, with other rounding: a lone lane gets a twin.
+    # A batch of one multiplies matrices by another kernel, with other rounding: a lone lane is doubled.
     lanes = [*lanes, *lanes] if batched and len(lanes) == 1 else lanes
     stepper = _stepper(recipe, lanes, batched)
     orders = [stream(recipe.seed, "order", lane.split) for lane in lanes]
@@ -136,7 +136,7 @@ def _train_group(
                 stepper.step(X[rows[:, step]].to(torch.float32), noise.next())
             tick(epoch)
         if epoch in at_epochs:
-            with _own_streams(recipe):  # what is computed in between leaves no trace
+            with _own_streams(recipe):  # scoring in between does not change training
                 for i in range(n):
                     if on_moments is not None:
                         on_moments(epoch, i, stepper.second_moments(i))
@@ -202,9 +202,9 @@ _streams_in_use = threading.RLock()
 
 @contextmanager
 def isolated_streams(device: torch.device, seed: int | None = None) -> Iterator[None]:
-    """Give the block torch's global streams (seeded, if asked) and put them back after it.
+    """Isolate torch's global random streams (seeded, if `seed` is given) and restore them after the block.
 
-    The streams are one for all threads, so one thread at a time is inside.
+    All threads share these streams, so only one thread at a time is inside.
     """
     devices = [device] if device.type == "cuda" else []
     with _streams_in_use, torch.random.fork_rng(devices=devices):

@@ -24,14 +24,14 @@ SHARE_OF_MEMORY = 0.5
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds that one optimiser step of one network takes: `quick`, when nothing disturbs, and on `average`."""
+    """Seconds per optimizer step of one network: `quick`, if nothing else runs, and on `average`."""
 
     quick: float
     average: float
 
 
 def measure_pace(recipe: Recipe, X: Tensor, lanes: int, *, batched: bool) -> Pace:
-    """Time optimiser steps of some networks on minibatches drawn from X, as training takes them."""
+    """Time optimizer steps of some networks on minibatches drawn from X, as in training."""
     modules = [fresh_module(recipe, i) for i in range(lanes)]
     stepper: Stepper = (
         BatchedLanes(modules, recipe.learning_rate) if batched else OneLane(modules[0], recipe.learning_rate)
@@ -45,12 +45,12 @@ def measure_pace(recipe: Recipe, X: Tensor, lanes: int, *, batched: bool) -> Pac
 
     with isolated_streams(recipe.device, 0):
         times = sorted(_times(step, recipe.device))
-    # Other work on the machine only ever adds: the quicker quarter compares ways, the mean tells how long it takes.
+    # Other work on the machine only adds time: the lower quartile compares ways, the mean predicts the duration.
     return Pace(times[len(times) // 4] / lanes, sum(times) / len(times) / lanes)
 
 
 def _times(call: Callable[[], object], device: torch.device) -> list[float]:
-    """Return the seconds of some calls after a few that warm up; where they are slow, of one or two after one."""
+    """Return the seconds of several calls after a warm-up; if they are slow, of one or two after one."""
     warm: list[float] = []
     while len(warm) < WARM_UP and sum(warm) < TRIAL_SECONDS:
         warm.append(_seconds(call, device))
@@ -79,8 +79,8 @@ def _synchronize(device: torch.device) -> None:
 def can_batch(recipe: Recipe, X: Tensor) -> bool:
     """Return whether the network computes the same gradients in lanes as alone; warn once if it does not.
 
-    A rectifier that rounding switches changes gradients by more than rounding. Where float32 disagrees, float64 tells
-    whether it was that: there, gradients agree to EXACT_TOLERANCE or are different ones.
+    If rounding switches a rectifier on or off, gradients change by more than rounding. If they disagree in float32,
+    float64 decides: there, they agree to EXACT_TOLERANCE or really differ.
     """
     try:
         agree = _lanes_agree(recipe, X, torch.float32, BATCH_TOLERANCE) or _agree_exactly(recipe, X)
@@ -100,7 +100,7 @@ def _agree_exactly(recipe: Recipe, X: Tensor) -> bool:
 
 
 def _lanes_agree(recipe: Recipe, X: Tensor, dtype: torch.dtype, tolerance: float) -> bool:
-    """Return whether two lanes have the gradients that each has alone, up to a share of a parameter's largest."""
+    """Return whether two lanes have the gradients each has alone, up to `tolerance` of a parameter's largest."""
     rows, noise = _trial_inputs(recipe, X, 2)
     x, noise = X[rows].to(dtype), None if noise is None else noise.to(dtype)
     with isolated_streams(recipe.device, 0):
@@ -109,7 +109,7 @@ def _lanes_agree(recipe: Recipe, X: Tensor, dtype: torch.dtype, tolerance: float
     for i in range(2):
         alone = _gradients_alone(recipe, i, x, noise)
         largest = max((float(gradient.abs().max()) for gradient in alone.values()), default=0.0)
-        # A bias before a normalisation has none but rounding, which in float64 is a share of the others'.
+        # A bias before a normalization has only rounding, which in float64 is relative to the other gradients.
         least = LEAST_GRADIENT * (largest if dtype == torch.float64 else 1.0)
         for name, expected in alone.items():
             scale = expected.abs().max().clamp(min=least)
@@ -142,7 +142,7 @@ def _trial_inputs(recipe: Recipe, X: Tensor, lanes: int) -> tuple[Tensor, Tensor
 
 
 def fitting_lanes(recipe: Recipe, X: Tensor) -> int:
-    """Return how many networks train at once within half of the memory that is free now; at least 1."""
+    """Return how many networks fit into half of the free memory when trained at once; at least 1."""
     module = fresh_module(recipe, 0)
     state = OPTIMISER_STATE * sum(p.numel() * p.element_size() for p in module.parameters())
     each = state + 2 * _kept_for_backward(recipe, module, X)  # gradients of activations take as much again
@@ -150,7 +150,7 @@ def fitting_lanes(recipe: Recipe, X: Tensor) -> int:
 
 
 def _kept_for_backward(recipe: Recipe, module: nn.Module, X: Tensor) -> int:
-    """Return the bytes of activations that one step of one network keeps."""
+    """Return the bytes of activations kept for the backward pass of one step of one network."""
     rows, noise = _trial_inputs(recipe, X, 1)
     own = {p.untyped_storage().data_ptr() for p in module.parameters()}
     sizes: dict[int, int] = {}
@@ -167,7 +167,7 @@ def _kept_for_backward(recipe: Recipe, module: nn.Module, X: Tensor) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the memory that is free on a device; on a CPU, what this machine and its container leave."""
+    """Return the free memory of a device in bytes; on a CPU, the less of what machine and container leave."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return min(_machine_bytes(), _container_bytes())
@@ -183,7 +183,7 @@ def _machine_bytes() -> int:
 
 
 def _container_bytes(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return what a memory limit of control groups leaves; a very large number without one."""
+    """Return the bytes left by a memory limit of control groups; a very large number without a limit."""
     for limit, used in (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),

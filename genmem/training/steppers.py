@@ -1,4 +1,4 @@
-"""How one optimiser step is taken: for one network, or for many of one architecture in one batch."""
+"""One optimizer step: for one network, or for many of one architecture in one batch."""
 
 import copy
 import math
@@ -15,7 +15,7 @@ CACHE_LINE = 16  # float32 values
 
 
 class Stepper(Protocol):
-    """Takes optimiser steps for a group of lanes."""
+    """Takes optimizer steps for a group of lanes."""
 
     def step(self, x: Tensor, noise: Tensor | None) -> None:
         """Take one step on x: (lanes, batch, *event)."""
@@ -24,11 +24,11 @@ class Stepper(Protocol):
         """Return the network of a lane; it may be overwritten by the next call."""
 
     def second_moments(self, lane: int) -> State:
-        """Return Adam's running mean of squared gradients, corrected for its start at 0; none before any step."""
+        """Return Adam's bias-corrected running mean of squared gradients; none before any step."""
 
 
 class OneLane:
-    """One network, trained the ordinary way."""
+    """One network with its own optimizer."""
 
     def __init__(self, module: nn.Module, learning_rate: float) -> None:
         self._module = module
@@ -41,7 +41,7 @@ class OneLane:
         self._optimiser.step()
 
     def losses(self, x: Tensor, noise: Tensor | None) -> Tensor:
-        """Return the loss of each example of the only lane: (batch,)."""
+        """Return the loss of each example: (batch,)."""
         result: Tensor = self._module(x[0]) if noise is None else self._module(x[0], noise=noise[0])
         return result
 
@@ -55,9 +55,9 @@ class OneLane:
 
 
 class BatchedLanes:
-    """Many networks of one architecture as one: stacked parameters, one fused Adam.
+    """Many networks of one architecture in one batch: stacked parameters, one fused Adam.
 
-    Adam works element by element, so the lanes share an optimiser without meeting.
+    Adam works element by element, so lanes share an optimizer without influencing each other.
     """
 
     def __init__(self, modules: Sequence[nn.Module], learning_rate: float) -> None:
@@ -104,7 +104,7 @@ class BatchedLanes:
 
 
 def _second_moment(optimiser: torch.optim.Adam, parameter: Tensor) -> Iterator[Tensor]:
-    """Yield the corrected second moment of a parameter, if it has taken a step."""
+    """Yield the bias-corrected second moment of a parameter, if it has taken a step."""
     state, (_, beta) = optimiser.state.get(parameter, {}), optimiser.param_groups[0]["betas"]
     if state:
         yield state["exp_avg_sq"] / (1 - beta ** float(state["step"]))
@@ -113,8 +113,8 @@ def _second_moment(optimiser: torch.optim.Adam, parameter: Tensor) -> Iterator[T
 def _padded(stacked: Tensor) -> Tensor:
     """Return the values in a row whose length is a multiple of a cache line.
 
-    Fused Adam rounds what is left over at the end of a tensor differently from the rest; without any left over,
-    a lane's numbers do not depend on how many lanes there are.
+    Fused Adam rounds a remainder at the end of a tensor differently from the rest; without a remainder, a lane's
+    numbers do not depend on the number of lanes.
     """
     flat = stacked.detach().reshape(-1)
     missing = -len(flat) % CACHE_LINE

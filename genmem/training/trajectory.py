@@ -18,7 +18,7 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state of a network before optimiser step `step`; it stands for the steps after it.
+    """The state of a network before optimizer step `step`; it represents the steps after it.
 
     `state_dict()` loads with `strict=True` into a fresh network of the same `make_module`.
     """
@@ -34,7 +34,7 @@ class Checkpoint:
         return self.read()
 
     def second_moments(self) -> State:
-        """Return Adam's mean of squared gradients of each parameter, corrected for its start; none before a step."""
+        """Return Adam's bias-corrected second moment of each parameter; none before the first step."""
         return self.read_moments()
 
 
@@ -72,9 +72,9 @@ def _copied(state: Mapping[str, Tensor]) -> State:
 
 
 def save_trajectory(trajectory: Trajectory, folder: Path) -> None:
-    """Write safetensors files for each checkpoint, then the manifest: with it, the trajectory is whole.
+    """Write safetensors files for each checkpoint, then the manifest, which marks the trajectory as complete.
 
-    A checkpoint is a file of its state, and after the first step one of Adam's second moments (`moments` in its row).
+    A checkpoint has a file of its state and, after the first step, one of Adam's second moments (`moments`).
     """
     rows = []
     for checkpoint in trajectory:
@@ -96,7 +96,7 @@ def _write(path: Path, state: State) -> None:
 
 
 def load_trajectory(folder: Path) -> Trajectory | None:
-    """Return the trajectory in `folder`, states read when asked for; None where there is none.
+    """Return the trajectory in `folder`, its states read on demand; None if there is none.
 
     Raises:
         RunError: the manifest is damaged.
@@ -118,7 +118,7 @@ def load_trajectory(folder: Path) -> Trajectory | None:
 
 def _from_disk(folder: Path, row: dict[str, object]) -> Checkpoint:
     path, moments = folder / str(row["file"]), row.get("moments")
-    known = row.get("learning_rate")  # what needs it says so; the states are good without it
+    known = row.get("learning_rate")  # users of the rate check it; the states are valid without it
     rate = math.nan if known is None else float(str(known))
     squares = dict if moments is None else lambda: _read(folder / str(moments))
     return Checkpoint(int(str(row["epoch"])), int(str(row["step"])), rate, lambda: _read(path), squares)
