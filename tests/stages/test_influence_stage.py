@@ -28,7 +28,7 @@ from genmem.report import write_report
 from genmem.report.attribution import influence_score
 from genmem.run import Run
 from genmem.seeding import seed32
-from genmem.stages import _ways
+from genmem.stages import _attribution
 from genmem.training.trajectory import load_trajectory
 from genmem_cli.main import run as cli
 
@@ -187,8 +187,8 @@ def test_what_is_done_is_not_done_again_until_scores_change(done, tmp_path, monk
 
 @pytest.mark.slow
 def test_a_subset_is_said(copied, monkeypatch):
-    monkeypatch.setattr(_ways, "LEAST", 30)
-    monkeypatch.setitem(_ways.BUDGET, "cpu", 0.0)
+    monkeypatch.setattr(_attribution, "LEAST", 30)
+    monkeypatch.setitem(_attribution.BUDGET, "cpu", 0.0)
     about = stages.influence(copied, **ASKED)
     found = copied.result("influence")
     assert (
@@ -198,7 +198,7 @@ def test_a_subset_is_said(copied, monkeypatch):
     page, listed = visible(copied.path / "report.html"), np.isin(found["memorized"], found["examples"])
     assert about["subset"] in page and page.count("itself not among the examples considered") == (~listed).sum() > 0
     jsonschema.validate(json.loads((copied.path / "audit.json").read_text()), SCHEMA)
-    monkeypatch.setitem(_ways.BUDGET, "cpu", 1e30)
+    monkeypatch.setitem(_attribution.BUDGET, "cpu", 1e30)
     assert stages.influence(copied, **ASKED, examples=40)["n"] == 40
     assert len(list((copied.path / "influence").iterdir())) == 1  # the sums of other questions are forgotten
     assert stages.influence(copied, **{**ASKED, "queries": [7, 3]})["subset"] is None
@@ -264,7 +264,7 @@ def test_mixtures_by_refits_while_there_are_few(blobs, tmp_path, monkeypatch):
     assert stages.influence(run, samples=2)["method"] == "refits"
     own = self_influence(model, np.asarray(run.data().X))
     np.testing.assert_allclose(run.result("influence")["self_influence"], own, atol=1e-8)
-    monkeypatch.setattr(_ways, "MOST_REFITS", 10)
+    monkeypatch.setattr(_attribution, "MOST_REFITS", 10)
     about = stages.influence(run, samples=3)
     assert "refitted without each of its 40" in about["skipped"] and not run.has_result("influence")
     audit = json.loads((path / "audit.json").read_text())
