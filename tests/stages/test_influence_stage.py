@@ -273,6 +273,17 @@ def test_mixtures_by_refits_while_there_are_few(blobs, tmp_path, monkeypatch):
     assert not [f for f in audit["findings"] if f["question"] == "influence"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [GaussianMixture(3), KNNDensity(k=4)], ids=str)
+def test_two_runs_are_equal(model, blobs, tmp_path):
+    found = []
+    for name in ("one", "other"):
+        path = genmem.audit(blobs[0][::3], model, out=tmp_path / name, folds=2, repeats=2, influence=True).path
+        found.append(Run.open(path).result("influence"))
+    for name, values in found[0].items():
+        np.testing.assert_array_equal(values, found[1][name], err_msg=name)
+
+
 class Odd(KernelDensity):
     """A density nothing is known about."""
 
@@ -369,6 +380,15 @@ def test_payloads_stay_text(images, tmp_path):
         "&lt;" in text for trace in figure_of(run / "report.html", "influence")["data"] for text in trace["text"]
     )
     assert page.count('alt="sample ') == (4 if images else 0)
+
+
+def test_weights_that_are_no_more_are_still_reported(tmp_path):
+    run = make_run(tmp_path / "run", labels=None)
+    add_influence(run)
+    audit = json.loads((run / "audit.json").read_text())
+    audit["influence"] |= {"weights": "paper", "unit": "nats times the batch size"}
+    (run / "audit.json").write_text(json.dumps(audit))
+    assert "nats times the batch size" in visible(write_report(run))
 
 
 def test_scores_are_short_and_never_nan():
