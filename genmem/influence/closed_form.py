@@ -1,6 +1,7 @@
 """Influence without gradients: the formula, or the refits, that belong to a model, and the strongest of the scores."""
 
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from genmem.data.arrays import flat_examples, groups_of, same_width
 from genmem.errors import ModelError
 from genmem.influence.selection import TopInfluences, check_k, strongest
-from genmem.models.leave_one_out import How, LeaveOneOut, Refits, leave_one_out_of, log_probs_without
+from genmem.models.leave_one_out import How, LeaveOneOut, Refits, leave_one_out_of, log_probs_without, refits_here
 from genmem.protocols import Listener, Progress
 
 FloatArray = NDArray[np.float64]
@@ -22,10 +23,8 @@ def family_of(model: Any, seed: int = 0, executor: Executor | None = None) -> Le
     Raises:
         ModelError: there is no way for this model or its settings.
     """
-    how = How(seed)
-    if executor is not None:
-        how = how._replace(refits=lambda *work: _refits_on(executor, *work))
-    return leave_one_out_of(model, how, also="a DeepDensity, or ")
+    refits = refits_here if executor is None else partial(_refits_on, executor)
+    return leave_one_out_of(model, How(seed, refits=refits), also="a DeepDensity, or ")
 
 
 def _refits_on(

@@ -1,6 +1,7 @@
 """Leave-one-out scores without training n models: where mathematics gives them, or a refit is a few steps."""
 
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from genmem.data.arrays import matrix
 from genmem.errors import DataError
 from genmem.leaveout.executors import refuse_fork, spread
 from genmem.leaveout.scoring import MemorizationScores
-from genmem.models.leave_one_out import How, Refits, leave_one_out_of, log_probs_without
+from genmem.models.leave_one_out import How, Refits, leave_one_out_of, log_probs_without, refits_here
 
 FloatArray = NDArray[np.float64]
 
@@ -63,10 +64,8 @@ def leave_one_out(
     >>> leave_one_out(KernelDensity(), [[0.0], [0.0], [9.0]]).score.round(3)
     array([ 0.288,  0.288, 39.401])
     """
-    how = How(device=device, block=block)
-    if executor is not None:
-        how = how._replace(refits=lambda *work: _refits_on(executor, *work))
-    family = leave_one_out_of(model, how)
+    refits = refits_here if executor is None else partial(_refits_on, executor)
+    family = leave_one_out_of(model, How(device=device, block=block, refits=refits))
     array = matrix(X)
     if len(array) < 2:
         raise DataError(expected="2 or more examples, to leave one out", got=f"{len(array)}", do="Add examples.")

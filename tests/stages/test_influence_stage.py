@@ -382,6 +382,7 @@ def test_payloads_stay_text(images, tmp_path):
     assert page.count('alt="sample ') == (4 if images else 0)
 
 
+@pytest.mark.slow
 def test_weights_that_are_no_more_are_still_reported(tmp_path):
     run = make_run(tmp_path / "run", labels=None)
     add_influence(run)
