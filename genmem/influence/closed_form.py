@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from genmem.data.arrays import flat_examples, groups_of, same_width
 from genmem.errors import ModelError
 from genmem.influence.selection import TopInfluences, check_k, strongest
-from genmem.models.leave_one_out import How, LeaveOneOut, Refits, leave_one_out_of, log_probs_without, refits_here
+from genmem.models.leave_one_out import How, LeaveOneOut, Refits, leave_one_out_of, log_probs_without
 from genmem.protocols import Listener, Progress
 
 FloatArray = NDArray[np.float64]
@@ -23,7 +23,7 @@ def family_of(model: Any, seed: int = 0, executor: Executor | None = None) -> Le
     Raises:
         ModelError: there is no way for this model or its settings.
     """
-    refits = refits_here if executor is None else partial(_refits_on, executor)
+    refits = None if executor is None else partial(_refits_on, executor)
     return leave_one_out_of(model, How(seed, refits=refits), also="a DeepDensity, or ")
 
 

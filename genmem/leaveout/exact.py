@@ -11,7 +11,7 @@ from genmem.data.arrays import matrix
 from genmem.errors import DataError
 from genmem.leaveout.executors import refuse_fork, spread
 from genmem.leaveout.scoring import MemorizationScores
-from genmem.models.leave_one_out import How, Refits, leave_one_out_of, log_probs_without, refits_here
+from genmem.models.leave_one_out import How, Refits, leave_one_out_of, log_probs_without
 
 FloatArray = NDArray[np.float64]
 
@@ -64,7 +64,7 @@ def leave_one_out(
     >>> leave_one_out(KernelDensity(), [[0.0], [0.0], [9.0]]).score.round(3)
     array([ 0.288,  0.288, 39.401])
     """
-    refits = refits_here if executor is None else partial(_refits_on, executor)
+    refits = None if executor is None else partial(_refits_on, executor)
     family = leave_one_out_of(model, How(device=device, block=block, refits=refits))
     array = matrix(X)
     if len(array) < 2:

@@ -42,37 +42,21 @@ from genmem.seeding import seed32
 FloatArray = NDArray[np.float64]
 Terms = tuple[FloatArray, FloatArray, FloatArray]  # score, log_prob_in, log_prob_out
 Refits = list[tuple[FloatArray, int]]  # what `log_probs_without` returns of each part of the rows
+Spread = Callable[[Any, FloatArray, list[NDArray[np.intp]], FloatArray | None], Refits]  # of (mixture, X, parts, Z)
 _BLOCK = 2**21  # values handled at a time
 _EUCLIDEAN = ("euclidean", "l2", "minkowski", "p")  # scikit-learn's names of it, where without parameters
 
 
-def log_probs_without(
-    mixture: Any, X: FloatArray, rows: NDArray[np.intp], Z: FloatArray | None = None
-) -> tuple[FloatArray, int]:
-    """Return log p without each of `rows`, at that row (rows,) or at Z (rows, m), and how many did not settle."""
-    log_p, unsettled = [], 0
-    for row in rows:
-        fit, settled = _continued(mixture, np.delete(X, row, axis=0))
-        log_p.append(fit.score_samples(X[row : row + 1])[0] if Z is None else fit.score_samples(Z))
-        unsettled += not settled
-    return np.array(log_p), unsettled
-
-
-def refits_here(mixture: Any, X: FloatArray, parts: list[NDArray[np.intp]], Z: FloatArray | None) -> Refits:
-    """Return the refits without the rows of each part, made in this process."""
-    return [log_probs_without(mixture, X, rows, Z) for rows in parts]
-
-
 class How(NamedTuple):
-    """What a density is left to: the seed of a mixture's fit, where kernels are summed, where refits are made.
+    """The seed of a mixture's fit, where kernels are summed, and what makes refits elsewhere than in this process.
 
-    Without a `device`, the model's own, or "auto". None but the seed changes the numbers.
+    Without a `device`, the model's own, or "auto". Only the seed changes the numbers, beyond rounding.
     """
 
     seed: int = 0
     device: str | None = None
     block: int | None = None
-    refits: Callable[[Any, FloatArray, list[NDArray[np.intp]], FloatArray | None], Refits] = refits_here
+    refits: Spread | None = None
 
 
 class LeaveOneOut(Protocol):
@@ -292,7 +276,7 @@ class Mixtures:
         X = X.astype(np.float64, copy=False)
         mixture = settled_mixture(self.model, X, self.how.seed)
         parts = np.array_split(np.arange(len(X)), max(min(_PART, len(X)), -(-len(X) // _PART)))
-        found = self.how.refits(mixture, X, parts, Z)
+        found = (self.how.refits or _refits_here)(mixture, X, parts, Z)
         if unsettled := sum(count for _, count in found):
             warnings.warn(f"EM did not settle in {unsettled} of {len(X)} refits without an example.", stacklevel=5)
         log_in = np.asarray(mixture.score_samples(X if Z is None else Z), dtype=np.float64)
@@ -327,6 +311,22 @@ def seeded(model: Any, seed: int) -> Any:
     if getattr(copy, "random_state", 0) is None:
         copy.set_params(random_state=seed32(seed, "mixture"))
     return copy
+
+
+def _refits_here(mixture: Any, X: FloatArray, parts: list[NDArray[np.intp]], Z: FloatArray | None) -> Refits:
+    return [log_probs_without(mixture, X, rows, Z) for rows in parts]
+
+
+def log_probs_without(
+    mixture: Any, X: FloatArray, rows: NDArray[np.intp], Z: FloatArray | None = None
+) -> tuple[FloatArray, int]:
+    """Return log p without each of `rows`, at that row (rows,) or at Z (rows, m), and how many did not settle."""
+    log_p, unsettled = [], 0
+    for row in rows:
+        fit, settled = _continued(mixture, np.delete(X, row, axis=0))
+        log_p.append(fit.score_samples(X[row : row + 1])[0] if Z is None else fit.score_samples(Z))
+        unsettled += not settled
+    return np.array(log_p), unsettled
 
 
 def _continued(start: Any, X: FloatArray) -> tuple[Any, bool]:
