@@ -5,14 +5,16 @@ bandwidth 1 and a mixture of six spherical Gaussians, and prints its mean in eac
 spread. `--picture FILE.html` writes the figure of docs/closed-form-influence.md for the first draw.
 """
 
+import math
+
 import numpy as np
 from common import machine, options, parse, require, scratch
+from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 
 from genmem import KNNDensity, influence_scores, self_influence
-from genmem.influence import spherical_mixture_influence
 
 SIZES = (25, 15, 20, 25, 10, 5)
 MEANS = np.array([(5, 8), (-5, 8), (-10, 0), (-5, -8), (5, -8), (10, 0)])
@@ -79,6 +81,58 @@ def main(argv=None):
     print_checks(min(given.draws, 20))
     if given.picture:
         write_picture(given.picture)
+
+
+# --- spherical components so far apart that assignments never change
+
+
+def spherical_mixture_influence(X, own, Z, asked):
+    """Return the influence of each example on a mixture of spherical Gaussians with fixed assignments: (n, m), nats.
+
+    A component of n examples has weight n / N, their mean mu, and variance s^2 = sum |x - mu|^2 / (n d). With
+    u = z - mu, v = x_i - mu, `rho = n/(n-1) - n |v|^2 / ((n-1)^2 d s^2)` (what s^2 is multiplied by) and
+    `m2 = |u|^2 + 2 u.v/(n-1) + |v|^2/(n-1)^2` (|u|^2 afterwards), the influence within a component is
+    `log((N-1)/N) - log((n-1)/n) + (d/2) log rho + m2 / (2 s^2 rho) - |u|^2 / (2 s^2)`, across components
+    `log((N-1)/N)`.
+
+    Args:
+        X: (n, d) examples, three or more of a component, which differ.
+        own: (n,) the component of each, integers from 0 without gaps.
+        Z: (m, d) queries.
+        asked: (m,) the component of each.
+    """
+    total, d = X.shape
+    scores = np.full((total, len(Z)), math.log((total - 1) / total))
+    for mine, others, v, u, variance in components(X, own, Z, asked):
+        n = len(mine)
+        rho = (n / (n - 1) - n * np.square(v).sum(axis=1) / ((n - 1) ** 2 * d * variance))[:, None]
+        moved = cdist(-v / (n - 1), u, "sqeuclidean")
+        exponent = (moved / rho - np.square(u).sum(axis=1)) / (2 * variance)
+        scores[np.ix_(mine, others)] += exponent + d / 2 * np.log(rho) - math.log((n - 1) / n)
+    return scores
+
+
+def spherical_mixture_first_order(X, own, Z, asked):
+    """Return `spherical_mixture_influence` to first order in 1/n, as published: (n, m), nats.
+
+    `(d+2)/(2n) - 1/N + (|v|^2 |u|^2 / (d s^2) - |z - x_i|^2) / (2 n s^2)` within a component, -1/N across (Kong &
+    Chaudhuri, 2021, https://arxiv.org/abs/2105.14203).
+    """
+    total, d = X.shape
+    scores = np.full((total, len(Z)), -1 / total)
+    for mine, others, v, u, variance in components(X, own, Z, asked):
+        squares = np.outer(np.square(v).sum(axis=1), np.square(u).sum(axis=1))
+        away = squares / (d * variance) - cdist(X[mine], Z[others], "sqeuclidean")
+        scores[np.ix_(mine, others)] += (d + 2) / (2 * len(mine)) + away / (2 * len(mine) * variance)
+    return scores
+
+
+def components(X, own, Z, asked):
+    """Yield rows and queries of each component, as positions and as offsets from its mean, and its variance."""
+    for c in range(own.max() + 1):
+        mine, others = np.flatnonzero(own == c), np.flatnonzero(asked == c)
+        v, u = (part - X[mine].mean(axis=0) for part in (X[mine], Z[others]))
+        yield mine, others, v, u, np.square(v).mean()
 
 
 # --- the figure

@@ -148,8 +148,8 @@ _ATTRIBUTING: list[Decorator] = [
     _option("--draws", click.IntRange(min=2), "Draws of latent variables, for each example and checkpoint.", 16),
     _option(
         "--weights",
-        click.Choice(["complete", "lr", "paper", "adam"]),
-        "Of checkpoints: so that influences add up to the drop in loss; the learning rate; as published; for Adam.",
+        click.Choice(["complete", "lr", "adam"]),
+        "Of checkpoints: so that influences add up to the drop in loss; the learning rate; for Adam.",
         "complete",
     ),
     _option(

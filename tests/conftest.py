@@ -1,4 +1,4 @@
-"""Shared data and the folder of the tests on the path, so that `import oracles` works from any of them."""
+"""Shared data, and on the path the folders of tests and of benchmarks: `import oracles` works from any test."""
 
 import os
 import sys
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[1] / "bench"))
 
 
 @pytest.fixture

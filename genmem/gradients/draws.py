@@ -31,7 +31,6 @@ class Streams:
         step: the optimiser step of the checkpoint.
         draws: of each row.
         shape: of one draw, as the network says; None: it draws for itself.
-        shared: all rows have the draws of row 0.
     """
 
     seed: int
@@ -39,14 +38,11 @@ class Streams:
     step: int
     draws: int
     shape: tuple[int, ...] | None
-    shared: bool = False
 
     def noise(self, start: int, stop: int, device: torch.device) -> Tensor | None:
         """Return the noise of some rows: (draws, rows, *shape)."""
         if self.shape is None:
             return None
-        if self.shared:
-            return self._block(0, device)[:, :1].expand(-1, stop - start, *self.shape)
         first = start // BLOCK
         blocks = [self._block(block, device) for block in range(first, (stop - 1) // BLOCK + 1)]
         return torch.cat(blocks, 1)[:, start - first * BLOCK : stop - first * BLOCK]

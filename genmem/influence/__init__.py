@@ -4,7 +4,6 @@ from genmem.influence.checkpoints import Trained
 from genmem.influence.ledger import Ledger
 from genmem.influence.scores import influence_scores, self_influence, top_influences
 from genmem.influence.selection import TopInfluences
-from genmem.influence.spherical import spherical_mixture_first_order, spherical_mixture_influence
 from genmem.influence.weights import checkpoint_weights
 
 __all__ = [
@@ -14,7 +13,5 @@ __all__ = [
     "checkpoint_weights",
     "influence_scores",
     "self_influence",
-    "spherical_mixture_first_order",
-    "spherical_mixture_influence",
     "top_influences",
 ]

@@ -20,7 +20,7 @@ from genmem.gradients.draws import QUERY, TRAIN, Drawn, Streams
 from genmem.gradients.engine import TRIED, PerExampleGradients
 from genmem.gradients.products import Direction
 from genmem.influence.ledger import Part, Store
-from genmem.influence.weights import check_published, checkpoint_weights, positions_of, preconditioner, published_loss
+from genmem.influence.weights import checkpoint_weights, positions_of, preconditioner
 from genmem.models.base import is_count, is_seed, require
 from genmem.models.evaluation import BLOCK
 from genmem.protocols import Listener, Progress
@@ -28,7 +28,6 @@ from genmem.training.ensemble import noise_shape
 from genmem.training.trajectory import Trajectory
 
 FloatArray = NDArray[np.float64]
-LOSSES = ("trained", "paper")
 GRADIENT_BYTES = {"cpu": 2**27, "cuda": 2**31}  # of one batch of training examples
 BATCH = {"cpu": 256, "cuda": 2048}  # rows at most
 IN_LEDGER = 512  # rows of a part, at least
@@ -58,14 +57,12 @@ class Settings:
     weights: str = "complete"
     draws: int = 16
     seed: int = 0
-    loss: str = "trained"
     checkpoints: Sequence[int] | None = None
 
     def check(self) -> None:
         """Raise a ModelError where one is out of range."""
         require("draws", self.draws, is_count, "an integer >= 1")
         require("seed", self.seed, is_seed, "an integer >= 0")
-        require("loss", self.loss, LOSSES.__contains__, f"one of {', '.join(LOSSES)}")
 
 
 class Visit(NamedTuple):
@@ -100,9 +97,6 @@ class Visits:
         self.settings, self._trajectory = settings, trained.trajectory
         self._module = copy.deepcopy(trained.module).eval()
         self.device = next(iter(self._module.parameters()), x).device
-        self._loss = None if settings.loss == "trained" else published_loss
-        if self._loss is not None:
-            check_published(self._module)
         weights = checkpoint_weights(self._trajectory, settings.weights, settings.checkpoints)
         used = positions_of(self._trajectory, settings.checkpoints)
         self._positions = [i for i, weight in zip(used, weights, strict=True) if weight]
@@ -119,8 +113,7 @@ class Visits:
         self._shape = noise_shape(self._module)
         tried = x[torch.linspace(0, len(x) - 1, TRIED).round().long()].to(self.device)
         self._tried, self.random, self.draws = tried, True, settings.draws
-        if self._loss is None:
-            self._find_out()
+        self._find_out()
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -173,7 +166,7 @@ class Visits:
             "weights": self.settings.weights,
             "draws": self.draws,
             "seed": self.settings.seed,
-            "loss": self.settings.loss,
+            "loss": "trained",  # as ledgers of older versions say
             "steps": self.steps,
             "weight of each": self.weights.tolist(),
             "last checkpoint": fingerprint(*state),
@@ -204,7 +197,7 @@ class Visits:
         sides = [self._streams(side, checkpoint.step) for side in (TRAIN, QUERY)]
         if self._gradients is None:
             noise = sides[0].noise(0, len(self._tried), self.device)
-            self._gradients = PerExampleGradients(self._module, self._tried, noise=noise, loss=self._loss)
+            self._gradients = PerExampleGradients(self._module, self._tried, noise=noise)
         else:
             self._gradients.renew()
         gradients = self._gradients
@@ -216,9 +209,7 @@ class Visits:
         return Visit(float(self.weights[i]), scale, train, query)
 
     def _streams(self, side: str, step: int) -> Streams:
-        published = self.settings.loss == "paper"
-        side = TRAIN if published else side
-        return Streams(self.settings.seed, side, step, self.draws, self._shape, shared=published)
+        return Streams(self.settings.seed, side, step, self.draws, self._shape)
 
 
 class Job(Protocol):

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from genmem.data.arrays import matrix
 from genmem.influence.checkpoints import Settings, Trained
-from genmem.influence.closed_form import formula_scores, formula_top, refuse_gradients, way_for
+from genmem.influence.closed_form import family_of, formula_scores, formula_top, refuse_scale, self_influence_of
 from genmem.influence.ledger import Ledger
 from genmem.influence.selection import TopInfluences
 from genmem.influence.tracin import network_scores, network_self_influence, network_top
@@ -28,7 +27,6 @@ def influence_scores(
     draws: int = 16,
     seed: int = 0,
     scale: str = "dot",
-    loss: str = "trained",
     groups: ArrayLike | None = None,
     checkpoints: Sequence[int] | None = None,
     ledger: Ledger | None = None,
@@ -67,8 +65,6 @@ def influence_scores(
         scale: "dot"; "cosine", divided by the norms of x_i and z; or "query", by that of x_i alone, for large
             gradients win every dot product. Norms are those of all checkpoints together, sqrt(sum_c w_c |g_c|^2) with
             gradients averaged over draws, so a cosine lies within [-1, 1]. Neither is in nats.
-        loss: "trained", or "paper" for the variational auto-encoders of published code: squared error, a third of it
-            for colour images, and the same draws for all examples. For comparison with it only.
         groups: (m,) the group of each query, integers from 0 without gaps: the losses of a group are summed, and it
             counts as one query.
         checkpoints: positions in the trajectory of those to use; None: all.
@@ -102,11 +98,10 @@ def influence_scores(
             groups=groups,
             ledger=ledger,
             progress=progress,
-            settings=Settings(weights, draws, seed, loss, checkpoints),
+            settings=Settings(weights, draws, seed, checkpoints),
         )
-    way = way_for(model, seed, executor)
-    refuse_gradients(scale, loss)
-    return formula_scores(way, X_train, X_query, groups)
+    refuse_scale(scale)
+    return formula_scores(family_of(model, seed, executor), X_train, X_query, groups)
 
 
 def top_influences(
@@ -119,7 +114,6 @@ def top_influences(
     draws: int = 16,
     seed: int = 0,
     scale: str = "dot",
-    loss: str = "trained",
     groups: ArrayLike | None = None,
     checkpoints: Sequence[int] | None = None,
     ledger: Ledger | None = None,
@@ -141,7 +135,6 @@ def top_influences(
         draws: of latent variables, for each example and checkpoint.
         seed: of the draws, or of the fit of a mixture.
         scale: what scores are divided by.
-        loss: "trained" or "paper".
         groups: (m,) the group of each query.
         checkpoints: positions in the trajectory of those to use; None: all.
         ledger: where sums are kept, so that a killed computation resumes, and another k or scale costs nothing.
@@ -167,11 +160,10 @@ def top_influences(
             groups=groups,
             ledger=ledger,
             progress=progress,
-            settings=Settings(weights, draws, seed, loss, checkpoints),
+            settings=Settings(weights, draws, seed, checkpoints),
         )
-    way = way_for(model, seed, executor)
-    refuse_gradients(scale, loss)
-    return formula_top(way, X_train, X_query, groups, k, progress)
+    refuse_scale(scale)
+    return formula_top(family_of(model, seed, executor), X_train, X_query, groups, k, progress)
 
 
 def self_influence(
@@ -182,7 +174,6 @@ def self_influence(
     draws: int = 16,
     seed: int = 0,
     return_std: bool = False,
-    loss: str = "trained",
     checkpoints: Sequence[int] | None = None,
     ledger: Ledger | None = None,
     progress: Listener = ignore,
@@ -193,7 +184,7 @@ def self_influence(
     The diagonal of `influence_scores(model, X, X)`, without the matrix; see there for models, arguments and errors.
     It is never below log((n-1)/n) for k-NN and kernel densities. For networks it is sum_c w_c |E g_c(x)|^2, estimated
     without bias from pairs of different draws (the square of an average over draws is too large by their variance
-    over their number): it may come out negative. loss="paper" has that square.
+    over their number): it may come out negative.
 
     Args:
         model: as there.
@@ -202,8 +193,7 @@ def self_influence(
         draws: as there; 2 or more.
         seed: as there.
         return_std: return a pair, with the standard error over draws (the jackknife; up to twice too large where
-            self-influence is within its noise of 0): 0 for models that draw nothing, NaN with 2 draws or loss="paper".
-        loss: as there.
+            self-influence is within its noise of 0): 0 for models that draw nothing, NaN with 2 draws.
         checkpoints: as there.
         ledger: as there.
         progress: as there.
@@ -214,10 +204,8 @@ def self_influence(
     array([ 0.57,  0.57, 24.09])
     """
     if isinstance(model, DeepDensity | Trained):
-        settings = Settings(weights, draws, seed, loss, checkpoints)
+        settings = Settings(weights, draws, seed, checkpoints)
         found = network_self_influence(model, X, ledger=ledger, progress=progress, settings=settings)
         return found if return_std else found[0]
-    way = way_for(model, seed, executor)
-    refuse_gradients("dot", loss)
-    scores = way.on_itself(matrix(X, least=way.least, flatten=True))
+    scores = self_influence_of(family_of(model, seed, executor), X)
     return (scores, np.zeros(len(scores))) if return_std else scores

@@ -122,7 +122,7 @@ def network_self_influence(
     if job.by_draw:
         estimate, error = unbiased_from_pairs(torch.from_numpy(sums))
         return estimate.numpy(), error.numpy()
-    return sums[:, 0], np.full(len(sums), np.nan if visits.random else 0.0)
+    return sums[:, 0], np.zeros(len(sums))
 
 
 # --- pairs, block by block
@@ -240,11 +240,11 @@ DIRECTIONS = 2  # at most, for forward mode to be cheaper than a backward pass a
 class SelfProducts:
     """Products of each draw's gradient with all others of the same example: (rows, draws).
 
-    |g|^2 in one column for networks without chance, and for published code, which squares an average.
+    |g|^2 in one column for networks without chance.
     """
 
     def __init__(self, visits: Visits) -> None:
-        self.by_draw = visits.random and visits.settings.loss == "trained"
+        self.by_draw = visits.random
         self.columns = visits.draws if self.by_draw else 1
         self.batch = visits.batch_for(by_draw=self.by_draw)
         self.name = "examples"

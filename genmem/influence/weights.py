@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from genmem.errors import ModelError
 from genmem.models.base import require
 from genmem.training.trajectory import Trajectory
 
 FloatArray = NDArray[np.float64]
-KINDS = ("complete", "lr", "paper", "adam")
+KINDS = ("complete", "lr", "adam")
 EPSILON = 1e-8  # of torch's Adam
 
 
@@ -23,13 +23,12 @@ def checkpoint_weights(
 ) -> FloatArray:
     """Return the weight of each checkpoint in a sum over them: (checkpoints,).
 
-    With N examples trained on in batches of B, a learning rate eta_c, and D_c optimiser steps from checkpoint c until
+    With N examples trained on, a learning rate eta_c, and D_c optimiser steps from checkpoint c until
     the next one used (the last one: until the end of training, usually 0):
 
     - "complete": eta_c D_c / N. Where each step is plain gradient descent on the mean loss of a batch, the influences
       of all examples on z add up to the fall of z's loss, to first order in the steps.
     - "adam": the same weight; gradients are multiplied by 1 / (sqrt(v) + 1e-8) besides, see `preconditioner`.
-    - "paper": eta_c B D_c / N, B times "complete", as published: right where the loss of a batch is a sum.
     - "lr": eta_c, for checkpoints at even distances, up to a factor.
 
     Momentum mu without Adam makes each step 1 / (1 - mu) times as long. Between checkpoints far apart gradients
@@ -55,13 +54,13 @@ def checkpoint_weights(
     if kind == "lr":
         return rates
     steps = np.array([trajectory[following].step - trajectory[i].step for i, following in _intervals(trajectory, used)])
-    if (steps < 0).any() or trajectory.n_train < 1 or trajectory.batch_size < 1:
+    if (steps < 0).any() or trajectory.n_train < 1:
         raise ModelError(
-            expected="a trajectory in the order of training, with the numbers of examples trained on and of a batch",
-            got=f"steps {[c.step for c in trajectory]}, {trajectory.n_train} and {trajectory.batch_size}",
+            expected="a trajectory in the order of training, with the number of examples trained on",
+            got=f"steps {[c.step for c in trajectory]}, {trajectory.n_train}",
             do="Mend the trajectory, or fit the model again.",
         )
-    return np.asarray(rates * steps * (trajectory.batch_size if kind == "paper" else 1) / trajectory.n_train)
+    return np.asarray(rates * steps / trajectory.n_train)
 
 
 def positions_of(trajectory: Trajectory, checkpoints: Sequence[int] | None) -> list[int]:
@@ -120,7 +119,6 @@ def note_on(kind: str, trajectory: Trajectory) -> str:
     if kind == "lr":
         return "Checkpoints count by their learning rates alone: scores have no scale of their own."
     note = "Steps are taken to be those of plain gradient descent"
-    note += " on the sum of a batch's losses" if kind == "paper" else ""
     return note + ("; training was with Adam, whose steps differ: ranks mean more than sizes." if adam else ".")
 
 
@@ -138,50 +136,3 @@ def _learning_rate(trajectory: Trajectory, position: int) -> float:
             do="Write it into the trajectory; without it the weight of a checkpoint is unknown.",
         )
     return float(rate)
-
-
-# --- the loss that published code attributes
-
-
-RGB = 3
-
-
-def check_published(module: nn.Module) -> None:
-    """Check that a network is a variational auto-encoder whose decoder returns logits, means, or those first.
-
-    Raises:
-        ModelError: it is not.
-    """
-    name = getattr(getattr(module, "likelihood", None), "name", None)
-    if name not in ("bernoulli", "gaussian") or not hasattr(module, "posterior"):
-        raise ModelError(
-            expected='a VAE or ConvVAE with a Bernoulli or Gaussian likelihood for loss="paper"',
-            got=type(module).__name__ + (f" with {name}" if name else ""),
-            do='Use loss="trained": loss="paper" is for comparison with published numbers only.',
-        )
-
-
-def published_loss(module: nn.Module, x: Tensor, noise: Tensor) -> Tensor:
-    """Return |x - x_hat|^2 + beta KL of each example, averaged over draws: (batch,); the square / 3 for RGB.
-
-    x_hat is the mean of p(x | z), whatever likelihood was trained.
-
-    Args:
-        module: a network that `check_published` accepts.
-        x: (batch, *event).
-        noise: (draws, batch, latent).
-
-    References:
-        Understanding Instance-based Interpretability of Variational Auto-Encoders (Kong & Chaudhuri, 2021),
-        https://arxiv.org/abs/2105.14203
-    """
-    mean, log_variance = module.posterior(x)  # type: ignore[operator]
-    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1)
-    outputs = module.decoder(mean + (0.5 * log_variance).exp() * noise)  # type: ignore[operator]
-    flat = module.described(x)  # type: ignore[operator]
-    logits = module.likelihood.name == "bernoulli"  # type: ignore[union-attr]
-    guess = torch.sigmoid(outputs) if logits else outputs[..., : flat.shape[1]]
-    square = (flat - guess).square().sum(-1).mean(0)
-    colour = x.dim() == 4 and x.shape[-1] == RGB
-    result: Tensor = square / (RGB if colour else 1) + module.beta * kl
-    return result

@@ -13,6 +13,7 @@ from genmem.data.examples import Data
 from genmem.errors import ModelError
 from genmem.protocols import Density
 
+# The list of densities that have a name, each a class in a file of its own: whoever asks which there are, asks here.
 BUILT_IN = {
     "vae": "genmem.models.vae:VAE",
     "conv-vae": "genmem.models.conv_vae:ConvVAE",

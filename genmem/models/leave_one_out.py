@@ -1,16 +1,23 @@
-"""log p of any example without any other: k-NN and kernel densities by arithmetic, Gaussian mixtures by continuing EM.
+"""log p of any z without any example: kernels and neighbours by arithmetic, Gaussian mixtures by continuing EM.
 
-The influence of training example x_i on z is `IF(x_i, z) = l(z; without x_i) - l(z; all)`, l = -log p, in nats.
+    family = leave_one_out_of(model)
+    score, log_in, log_out = family.terms(X)  # of each example with and without itself, (n,) each
+    scores = family.influence(X, Z)           # of each z with and without each example, (n, m)
+
+Both are differences log p(z; all) - log p(z; without x_i), in nats: the influence of x_i on z, and its memorization
+score where z is x_i. Models need not be fitted. `FAMILIES` is the list of densities that can do it.
 
 References:
     Understanding Instance-based Interpretability of Variational Auto-Encoders (Kong & Chaudhuri, 2021),
     https://arxiv.org/abs/2105.14203
+    On Memorization in Probabilistic Deep Generative Models (van den Burg & Williams, 2021),
+    https://arxiv.org/abs/2106.03216
 """
 
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,95 +26,191 @@ from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import KernelDensity
 
 from genmem.errors import DataError, ModelError
-from genmem.models.kernel_shapes import KERNELS
+from genmem.models.base import is_count, require
+from genmem.models.kernel_shapes import KERNELS, check_kernel, log_normaliser
 from genmem.models.kernels import log_kernel_sums_without_self
+from genmem.models.knn import KNNDensity, knn_log_density, require_neighbours
+from genmem.models.torch_gmm import TorchGaussianMixture
+from genmem.models.torch_kde import TorchKernelDensity, bandwidth_for
 from genmem.search.exact import nearest
 from genmem.seeding import seed32
 
 FloatArray = NDArray[np.float64]
+Terms = tuple[FloatArray, FloatArray, FloatArray]  # score, log_prob_in, log_prob_out
+Refits = list[tuple[FloatArray, int]]  # what `log_probs_without` returns of each part of the rows
+Spread = Callable[[Any, FloatArray, list[NDArray[np.intp]], FloatArray | None], Refits]  # of (mixture, X, parts, Z)
 _BLOCK = 2**21  # values handled at a time
+_EUCLIDEAN = ("euclidean", "l2", "minkowski", "p")  # scikit-learn's names of it, where without parameters
 
 
-def knn_influence(X: NDArray[Any], Z: NDArray[Any], k: int) -> FloatArray:
-    """Return the influence of each row of X on the k-NN density of each row of Z: (n, m).
+class How(NamedTuple):
+    """The seed of a mixture's fit, where kernels are summed, and what makes refits elsewhere than in this process.
 
-    With p(z) = k / (n V_d R_k(z)^d): `log((n-1)/n) + d log(R_{k+1}(z) / R_k(z))` for the k nearest to z, else
-    `log((n-1)/n)`. Where several are at distance R_k, then R_{k+1} = R_k and it matters not which are among the k.
+    Without a `device`, the model's own, or "auto". Only the seed changes the numbers, beyond rounding.
     """
-    n, m = len(X), len(Z)
-    scores = np.full((n, m), math.log((n - 1) / n))
-    distances, neighbours = nearest(Z, X, k + 1)
-    scores[neighbours[:, :k], np.arange(m)[:, None]] += _log_growth(distances, X.shape[1])[:, None]
-    return scores
+
+    seed: int = 0
+    device: str | None = None
+    block: int | None = None
+    refits: Spread | None = None
 
 
-def knn_self_influence(X: NDArray[Any], k: int) -> FloatArray:
-    """Return the influence of each row of X on its own k-NN density, (n,): it is its own first neighbour."""
-    n = len(X)
-    # Where k others or more coincide with it, it may miss its own list; the radii are 0 both, and their ratio 1.
-    return math.log((n - 1) / n) + _log_growth(nearest(X, X, k + 1)[0], X.shape[1])
+class LeaveOneOut(Protocol):
+    """How a family of densities leaves examples out.
+
+    `by_refits`: each example costs a refit, whatever is asked about it. `least`: the examples it takes.
+
+    Raises:
+        ModelError: when made, settings for which there is no way.
+    """
+
+    by_refits: ClassVar[bool]
+    least: int
+
+    def __init__(self, model: Any, how: How) -> None: ...
+
+    def terms(self, X: NDArray[Any]) -> Terms:
+        """Return score, log p with and log p without each example at that example: (n,) each, from X (n, d)."""
+
+    def influence(self, X: NDArray[Any], Z: NDArray[Any]) -> FloatArray:
+        """Return log p(z; all) - log p(z; without x_i): (n, m), from X (n, d) and Z (m, d)."""
 
 
-def _log_growth(distances: FloatArray, d: int) -> FloatArray:
-    """Return d log(R_{k+1} / R_k) of (m, k + 1) distances; 0 / 0 is 1, as for any other equal radii."""
-    inner, outer = distances[:, -2], distances[:, -1]
-    growth = np.zeros(len(distances))
-    growth[(inner == 0) & (outer > 0)] = np.inf
-    found = inner > 0
-    # Not the logarithm of the quotient, which may overflow.
-    growth[found] = d * (np.log(outer[found]) - np.log(inner[found]))
-    return growth
+def has_closed_form(model: Any) -> bool:
+    """Return whether leaving out one example is arithmetic for this model."""
+    return type(model) in FAMILIES and not FAMILIES[type(model)].by_refits
 
 
-def kernel_influence(
-    X: NDArray[Any], Z: NDArray[Any], bandwidth: Callable[[int], float], kernel: str = "gaussian"
-) -> FloatArray:
-    """Return the influence of each row of X on the kernel density of each row of Z: (n, m).
+def leave_one_out_of(model: Any, how: How | None = None, also: str = "") -> LeaveOneOut:
+    """Return how a model leaves examples out.
+
+    Args:
+        model: fitted or not.
+        how: see there.
+        also: what else the caller takes, for the message.
+
+    Raises:
+        ModelError: there is no way for this model or its settings.
+    """
+    if type(model) not in FAMILIES:
+        is_class = isinstance(model, type)
+        raise ModelError(
+            expected=f"{also}a model that can leave one out exactly: {', '.join(kind.__name__ for kind in FAMILIES)}",
+            got=f"a class, {model.__name__}" if is_class else type(model).__name__,
+            do="Pass an instance." if is_class else "Refit it: `audit(X, model)`, or `refit` on a run.",
+        )
+    return FAMILIES[type(model)](model, how or How())
+
+
+class Neighbours:
+    """k-NN, p(z) = k / (n V_d R_k(z)^d), with R_k the distance to the k-th nearest example.
+
+    Without one of the k nearest, R_{k+1} takes the place of R_k: `log((n-1)/n) + d log(R_{k+1}(z) / R_k(z))`. Without
+    another, `log((n-1)/n)`. Where several are at distance R_k, then R_{k+1} = R_k and it matters not which are among
+    the k.
+    """
+
+    by_refits: ClassVar[bool] = False
+
+    def __init__(self, model: KNNDensity, how: How) -> None:
+        require("k", model.k, is_count, "an integer >= 1")
+        self.k, self.least = int(model.k), int(model.k) + 1
+
+    def terms(self, X: NDArray[Any]) -> Terms:
+        """See `LeaveOneOut`: over distances to the *others*, for an example is its own first neighbour."""
+        n, d = X.shape
+        require_neighbours(self.k, n - 1, "examples beside the one left out")
+        distances = nearest(X, X, self.k, exclude=np.arange(n))[0]
+        inner, outer = distances[:, -2] if self.k > 1 else np.zeros(n), distances[:, -1]
+        log_in, log_out = knn_log_density(inner, self.k, n, d), knn_log_density(outer, self.k, n - 1, d)
+        return _log_growth(inner, outer, d) + _log_shrunk(n), log_in, log_out
+
+    def influence(self, X: NDArray[Any], Z: NDArray[Any]) -> FloatArray:
+        """See `LeaveOneOut`."""
+        n, m = len(X), len(Z)
+        scores = np.full((n, m), _log_shrunk(n))
+        distances, neighbours = nearest(Z, X, self.k + 1)
+        growth = _log_growth(distances[:, -2], distances[:, -1], X.shape[1])
+        scores[neighbours[:, : self.k], np.arange(m)[:, None]] += growth[:, None]
+        return scores
+
+
+def _log_growth(inner: FloatArray, outer: FloatArray, d: int) -> FloatArray:
+    """Return d log(outer / inner), +inf for inner radii of 0; 0 / 0 is 1, as for any other equal radii."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # not the logarithm of the quotient, which may overflow
+        return np.asarray(d * np.where(outer > 0, np.log(outer) - np.log(inner), 0.0))
+
+
+def _log_shrunk(n: int) -> float:
+    return math.log((n - 1) / n)
+
+
+class Kernels:
+    """Kernel densities of Euclidean distances, p(z) = sum_j K(z - x_j) / n with kernels that integrate to 1.
 
     `log((n-1)/n) - log(1 - K(z - x_i) / (n p(z)))`, in log space throughout: where x_i makes up more than half of
     p(z), what the others make up is summed without it. Where a kernel of bounded support reaches z from x_i alone,
-    +inf; where from no example, x_i has no share and log((n-1)/n) is left.
-
-    Args:
-        X: (n, d) training examples.
-        Z: (m, d) queries.
-        bandwidth: of a fit to so many examples, as rules of thumb depend on their number.
-        kernel: one of `genmem.models.kernels.KERNELS`.
+    +inf; where from no example, x_i has no share and log((n-1)/n) is left. Bandwidths by a rule of thumb depend on
+    the number of examples: there they are those of n in one term and of n - 1 in the other.
     """
-    n, d = X.shape
-    with_all, without = bandwidth(n), bandwidth(n - 1)
-    scores = np.empty((n, len(Z)))
-    for at, block in _parts(Z, n + d):
-        distances = cdist(block, X)
-        exponents = _log_kernel(distances, without, kernel)
-        change: Any = 0.0
-        if with_all != without:
-            change = _difference(logsumexp(_log_kernel(distances, with_all, kernel), 1), logsumexp(exponents, 1))
-        scores[:, at] = (change - _log_share_of_others(exponents).T) + _constant(n, d, with_all, without)
-    return scores
 
+    by_refits: ClassVar[bool] = False
+    least = 2
 
-def kernel_self_influence(
-    X: NDArray[Any], bandwidth: Callable[[int], float], kernel: str = "gaussian", device: str = "auto"
-) -> FloatArray:
-    """Return the influence of each row of X on its own kernel density, (n,), in tiles and log space.
+    def __init__(self, model: Any, how: How) -> None:
+        metric, more = getattr(model, "metric", "euclidean"), getattr(model, "metric_params", None)
+        if metric not in _EUCLIDEAN or more:
+            raise ModelError(
+                expected="a kernel density of Euclidean distances",
+                got=f"metric={metric!r}, metric_params={more!r}",
+                do='Use metric="euclidean", or refit it: `audit(X, model)`.',
+            )
+        check_kernel(model.kernel, bandwidth_for(model.bandwidth, 2, 1))
+        self.kernel, self.bandwidth, self.block = model.kernel, model.bandwidth, how.block
+        self.device = getattr(model, "device", "auto") if how.device is None else how.device
 
-    log(1 + S) - log S + log((n-1)/n) with S the sum of the other examples' kernels, K(0) = 1; +inf where no other
-    example is within reach of a kernel of bounded support.
-    """
-    n, d = X.shape
-    with_all, without = bandwidth(n), bandwidth(n - 1)
-    others = log_kernel_sums_without_self(X, without, kernel=kernel, device=device)
-    everyone = others
-    if with_all != without:
-        everyone = log_kernel_sums_without_self(X, with_all, kernel=kernel, device=device)
-    return np.asarray(np.logaddexp(0, everyone) - others + _constant(n, d, with_all, without))
+    def terms(self, X: NDArray[Any]) -> Terms:
+        """See `LeaveOneOut`: with S the sum of the others' kernels, K(0) = 1, `log(1 + 1 / S) + log((n-1)/n)`."""
+        n, d = X.shape
+        with_all, without = self._bandwidths(n, d)
+        others = self._log_sums_of_others(X, with_all)
+        log_in = np.logaddexp(others, 0.0) - self._log_total(with_all, n, d)
+        if with_all == without:
+            return np.logaddexp(0.0, -others) + _log_shrunk(n), log_in, others - self._log_total(without, n - 1, d)
+        log_out = self._log_sums_of_others(X, without) - self._log_total(without, n - 1, d)
+        return log_in - log_out, log_in, log_out
 
+    def influence(self, X: NDArray[Any], Z: NDArray[Any]) -> FloatArray:
+        """See `LeaveOneOut`."""
+        n, d = X.shape
+        with_all, without = self._bandwidths(n, d)
+        scores = np.empty((n, len(Z)))
+        for at, block in _parts(Z, n + d):
+            distances = cdist(block, X)
+            exponents = self._log_kernel(distances, without)
+            change: Any = 0.0
+            if with_all != without:
+                change = _difference(logsumexp(self._log_kernel(distances, with_all), 1), logsumexp(exponents, 1))
+            scores[:, at] = (change - _log_share_of_others(exponents).T) + (
+                _log_shrunk(n) + d * math.log(without / with_all)
+            )
+        return scores
 
-def _log_kernel(distances: FloatArray, bandwidth: float, kernel: str) -> FloatArray:
-    return np.asarray(KERNELS[kernel](torch.from_numpy(distances / bandwidth)).numpy())
+    def _bandwidths(self, n: int, d: int) -> tuple[float, float]:
+        return bandwidth_for(self.bandwidth, n, d), bandwidth_for(self.bandwidth, n - 1, d)
+
+    def _log_sums_of_others(self, X: NDArray[Any], bandwidth: float) -> FloatArray:
+        return log_kernel_sums_without_self(X, bandwidth, kernel=self.kernel, device=self.device, block=self.block)
+
+    def _log_total(self, bandwidth: float, n: int, d: int) -> float:
+        return log_normaliser(self.kernel, bandwidth, d) + math.log(n)
+
+    def _log_kernel(self, distances: FloatArray, bandwidth: float) -> FloatArray:
+        return np.asarray(KERNELS[self.kernel](torch.from_numpy(distances / bandwidth)).numpy())
 
 
 def _log_share_of_others(exponents: FloatArray) -> FloatArray:
@@ -133,24 +236,51 @@ def _difference(a: FloatArray, b: FloatArray) -> FloatArray:
     return np.where(nothing, 0.0, a) - np.where(nothing, 0.0, b)
 
 
-def _constant(n: int, d: int, with_all: float, without: float) -> float:
-    """Return what log p(all) - log p(without) has beside the log sums of kernels."""
-    return math.log((n - 1) / n) + d * math.log(without / with_all)
-
-
 def _parts(Z: NDArray[Any], width: int) -> Iterator[tuple[slice, FloatArray]]:
     step = max(1, _BLOCK // width)
     for start in range(0, len(Z), step):
         yield slice(start, start + step), Z[start : start + step].astype(np.float64)
 
 
-# --- Gaussian mixtures: EM continued without one example
-
-
 # Change of the mean log p at which EM stops, nats. It goes with the square of what is left of the way, so a parameter
 # is right to about a millionth. Rounding alone changes the mean by the second, relatively.
 TOLERANCE, ROUNDING = 1e-12, 1e-14
 STEPS, STAGES = 500, 10  # of EM, at most, in stages
+_PART = 64  # refits a job, at most
+
+
+class Mixtures:
+    """Gaussian mixtures: no closed form, so EM is continued without each example, from where it had settled on all.
+
+    The scores follow that one local optimum: how a start from scratch without x_i might end elsewhere is not in them.
+    """
+
+    by_refits: ClassVar[bool] = True
+
+    def __init__(self, model: Any, how: How) -> None:
+        require("n_components", model.n_components, is_count, "an integer >= 1")
+        self.model, self.how, self.least = model, how, max(3, model.n_components + 1)
+
+    def terms(self, X: NDArray[Any]) -> Terms:
+        """See `LeaveOneOut`."""
+        log_in, log_out = self._with_and_without(X, None)
+        return log_in - log_out, log_in, log_out
+
+    def influence(self, X: NDArray[Any], Z: NDArray[Any]) -> FloatArray:
+        """See `LeaveOneOut`."""
+        log_in, log_out = self._with_and_without(X, Z.astype(np.float64, copy=False))
+        return log_in - log_out
+
+    def _with_and_without(self, X: NDArray[Any], Z: FloatArray | None) -> tuple[FloatArray, FloatArray]:
+        # scikit-learn squares integers as they are (200 * 200 is 64 in uint8), and EM stalls early in float32.
+        X = X.astype(np.float64, copy=False)
+        mixture = settled_mixture(self.model, X, self.how.seed)
+        parts = np.array_split(np.arange(len(X)), max(min(_PART, len(X)), -(-len(X) // _PART)))
+        found = (self.how.refits or _refits_here)(mixture, X, parts, Z)
+        if unsettled := sum(count for _, count in found):
+            warnings.warn(f"EM did not settle in {unsettled} of {len(X)} refits without an example.", stacklevel=5)
+        log_in = np.asarray(mixture.score_samples(X if Z is None else Z), dtype=np.float64)
+        return log_in, np.concatenate([log_p for log_p, _ in found])
 
 
 def settled_mixture(model: Any, X: FloatArray, seed: int = 0) -> Any:
@@ -164,10 +294,7 @@ def settled_mixture(model: Any, X: FloatArray, seed: int = 0) -> Any:
     """
     start = model
     if not hasattr(model, "means_") or model.means_.shape[1] != X.shape[1]:
-        start = clone(model)
-        if start.random_state is None:
-            start.set_params(random_state=seed32(seed, "mixture"))
-        start = _fitted(start, X)
+        start = _fitted(seeded(model, seed), X)
     fit, settled = _continued(start, X)
     if not settled:
         raise ModelError(
@@ -176,6 +303,18 @@ def settled_mixture(model: Any, X: FloatArray, seed: int = 0) -> Any:
             do="Use fewer components or a larger reg_covar: what one example changes would drown in this drift.",
         )
     return fit
+
+
+def seeded(model: Any, seed: int) -> Any:
+    """Return an unfitted copy whose fit is not left to chance: with a `random_state`, where it has one to be set."""
+    copy = clone(model)
+    if getattr(copy, "random_state", 0) is None:
+        copy.set_params(random_state=seed32(seed, "mixture"))
+    return copy
+
+
+def _refits_here(mixture: Any, X: FloatArray, parts: list[NDArray[np.intp]], Z: FloatArray | None) -> Refits:
+    return [log_probs_without(mixture, X, rows, Z) for rows in parts]
 
 
 def log_probs_without(
@@ -225,3 +364,13 @@ def _fitted(unfitted: Any, X: FloatArray) -> Any:
             got=f"{type(error).__name__}: {error}",
             do="Use fewer components or a larger reg_covar.",
         ) from error
+
+
+# Exact types: a subclass may fit in another way.
+FAMILIES: dict[type, type[LeaveOneOut]] = {
+    KernelDensity: Kernels,
+    TorchKernelDensity: Kernels,
+    KNNDensity: Neighbours,
+    GaussianMixture: Mixtures,
+    TorchGaussianMixture: Mixtures,
+}

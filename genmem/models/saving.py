@@ -21,14 +21,7 @@ from genmem.run.plan import describe_model
 from genmem.run.storage import write_atomically
 
 FORMAT = "genmem-model-1"
-# What a file may name without being trusted.
-OWN = {
-    "genmem.models.custom:ModuleDensity",
-    "genmem.models.pyro_density:PyroDensity",
-    "sklearn.mixture._gaussian_mixture:GaussianMixture",
-    "sklearn.neighbors._kde:KernelDensity",
-    *BUILT_IN.values(),
-}
+MADE_FROM_YOURS = ("genmem.models.custom:ModuleDensity", "genmem.models.pyro_density:PyroDensity")
 NETWORK = "network/"
 NAMES_CODE = re.compile(r"\s*[\w.]+:[\w.]+\s*$")  # package.module:name
 
@@ -87,7 +80,14 @@ def _foreign_names(described: dict[str, Any]) -> list[str]:
     """Return what a file would import that is not ours."""
     values = [v["callable"] if isinstance(v, dict) and "callable" in v else v for v in described["params"].values()]
     names = [described["name"], *(value for value in values if isinstance(value, str) and NAMES_CODE.match(value))]
-    return [name for name in names if name not in OWN]
+    return [name for name in names if not _is_own(name)]
+
+
+def _is_own(name: str) -> bool:
+    """Return whether a file may name this without being trusted: a built-in class, from its module or one below."""
+    module, _, kind = name.partition(":")
+    listed = (path.split(":") for path in (*BUILT_IN.values(), *MADE_FROM_YOURS))
+    return any(kind == own and f"{module}.".startswith(f"{home}.") for home, own in listed)
 
 
 def _state(model: Any) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

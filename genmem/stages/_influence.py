@@ -17,8 +17,8 @@ from genmem.models.base import is_count, is_seed
 from genmem.protocols import Listener, Progress, ignore
 from genmem.run.directory import Run, stage
 from genmem.run.storage import Arrays
+from genmem.stages._attribution import Attributed, Skipped, Way, way_of
 from genmem.stages._describe import nearest_others, report_again
-from genmem.stages._ways import Attributed, Skipped, Way, way_of
 
 CHECKED = 128  # examples whose own strongest proponent should be themselves
 DEPTH = 5  # proponents of these that are looked at
@@ -57,7 +57,7 @@ def influence(
         samples: how many fresh samples of the model to explain.
         k: how many proponents and opponents of each to keep.
         draws: of latent variables, for each example and checkpoint.
-        weights: of checkpoints: "complete", "lr", "paper" or "adam" (see `genmem.influence.checkpoint_weights`).
+        weights: of checkpoints: "complete", "lr" or "adam" (see `genmem.influence.checkpoint_weights`).
         scale: "dot"; "cosine", divided by the lengths of both gradients; or "query", by that of the training example
             alone. Networks only. Another one costs nothing, as another k.
         examples: how many training examples to consider, drawn at random; "auto" is all of them, or as many as stay

@@ -27,7 +27,7 @@ from genmem.leaveout import (
 )
 from genmem.leaveout.estimators import mean_where
 from genmem.leaveout.posterior import correction_of, scored_log_probs
-from genmem.models import KernelDensity, KNNDensity, TorchKernelDensity
+from genmem.models.leave_one_out import has_closed_form
 from genmem.protocols import Listener, Progress, ignore
 from genmem.run.directory import Run, stage
 from genmem.run.splits import Splits
@@ -246,9 +246,6 @@ def _parts(run: Run, n: int) -> dict[str, NDArray[np.float64]]:
 # --- exact scores, where there is a closed form
 
 
-CLOSED_FORM = (KernelDensity, TorchKernelDensity, KNNDensity)
-
-
 def write_exact(run: Run) -> Arrays:
     """Write results/exact.npz, the scores with one example left out: `score`, `log_prob_in`, `log_prob_out`, (n,) each.
 
@@ -260,7 +257,7 @@ def write_exact(run: Run) -> Arrays:
         model = planned_model(run, None)
     except ModelError:  # it cannot be imported here; the refits do not need it any more
         return {}
-    if type(model) not in CLOSED_FORM:
+    if not has_closed_form(model):
         return {}
     try:
         found = leave_one_out(model, np.asarray(run.data().X))

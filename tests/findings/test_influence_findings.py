@@ -11,7 +11,7 @@ import genmem
 from genmem import stages
 from genmem.findings.influence import find_influence, latent_distance
 from genmem.run import Run
-from genmem.stages import _ways
+from genmem.stages import _attribution
 from genmem_cli.main import run as cli
 
 PAGE = Path(__file__).parents[2] / "docs" / "influence.md"
@@ -104,7 +104,7 @@ def test_recompute_forgets_what_is_there(copied, monkeypatch):
     for file in sums.glob("*/*.npz"):
         file.write_bytes(b"damaged")
     asked = []
-    whole = _ways.way_of
+    whole = _attribution.way_of
     monkeypatch.setattr("genmem.stages._influence.way_of", lambda *how: asked.append(1) or whole(*how))
     assert stages.influence(copied, **ASKED) == first and not asked
     assert stages.influence(copied, **ASKED, recompute=True) == first and asked

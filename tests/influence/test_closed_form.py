@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from oracles_influence import kde_log_prob, knn_log_prob, refit_influence, spherical_influence
+from oracles_influence import kde_log_prob, knn_log_prob, refit_influence
 from sklearn.base import clone
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 from sklearn.neighbors import KernelDensity
@@ -20,7 +20,6 @@ from genmem import (
     influence_scores,
     self_influence,
 )
-from genmem.influence import spherical, spherical_mixture_first_order, spherical_mixture_influence
 from genmem.models import leave_one_out
 
 
@@ -180,47 +179,6 @@ def clusters(seed, d, far, sizes=(6, 9, 13)):
     return X, own, Z, asked
 
 
-@pytest.mark.parametrize("d", [1, 2, 7, 20])
-@pytest.mark.parametrize("seed", range(3))
-def test_spherical_mixture_equals_refits_of_its_moments(seed, d):
-    X, own, Z, asked = clusters(seed, d, far=3.0)  # assignments are given, so the components may overlap
-    agree(spherical_mixture_influence(X, own, Z, asked), spherical_influence(X, own, Z, asked))
-    agree(spherical_mixture_influence(X, own, X, own), spherical_influence(X, own, X, own))
-
-
-@pytest.mark.parametrize("d", [1, 3])
-def test_em_of_components_far_apart_equals_the_closed_form(d):
-    X, own, Z, asked = clusters(4, d, far=60.0)
-    model = GaussianMixture(3, covariance_type="spherical", reg_covar=0, random_state=0)
-    closed = spherical_mixture_influence(X, own, Z)
-    agree(closed, spherical_mixture_influence(X, own, Z, asked))  # queries find their component
-    agree(influence_scores(model, X, Z), closed, 1e-9)
-    agree(self_influence(model, X), spherical_mixture_influence(X, own, X).diagonal(), 1e-9)
-
-
-def test_first_order_form_misses_the_square_of_one_over_n():
-    errors = []
-    for n in (40, 80, 160):
-        rng = np.random.default_rng(0)
-        v = rng.normal(size=(10, 3))
-        X = np.vstack([np.tile(v, (n // 10, 1)), np.tile(v, (n // 10, 1)) * 0.5 + 90])  # the same shape at every n
-        own, Z = np.repeat([0, 1], n), np.vstack([v, v + 90])
-        gap = spherical_mixture_first_order(X, own, Z) - spherical_mixture_influence(X, own, Z)
-        errors.append(np.abs(gap).max())
-    assert errors[0] / errors[1] == pytest.approx(4, rel=0.15) and errors[1] / errors[2] == pytest.approx(4, rel=0.1)
-
-
-def test_first_order_form_of_self_influence_is_the_published_one():
-    X, own, _, _ = clusters(1, 4, far=50.0, sizes=(30, 20))
-    d, N = 4, 50
-    for c, n in ((0, 30), (1, 20)):
-        v = X[own == c] - X[own == c].mean(axis=0)
-        squares = np.square(v).sum(axis=1)
-        variance = squares.sum() / (n * d)
-        published = (d + 2) / (2 * n) + squares**2 / (2 * n * d * variance**2) - 1 / N
-        agree(spherical_mixture_first_order(X, own, X).diagonal()[own == c], published)
-
-
 @pytest.mark.slow
 def test_a_strong_opponent_may_share_the_component():
     X, own, _, _ = clusters(2, 2, far=80.0, sizes=(40, 40, 40))
@@ -253,7 +211,7 @@ def test_mixture_refits_run_on_an_executor(monkeypatch):
     X, _, Z, _ = clusters(0, 2, far=9.0)
     model = GaussianMixture(3, random_state=1)
     alone, own = influence_scores(model, X, Z), self_influence(model, X)
-    monkeypatch.setattr(spherical, "_PARTS", 3)
+    monkeypatch.setattr(leave_one_out, "_PART", 3)
     with ThreadPoolExecutor(2) as pool:
         np.testing.assert_array_equal(influence_scores(model, X, Z, executor=pool), alone)
         np.testing.assert_array_equal(self_influence(model, X, executor=pool), own)
@@ -301,18 +259,10 @@ def test_mixture_is_the_solution_it_was_fitted_to():
     np.testing.assert_array_equal(influence_scores(model.set_params(means_init=means[1:]), X, Z), found)
 
 
-def test_queries_of_a_spherical_mixture_find_the_component_of_highest_weighted_density():
-    X = np.array([[-1.0], [0.0], [1.0], [-1.0], [0.0], [1.0], [9.0], [10.0], [11.0]])
-    own = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1])
-    for z, component in ((4.99, 0), (5.01, 0), (5.2, 1)):  # the larger one reaches beyond the middle
-        wanted = spherical_mixture_influence(X, own, [[z]], [component])
-        np.testing.assert_array_equal(spherical_mixture_influence(X, own, [[z]]), wanted)
-
-
 def test_mixture_counts_refits_that_do_not_settle(monkeypatch):
     X, _, Z, _ = clusters(0, 2, far=1.5)
     start = leave_one_out.settled_mixture(GaussianMixture(3, random_state=0), X)
-    monkeypatch.setattr(spherical, "settled_mixture", lambda *_: start)
+    monkeypatch.setattr(leave_one_out, "settled_mixture", lambda *_: start)
     monkeypatch.setattr(leave_one_out, "STEPS", 3)
     monkeypatch.setattr(leave_one_out, "STAGES", 1)
     with pytest.warns(UserWarning, match=r"did not settle in \d+ of 28 refits"):
@@ -416,28 +366,6 @@ def test_models_without_a_way_are_refused(model, why):
     for ask in (lambda: influence_scores(model, X, X), lambda: self_influence(model, X)):
         with pytest.raises(ModelError, match=why):
             ask()
-
-
-def test_spherical_mixture_refuses_what_it_cannot_define():
-    X, own, Z, asked = clusters(0, 2, far=50.0)
-    for bad, why in (
-        ((X, own[:-1], Z, asked), "components of shape"),
-        ((X, own.astype(float), Z, asked), "dtype float64"),
-        ((X, own * 2, Z, asked), "without gaps"),
-        ((X, own - 1, Z, asked), "the least -1"),
-        ((X, own, Z, asked + 1), "query_components from 0 to 2"),
-        ((X, own, Z[:, :1], asked), "queries of shape"),
-        ((np.where(own[:, None] == 1, 7.0, X), own, Z, None), "variance 0"),
-    ):
-        with pytest.raises(DataError, match=why):
-            spherical_mixture_influence(*bad)
-        with pytest.raises(DataError, match=why):
-            spherical_mixture_first_order(*bad)
-    copies = np.zeros((10, 2))
-    copies[0], copies[5:] = 1.0, Z[0]
-    copies[5] += 1
-    with pytest.raises(DataError, match="variance 0"):  # but for the first, all of a component are equal
-        spherical_mixture_influence(copies, np.repeat([0, 1], 5), Z)
 
 
 def test_nothing_warns_on_awkward_data():

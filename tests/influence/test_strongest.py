@@ -10,7 +10,7 @@ from sklearn.neighbors import KernelDensity
 from genmem.errors import DataError, ModelError
 from genmem.influence import closed_form, influence_scores, top_influences
 from genmem.influence.selection import strongest
-from genmem.models import KNNDensity, TorchKernelDensity
+from genmem.models import KNNDensity, TorchKernelDensity, leave_one_out
 
 MODELS = [
     KernelDensity(bandwidth=0.7),
@@ -80,8 +80,8 @@ def test_ties_and_infinities():
 
 def test_mixtures_are_refitted_once_for_all_queries(monkeypatch):
     monkeypatch.setattr(closed_form, "AT_ONCE", 1)
-    calls, refits = [], closed_form.mixture_influence
-    monkeypatch.setattr(closed_form, "mixture_influence", lambda *how: calls.append(1) or refits(*how))
+    calls, settled = [], leave_one_out.settled_mixture
+    monkeypatch.setattr(leave_one_out, "settled_mixture", lambda *how: calls.append(1) or settled(*how))
     top_influences(GaussianMixture(2, random_state=0), X, Z, k=2)
     assert len(calls) == 1
 
@@ -110,7 +110,7 @@ def test_what_is_asked_has_to_make_sense():
         top_influences(KNNDensity(k=2), X, Z[:, :1])
     with pytest.raises(DataError, match="without gaps"):
         top_influences(KNNDensity(k=2), X, Z, groups=[0] * 6 + [2])
-    with pytest.raises(ModelError, match='loss="trained"'):
-        top_influences(KNNDensity(k=2), X, Z, loss="paper")
+    with pytest.raises(ModelError, match='scale="dot"'):
+        top_influences(KNNDensity(k=2), X, Z, scale="cosine")
     with pytest.raises(ModelError, match="got BayesianGaussianMixture"):
         top_influences(BayesianGaussianMixture(), X, Z)

@@ -284,7 +284,6 @@ def test_weights_are_the_formulas():
     path = made([0, 4, 6], [0.1, 0.2, 0.3])
     np.testing.assert_allclose(checkpoint_weights(path), [0.1 * 4 / 10, 0.2 * 2 / 10, 0])
     np.testing.assert_allclose(checkpoint_weights(path, "adam"), checkpoint_weights(path))
-    np.testing.assert_allclose(checkpoint_weights(path, "paper"), [0.1 * 4 / 2, 0.2 * 2 / 2, 0])
     np.testing.assert_allclose(checkpoint_weights(path, "lr"), [0.1, 0.2, 0.3])
     np.testing.assert_allclose(checkpoint_weights(path, "complete", [0]), [0.1 * 6 / 10])
     np.testing.assert_allclose(checkpoint_weights(path, "complete", [0, 2]), [0.1 * 6 / 10, 0])
@@ -296,7 +295,7 @@ def test_weights_refuse_what_they_cannot_know():
             checkpoint_weights(made([0, 4], [0.1, rate]))
     with pytest.raises(ModelError, match="in the order of training"):
         checkpoint_weights(made([4, 0]))
-    with pytest.raises(ModelError, match="weights to be one of complete, lr, paper, adam"):
+    with pytest.raises(ModelError, match="weights to be one of complete, lr, adam"):
         checkpoint_weights(made([0, 4]), "ones")
     for wrong in ([], [1, 0], [0, 0], [2], [-1]):
         with pytest.raises(ModelError, match="positions of checkpoints from 0 to 1"):
@@ -564,39 +563,6 @@ def test_a_damaged_ledger_says_what_to_do(tmp_path):
         call()
 
 
-# --- published code
-
-
-@pytest.mark.slow
-def test_the_loss_of_published_code():
-    images = (255 * RNG.random((4, 8, 8, 3))).astype(np.uint8)
-    colour = ConvVAE(width=8, latent_dim=2, **QUICK).fit(images / np.float32(255))
-    for model, X, divisor in ((fitted("mlp"), VECTORS[:4], 1), (colour, images / np.float32(255), 3)):
-        model.module_.beta = 1.0
-
-        def gradients(network, x, side, step, divisor=divisor):
-            rows = []
-            for i in range(len(x)):
-                noise = torch.stack([oracle.noise_of(network.noise_shape, 5, "train", step, 0, s) for s in range(3)])
-                mean, log_variance = network.posterior(x[i : i + 1])
-                kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum()
-                guess = network.decoder(mean + (log_variance / 2).exp() * noise)
-                square = ((guess - x[i].flatten()) ** 2).sum(1).mean() / divisor
-                rows.append(square + kl)
-            return oracle.gradients_by_loop(network, rows).double()
-
-        how = {"draws": 3, "seed": 5, "weights": "paper", "loss": "paper"}
-        scores = influence_scores(model, X, X, **how)
-        agree(model, X, X, scores, gradients, weights="paper")
-        squares, error = self_influence(model, X, **how, return_std=True)
-        np.testing.assert_allclose(squares, np.diag(scores), rtol=1e-5)
-        assert np.isnan(error).all()
-    with pytest.raises(ModelError, match="Bernoulli or Gaussian"):
-        influence_scores(fitted("flow"), VECTORS, VECTORS, loss="paper")
-    with pytest.raises(ModelError, match="VAEModule with discretized_logistic"):
-        influence_scores(fitted("conv"), IMAGES, IMAGES, loss="paper")
-
-
 # --- errors, and networks of another kind
 
 
@@ -654,7 +620,6 @@ def test_errors_say_what_to_do():
         ({"draws": 0}, "draws to be an integer >= 1"),
         ({"seed": -1}, "seed to be an integer >= 0"),
         ({"scale": "l2"}, "scale to be one of dot, cosine, query"),
-        ({"loss": "elbo"}, "loss to be one of trained, paper"),
         ({"weights": "one"}, "weights to be one of"),
         ({"checkpoints": [2]}, "a checkpoint with steps after it"),
         ({"checkpoints": 1}, "positions of checkpoints from 0 to 2.*got 1"),
@@ -683,7 +648,7 @@ def test_errors_say_what_to_do():
     bare = Trajectory(tuple(Checkpoint(c.epoch, c.step, 0.1, c.read) for c in model.trajectory_), 6, 4)
     with pytest.raises(ModelError, match='second moments of Adam.*use weights="complete"'):
         influence_scores(Trained(model.module_, bare), VECTORS, VECTORS, weights="adam")
-    with pytest.raises(ModelError, match='scale="dot" and loss="trained" for a model without gradients'):
+    with pytest.raises(ModelError, match='scale="dot" for a model without gradients'):
         influence_scores(genmem.KNNDensity(k=2), VECTORS, VECTORS, scale="cosine")
     with pytest.raises(ModelError, match="for a model without gradients"):
         top_influences(genmem.KNNDensity(k=2), VECTORS, VECTORS, scale="query")

@@ -1,7 +1,9 @@
 """Every built-in density by its name: the contract, an audit from end to end, and data it cannot take."""
 
 import json
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,6 +13,7 @@ from sklearn.base import clone
 
 import genmem
 from genmem.errors import DataError, GenmemError
+from genmem.models import DeepDensity
 from genmem.models.factory import BUILT_IN, make_model, model_of_plan
 from genmem.stages._plan import settle_model, shape_for
 
@@ -28,8 +31,13 @@ SMALL = {
 }
 
 
-def test_every_name_is_tested():
-    assert set(SMALL) == set(BUILT_IN)
+def test_the_page_lists_every_name_with_its_class():
+    page = (Path(__file__).parents[2] / "docs" / "densities.md").read_text()
+    table = page[page.index("| `--model` |") :].partition("\n\n")[0]
+    cells = [row.split("|")[1:3] for row in table.splitlines()[2:]]
+    listed = [[re.findall(r"`([\w-]+)`", cell) for cell in row] for row in cells]
+    pairs = {name: kind for names, kinds in listed if names for name, kind in zip(names, kinds, strict=True)}
+    assert pairs == {name: path.split(":")[1] for name, path in BUILT_IN.items()}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -68,7 +76,7 @@ def test_subclasses_without_settings_take_those_of_their_parent():
 def test_contract(name):
     data = genmem.load("digits", subset=90)
     model = settle_model(name, {"reg_covar": 1e-2} if name.startswith("gmm") else {}, data, None)
-    model = model.set_params(**SMALL[name])
+    model = model.set_params(**SMALL.get(name, {}))
     X = shape_for(model, data).X
     check_density(model, X.astype(np.float64) if name == "gmm" else X)  # scikit-learn's works in float32 on float32
 
@@ -76,14 +84,16 @@ def test_contract(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
 def test_audit_from_end_to_end(name, tmp_path):
-    done = genmem.audit("digits", model=name, out=tmp_path / name, subset=60, folds=2, repeats=2, settings=SMALL[name])
+    how = {"subset": 60, "folds": 2, "repeats": 2, "settings": SMALL.get(name, {})}
+    done = genmem.audit("digits", model=name, out=tmp_path / name, **how)
     table = pq.read_table(tmp_path / name / "scores.parquet")
     score = table["score"].to_numpy()
     assert score.shape == (60,) and np.isfinite(score).all() and score.std() > 0
     summary = json.loads((tmp_path / name / "audit.json").read_text())
-    exact = name in ("flow", "gmm", "gmm-torch", "kde", "kde-torch", "knn")
-    assert summary["asked"]["log_prob"] == ("exact" if exact else "bound" if name == "diffusion" else "importance")
-    assert (summary["asked"]["importance_samples"] is None) == exact
+    other = {"flow": "exact", "diffusion": "bound"}.get(name, "importance")
+    expected = other if isinstance(make_model(name), DeepDensity) else "exact"
+    assert summary["asked"]["log_prob"] == expected
+    assert (summary["asked"]["importance_samples"] is None) == (expected == "exact")
     assert "report.html" in {path.name for path in done.path.iterdir()}
     assert ("by a lower bound" in done.findings[0]["sentence"]) == (name == "diffusion")
 

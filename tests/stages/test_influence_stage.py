@@ -28,7 +28,7 @@ from genmem.report import write_report
 from genmem.report.attribution import influence_score
 from genmem.run import Run
 from genmem.seeding import seed32
-from genmem.stages import _ways
+from genmem.stages import _attribution
 from genmem.training.trajectory import load_trajectory
 from genmem_cli.main import run as cli
 
@@ -187,8 +187,8 @@ def test_what_is_done_is_not_done_again_until_scores_change(done, tmp_path, monk
 
 @pytest.mark.slow
 def test_a_subset_is_said(copied, monkeypatch):
-    monkeypatch.setattr(_ways, "LEAST", 30)
-    monkeypatch.setitem(_ways.BUDGET, "cpu", 0.0)
+    monkeypatch.setattr(_attribution, "LEAST", 30)
+    monkeypatch.setitem(_attribution.BUDGET, "cpu", 0.0)
     about = stages.influence(copied, **ASKED)
     found = copied.result("influence")
     assert (
@@ -198,7 +198,7 @@ def test_a_subset_is_said(copied, monkeypatch):
     page, listed = visible(copied.path / "report.html"), np.isin(found["memorized"], found["examples"])
     assert about["subset"] in page and page.count("itself not among the examples considered") == (~listed).sum() > 0
     jsonschema.validate(json.loads((copied.path / "audit.json").read_text()), SCHEMA)
-    monkeypatch.setitem(_ways.BUDGET, "cpu", 1e30)
+    monkeypatch.setitem(_attribution.BUDGET, "cpu", 1e30)
     assert stages.influence(copied, **ASKED, examples=40)["n"] == 40
     assert len(list((copied.path / "influence").iterdir())) == 1  # the sums of other questions are forgotten
     assert stages.influence(copied, **{**ASKED, "queries": [7, 3]})["subset"] is None
@@ -264,13 +264,24 @@ def test_mixtures_by_refits_while_there_are_few(blobs, tmp_path, monkeypatch):
     assert stages.influence(run, samples=2)["method"] == "refits"
     own = self_influence(model, np.asarray(run.data().X))
     np.testing.assert_allclose(run.result("influence")["self_influence"], own, atol=1e-8)
-    monkeypatch.setattr(_ways, "MOST_REFITS", 10)
+    monkeypatch.setattr(_attribution, "MOST_REFITS", 10)
     about = stages.influence(run, samples=3)
     assert "refitted without each of its 40" in about["skipped"] and not run.has_result("influence")
     audit = json.loads((path / "audit.json").read_text())
     jsonschema.validate(audit, SCHEMA)
     assert about["skipped"] in visible(path / "report.html")
     assert not [f for f in audit["findings"] if f["question"] == "influence"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [GaussianMixture(3), KNNDensity(k=4)], ids=str)
+def test_two_runs_are_equal(model, blobs, tmp_path):
+    found = []
+    for name in ("one", "other"):
+        path = genmem.audit(blobs[0][::3], model, out=tmp_path / name, folds=2, repeats=2, influence=True).path
+        found.append(Run.open(path).result("influence"))
+    for name, values in found[0].items():
+        np.testing.assert_array_equal(values, found[1][name], err_msg=name)
 
 
 class Odd(KernelDensity):
@@ -369,6 +380,16 @@ def test_payloads_stay_text(images, tmp_path):
         "&lt;" in text for trace in figure_of(run / "report.html", "influence")["data"] for text in trace["text"]
     )
     assert page.count('alt="sample ') == (4 if images else 0)
+
+
+@pytest.mark.slow
+def test_weights_that_are_no_more_are_still_reported(tmp_path):
+    run = make_run(tmp_path / "run", labels=None)
+    add_influence(run)
+    audit = json.loads((run / "audit.json").read_text())
+    audit["influence"] |= {"weights": "paper", "unit": "nats times the batch size"}
+    (run / "audit.json").write_text(json.dumps(audit))
+    assert "nats times the batch size" in visible(write_report(run))
 
 
 def test_scores_are_short_and_never_nan():

@@ -1,23 +1,28 @@
-"""How influence is computed for the model of a run: along its trajectory, by a formula, or by refits."""
+"""How influence is computed for the model of a run: along the trajectory of a network, or by leaving examples out.
+
+Either way is asked for samples of the model and for what shaped each query; `used` are the positions of the examples
+it considers, in order, and `about` is how it is done.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
-from genmem.errors import IncompleteRunError, ModelError
+from genmem.errors import IncompleteRunError
 from genmem.influence import Ledger, influence_scores, self_influence, top_influences
+from genmem.influence.closed_form import family_of, note_on, refuse_scale
 from genmem.influence.selection import strongest
 from genmem.leaveout import ensure_probe
-from genmem.models import DeepDensity, GaussianMixture, TorchGaussianMixture
+from genmem.models import DeepDensity
+from genmem.models.leave_one_out import seeded
 from genmem.protocols import Listener, Progress, draw
 from genmem.run.directory import Run
 from genmem.seeding import seed32, stream
-from genmem.stages._score import CLOSED_FORM
 from genmem.training.trajectory import Trajectory, load_trajectory
 
 BUDGET = {"cpu": 3e11, "cuda": 3e13}  # examples x parameters x checkpoints x draws: minutes, for most networks
@@ -27,9 +32,7 @@ UNITS = {
     "complete": "nats",
     "adam": "nats",
     "lr": "nats, for one step on the example alone at each checkpoint",
-    "paper": "nats times the batch size",
 }
-
 SCALES = {"dot": "{}", "cosine": "cosines of gradients, from -1 to 1", "query": "{}, over the length of its gradient"}
 
 FloatArray = NDArray[np.float64]
@@ -57,40 +60,6 @@ class Attributed:
     opponent_scores: FloatArray
     about: dict[str, Any] = field(default_factory=dict)
     by_scale: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
-
-
-class Way(Protocol):
-    """One way to compute influence; `used` are the positions of the examples it considers, in order."""
-
-    used: Positions
-    about: dict[str, Any]
-
-    def attribute(self, Z: NDArray[Any], k: int, folder: Path, progress: Listener) -> Attributed:
-        """Return the self-influence of the examples, and the k that shaped each row of Z most."""
-
-    def sample(self, count: int) -> NDArray[Any]:
-        """Return samples of the model: (count, *event); none where it cannot sample."""
-
-
-def way_of(run: Run, model: Any, X: NDArray[Any], asked: dict[str, Any]) -> Way:
-    """Return the way that fits the model.
-
-    Raises:
-        Skipped: it would take too many refits.
-        ModelError: there is none.
-        IncompleteRunError: a network without a trajectory.
-    """
-    if isinstance(model, DeepDensity):
-        return AlongTrajectory(run, model, X, asked)
-    if type(model) in CLOSED_FORM:
-        return ByFormula(model, X, asked)
-    if type(model) in (GaussianMixture, TorchGaussianMixture):
-        return ByRefits(model, X, asked)
-    raise ModelError(
-        expected="a network, a kernel density, a k-NN density or a Gaussian mixture",
-        got=type(model).__name__,
-        do="Leave influence out; the memorization score says what leaving examples out does to this model.",
-    )
 
 
 class AlongTrajectory:
@@ -167,48 +136,56 @@ def _considered(
     return chosen, f"Of {n:,} training examples a random {count:,} were considered{why}."
 
 
-class ByFormula:
-    """Kernel and k-NN densities: leaving an example out is arithmetic."""
+class LeavingOut:
+    """Densities that leave examples out exactly: by arithmetic, or by a refit each, made once for all queries."""
 
-    def __init__(self, model: Any, X: NDArray[Any], asked: dict[str, Any]) -> None:
+    def __init__(self, run: Run, model: Any, X: NDArray[Any], asked: dict[str, Any]) -> None:
+        family = family_of(model)
+        if family.by_refits and len(X) > MOST_REFITS:
+            raise Skipped(
+                f"Influence was not computed: a Gaussian mixture has to be refitted without each of its {len(X):,} "
+                f"examples, and more than {MOST_REFITS} refits are not made."
+            )
+        refuse_scale(asked["scale"])
         self.model, self.X, self.seed, self.used = model, X, asked["seed"], np.arange(len(X))
-        _refuse_scale(asked)
-        self.about = _about("formula", "In closed form, exact: what leaving out one example alone does.")
+        self.by_refits, method = family.by_refits, "refits" if family.by_refits else "formula"
+        self.about = {"method": method, "unit": "nats", "note": note_on(family, len(X))}
 
     def attribute(self, Z: NDArray[Any], k: int, folder: Path, progress: Listener) -> Attributed:
-        """Return exact influences, of a few queries at a time."""
+        """Return exact influences."""
+        if self.by_refits:  # the examples are queries too
+            scores = influence_scores(self.model, self.X, np.concatenate([self.X, Z]), seed=self.seed)
+            own, rest = scores.diagonal().copy(), scores[:, len(self.X) :]
+            return Attributed(own, np.zeros(len(own)), *strongest(rest, k))
         own = np.asarray(self_influence(self.model, self.X))
         found = top_influences(self.model, self.X, Z, k=min(k, len(self.X)), progress=_share(progress, 0, 1))
         lists = (found.proponents, found.proponent_scores, found.opponents, found.opponent_scores)
         return Attributed(own, np.zeros(len(own)), *lists)
 
     def sample(self, count: int) -> NDArray[Any]:
-        """Return samples of the fitted density."""
-        return _drawn(self.model, self.X, count, self.seed)
+        """Return samples of the density fitted to all examples; none where it cannot be drawn from."""
+        if not count:
+            return np.empty((0, *self.X.shape[1:]))
+        try:
+            # In float32 the covariances of a mixture may be no covariances to whoever draws with them.
+            fitted = seeded(self.model, self.seed).fit(np.asarray(self.X, np.float64))
+            return draw(fitted, count, seed32(self.seed, "influence samples"))
+        except NotImplementedError:  # kernels that scikit-learn cannot draw from
+            return np.empty((0, *self.X.shape[1:]))
 
 
-class ByRefits:
-    """Gaussian mixtures: refitted without each example in turn, once for all queries."""
+Way = AlongTrajectory | LeavingOut
 
-    def __init__(self, model: Any, X: NDArray[Any], asked: dict[str, Any]) -> None:
-        if len(X) > MOST_REFITS:
-            raise Skipped(
-                f"Influence was not computed: a Gaussian mixture has to be refitted without each of its {len(X):,} "
-                f"examples, and more than {MOST_REFITS} refits are not made."
-            )
-        self.model, self.X, self.seed, self.used = model, X, asked["seed"], np.arange(len(X))
-        _refuse_scale(asked)
-        self.about = _about("refits", f"{len(X):,} refits, each without one example, from where the fit to all stood.")
 
-    def attribute(self, Z: NDArray[Any], k: int, folder: Path, progress: Listener) -> Attributed:
-        """Return influences by refits: the examples are queries too."""
-        scores = influence_scores(self.model, self.X, np.concatenate([self.X, Z]), seed=self.seed)
-        own, rest = scores.diagonal().copy(), scores[:, len(self.X) :]
-        return Attributed(own, np.zeros(len(own)), *strongest(rest, k))
+def way_of(run: Run, model: Any, X: NDArray[Any], asked: dict[str, Any]) -> Way:
+    """Return how influence is computed for a model.
 
-    def sample(self, count: int) -> NDArray[Any]:
-        """Return samples of the fitted mixture."""
-        return _drawn(self.model, self.X, count, self.seed)
+    Raises:
+        Skipped: it would take too many refits.
+        ModelError: there is no way.
+        IncompleteRunError: a network without a trajectory.
+    """
+    return (AlongTrajectory if isinstance(model, DeepDensity) else LeavingOut)(run, model, X, asked)
 
 
 def _share(progress: Listener, start: float, stop: float) -> Listener:
@@ -216,24 +193,3 @@ def _share(progress: Listener, start: float, stop: float) -> Listener:
     return lambda said: progress(
         Progress("influence", start + (stop - start) * said.done / max(said.total, 1), 1, said.detail)
     )
-
-
-def _refuse_scale(asked: dict[str, Any]) -> None:
-    if asked["scale"] != "dot":
-        raise ModelError(
-            expected='scale="dot" for a model without gradients', got=repr(asked["scale"]), do="Leave it out."
-        )
-
-
-def _about(method: str, note: str) -> dict[str, Any]:
-    return {"method": method, "unit": "nats", "note": note}
-
-
-def _drawn(model: Any, X: NDArray[Any], count: int, seed: int) -> NDArray[Any]:
-    if not count:
-        return np.empty((0, *X.shape[1:]))
-    try:
-        # In float32 the covariances of a mixture may be no covariances to whoever draws with them.
-        return draw(clone(model).fit(np.asarray(X, np.float64)), count, seed32(seed, "influence samples"))
-    except NotImplementedError:  # kernels that scikit-learn cannot draw from
-        return np.empty((0, *X.shape[1:]))
