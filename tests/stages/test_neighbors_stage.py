@@ -126,7 +126,7 @@ def test_a_model_that_copies_is_caught(parrot):
     assert about["verdict"] == "copies found" and about["samples"]["flagged"] == 200
     assert about["numbers"]["copied_share_low"] > 0.5
     np.testing.assert_array_equal(found["samples"][found["pair_sample"]], X[found["pair_train"]])
-    copies = {f["id"]: f for f in find_copies(run)}["copied_share"]["examples"]
+    copies = {f.id: f for f in find_copies(run)}["copied_share"].examples
     assert set(copies) <= set(found["train"].tolist()) and len(copies) == 12
 
 
