@@ -100,6 +100,26 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def roughly(seconds: float) -> str:
+    """Write a time that is only expected.
+
+    >>> roughly(0.4), roughly(130), roughly(7320)
+    ('1 s', '2 min', '2.0 hours')
+    """
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def size(count: float) -> str:
+    """Write a number of bytes.
+
+    >>> size(5e6), size(3e9)
+    ('5 MiB', '2.8 GiB')
+    """
+    return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
+
+
 def nearest(rank: int) -> str:
     """Name a neighbour by its rank, counted from 1.
 
