@@ -16,7 +16,7 @@ def python_line(function: Callable[..., Any], arguments: Mapping[str, Any]) -> s
     cannot hold, are given by name.
 
     >>> from genmem.data.examples import load
-    >>> python_line(load, {"array": None, "subset": 100, "labels": range(1797), "data": "digits"})
+    >>> python_line(load, {"array": None, "subset": 100, "labels": range(1797), "source": "digits"})
     "genmem.data.load('digits', subset=100, labels=labels)"
     """
     parameters, needed, others = inspect.signature(function).parameters, [], []
