@@ -1,7 +1,7 @@
 """The commands; each imports what it needs when it runs, and its help ends with the Python line it runs."""
 
-import shlex
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,6 +9,7 @@ import click
 from genmem_cli.copying import copycheck, neighbors
 from genmem_cli.options import POSTERIOR, a_run, attributing, computing, planning, refitting, scoring
 from genmem_cli.progress import bars
+from genmem_cli.running import command_line, library
 
 if TYPE_CHECKING:
     from genmem.run import Run
@@ -21,21 +22,15 @@ if TYPE_CHECKING:
 @scoring
 @click.option("--influence/--no-influence", help="Also ask which examples shaped the model.")
 @click.option("--copies/--no-copies", help="Also check samples of the model for copies of training examples.")
-def audit(workers: Any, dask: Any, lanes: Any, recompute: bool, influence: bool, copies: bool, **asked: Any) -> None:
+def audit(workers: Any, dask: Any, lanes: Any, recompute: bool, **asked: Any) -> None:
     """Audit DATA from plan to report; run it again to resume.
 
     DATA is "digits", a .npy, .npz, .csv or .parquet file, an MNIST IDX file, or a folder of images whose class
     subfolders become labels. Prints what was found; the last line is the path of the run.
     """
-    from genmem.pipeline import carry_out
-
-    how = {name: asked[name] for name in ("estimator", "posterior", "target_reliability")}
-    last = {"influence": influence, "copies": copies}
-    run = _plan({**asked, **last})
-    _announce(run, err=True)
-    where = {"workers": workers, "dask": dask, "lanes": lanes}
+    how = {"workers": workers, "dask": dask, "lanes": lanes, "recompute": recompute}
     with bars() as progress:
-        done = carry_out(run, **how, **where, **last, recompute=recompute, progress=progress)
+        done = library().audit(**_asked(asked), **how, progress=progress, announce=partial(_announce, err=True))
     for finding in done.findings:
         click.echo(finding["sentence"])
     click.echo(done.path)
@@ -45,7 +40,7 @@ def audit(workers: Any, dask: Any, lanes: Any, recompute: bool, influence: bool,
 @planning
 def plan(**asked: Any) -> None:
     """Write the plan of an audit of DATA, and tell how long its refits will take."""
-    run = _plan(asked)
+    run = library().stages.plan(**_asked(asked))
     _announce(run, err=False)
     click.echo(run.path)
 
@@ -111,38 +106,17 @@ def influence(run_directory: str, **how: Any) -> None:
 ALL = (audit, plan, refit, fit, posterior, score, neighbors, regions, report, influence, copycheck)
 
 
-def _plan(asked: dict[str, Any]) -> "Run":
-    from genmem import stages
+def _asked(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments that the words of a command stand for, with the command and the Python line of the audit."""
     from genmem.models.factory import parse_settings
+    from genmem.run.request import python_line
 
-    settings = parse_settings(dict(asked.pop("settings")))
-    request = _request(asked, settings)
-    device, target = asked.pop("device"), asked.pop("target_reliability", None)
-    for name in ("estimator", "posterior", "influence", "copies"):
-        asked.pop(name, None)
-    if target is not None and asked["max_repeats"] is None:
-        asked["max_repeats"] = 3 * asked["repeats"]
+    settings, device = parse_settings(dict(asked.pop("settings"))), asked.pop("device")
     if device is not None:
         settings["device"] = device
-    if "" not in sys.path:  # as `python -m` does: a factory beside the data can be named
-        sys.path.insert(0, "")
-    return stages.plan(settings=settings, request=request, **asked)
-
-
-def _request(asked: dict[str, Any], settings: dict[str, Any]) -> dict[str, str]:
-    """Return the command and the Python line that repeat the audit."""
-    defaults = {p.name: p.default for p in audit.params}
-    given = {k: v for k, v in asked.items() if k not in ("data", "device") and v not in (None, False, defaults.get(k))}
-    if asked["device"] is not None:
-        settings = {**settings, "device": asked["device"]}
-    if settings:
-        given["settings"] = settings
-    keywords = "".join(f", {key}={value!r}" for key, value in given.items())
-    words = click.get_current_context().find_root().obj
-    return {
-        "command": shlex.join(["genmem", "audit", *words[1:]]),
-        "python": f"genmem.audit({asked['data']!r}{keywords})",
-    }
+    asked["settings"] = settings or None
+    line = python_line(library().audit, asked)
+    return {**asked, "request": {"command": command_line("audit"), "python": line}}
 
 
 def _announce(run: "Run", *, err: bool) -> None:
@@ -150,35 +124,21 @@ def _announce(run: "Run", *, err: bool) -> None:
     if err and not sys.stderr.isatty():
         return
     from genmem.leaveout.probe import estimate
+    from genmem.report.words import roughly, size
 
     probe, expected = run.probe or {}, estimate(run)
     how = f"{probe['lanes']} at a time" if probe["method"] == "lanes" else "one after another"
     where = f"on {probe['device']}" + (f" in {probe['workers']} processes" if probe.get("workers", 1) > 1 else "")
     click.echo(f"{run.used_splits().n_splits} refits, {how} {where}.", err=err)
-    took = f"Expected: about {_duration(expected.total)}" if "refit" in expected.seconds else "Expected: time unknown"
-    click.echo(f"{took}, {_size(expected.memory)} of memory, {_size(expected.disk)} of disk.", err=err)
+    took = f"Expected: about {roughly(expected.total)}" if "refit" in expected.seconds else "Expected: time unknown"
+    click.echo(f"{took}, {size(expected.memory)} of memory, {size(expected.disk)} of disk.", err=err)
     for name, seconds in sorted(expected.seconds.items(), key=lambda item: -item[1]) if not err else ():
-        click.echo(f"  {name:<10} {_duration(seconds)}")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
-
-
-def _size(count: float) -> str:
-    return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
+        click.echo(f"  {name:<10} {roughly(seconds)}")
 
 
 def _stage(name: str, run_directory: str, **options: Any) -> Any:
-    from genmem import stages
-    from genmem.run import Run
-
-    run = Run.open(run_directory)
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    run = library().Run.open(run_directory)
     with bars() as progress:
-        done = getattr(stages, name)(run, progress=progress, **options)
+        done = getattr(library().stages, name)(run, progress=progress, **options)
     click.echo(run.path)
     return done

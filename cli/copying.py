@@ -1,13 +1,12 @@
 """The commands about copies: of any generator from three sets, and of the model of a run."""
 
-import shlex
-import sys
 from typing import Any
 
 import click
 
 from genmem_cli.options import a_run, checking, sampling
 from genmem_cli.progress import bars
+from genmem_cli.running import command_line, library
 
 
 @click.command(epilog='Python: genmem.stages.check_copies("train.npy", "test.npy", "samples.npy")')
@@ -22,13 +21,10 @@ def copycheck(fail_if: str | None, **asked: Any) -> None:
     A condition is NAME OP NUMBER, joined by `and` or `or`: --fail-if "copied_share_low > 0.01 or flagged_samples > 5"
     exits with 1 where it holds. docs/copycheck-command.md lists the names; so does the message about an unknown one.
     """
-    from genmem import stages
     from genmem.report.copies import headline
 
-    _find_modules_beside_the_data()
-    command = shlex.join(["genmem", *click.get_current_context().find_root().obj])
     with bars() as progress:
-        found = stages.check_copies(**asked, fail_if=fail_if, command=command, progress=progress)
+        found = library().stages.check_copies(**asked, fail_if=fail_if, command=command_line(), progress=progress)
     click.echo(headline(found.check.verdict, found.check.sentence))
     if found.failed:
         click.echo(f"--fail-if holds: {fail_if}", err=True)
@@ -48,20 +44,11 @@ def neighbors(run_directory: str, test: str | None, **how: Any) -> None:
     Without --test the model is refitted once, without the first fold, so that there are examples of the same source
     that it never saw. With --test H, held-out examples from a file, samples are those of the model trained on all.
     """
-    from genmem import stages
     from genmem.report.copies import headline
-    from genmem.run import Run
 
-    run = Run.open(run_directory)
-    _find_modules_beside_the_data()
+    run = library().Run.open(run_directory)
     with bars() as progress:
-        stages.neighbors(run, progress=progress)
-        about = stages.copies(run, test=test, progress=progress, **how)
+        library().stages.neighbors(run, progress=progress)
+        about = library().stages.copies(run, test=test, progress=progress, **how)
     click.echo(headline(about["verdict"], about["sentence"]))
     click.echo(run.path)
-
-
-def _find_modules_beside_the_data() -> None:
-    """Look for modules in the current folder too, as `python -m` does: a space or a factory beside the data."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")

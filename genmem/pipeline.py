@@ -1,7 +1,6 @@
 """The whole audit on one page: from plan to report, stage by stage; influence and copies where asked for."""
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from genmem.errors import DataError
 from genmem.leaveout import ESTIMATORS, POSTERIORS, MemorizationScores
 from genmem.protocols import Listener, ignore
 from genmem.run.directory import Run
+from genmem.run.request import python_line
 
 ESTIMATES = (*ESTIMATORS, "adjusted")
 
@@ -32,7 +32,7 @@ class Audit:
 
     @property
     def findings(self) -> list[dict[str, Any]]:
-        """What was found, each with its value, error, null and a sentence."""
+        """What was found, as audit.json holds it: each with its value, error, null and a sentence."""
         return list(self.summary["findings"])
 
     @property
@@ -73,6 +73,7 @@ def audit(
     influence: bool = False,
     copies: bool = False,
     progress: Listener = ignore,
+    announce: Callable[[Run], object] | None = None,
     request: Mapping[str, Any] | None = None,
 ) -> Audit:
     """Audit a generative model for memorization; run it again with the same arguments to resume.
@@ -111,6 +112,7 @@ def audit(
         influence: also ask which training examples shaped the model (see `stages.influence`).
         copies: also check samples of the model for copies of training examples (see `stages.copies`).
         progress: told what is going on.
+        announce: called with the planned run before its refits, say to tell what they will take.
         request: what was asked, for the report: {"command": ..., "python": ...}.
 
     Raises:
@@ -128,7 +130,7 @@ def audit(
         "subset": subset,
         "folds": folds,
         "repeats": repeats,
-        "max_repeats": _most(repeats, max_repeats, target_reliability),
+        "max_repeats": max_repeats,
         "together": together,
         "fraction": fraction,
         "leave_out": leave_out,
@@ -137,21 +139,29 @@ def audit(
         "score_epochs": score_epochs,
         "importance_samples": importance_samples,
     }
-    how: dict[str, Any] = {"estimator": estimator, "posterior": posterior, "target_reliability": target_reliability}
-    request = request or _request(data, model, out, {**asked, **how, "influence": influence, "copies": copies})
-    run = stages.plan(data, model, out, request=request, **asked)
-    return carry_out(
-        run,
-        **how,
-        executor=executor,
-        workers=workers,
-        dask=dask,
-        lanes=lanes,
-        recompute=recompute,
-        influence=influence,
-        copies=copies,
-        progress=progress,
-    )
+    later = {"estimator": estimator, "posterior": posterior, "target_reliability": target_reliability}
+    later |= {"influence": influence, "copies": copies}
+    if request is None:
+        line = python_line(audit, {"data": data, "model": model, "out": out, **asked, **later})
+        request = {"command": "started from Python", "python": line}
+    most = _most(repeats, max_repeats, target_reliability)
+    run = stages.plan(data, model, out, request=request, **{**asked, "max_repeats": most})
+    if announce is not None:
+        announce(run)
+    how: dict[str, Any] = {"workers": workers, "recompute": recompute, "progress": progress}
+    with run.lock(), stages.reached(executor, dask) as where:
+        stages.refit(run, executor=where, lanes=lanes, target_reliability=target_reliability, **how)
+        stages.fit(run, progress=progress)
+        stages.posterior(run, posterior=posterior, executor=where, **how)
+        scores = stages.score(run, estimator=estimator, progress=progress)
+        stages.neighbors(run, progress=progress)
+        stages.regions(run, progress=progress)
+        stages.report(run, progress=progress)
+        if influence:
+            stages.influence(run, progress=progress)  # after the report, so that there is one without it too
+        if copies:
+            stages.copies(run, progress=progress)
+    return Audit(path=run.path, scores=scores, summary=run.read_json("audit.json"))
 
 
 def _check(estimator: str, posterior: str) -> None:
@@ -163,60 +173,3 @@ def _check(estimator: str, posterior: str) -> None:
 def _most(repeats: int, max_repeats: int | None, target: float | None) -> int | None:
     """Return how many repeats to plan for, where more may be added."""
     return max_repeats if target is None or max_repeats is not None else 3 * repeats
-
-
-def _request(data: Any, model: Any, out: str | Path | None, asked: Mapping[str, Any]) -> dict[str, str]:
-    """Return the line of Python that repeats the audit, arrays by name only."""
-    defaults = inspect.signature(audit).parameters
-    shown = {"out": None if out is None else str(out)}
-    shown |= {key: value for key, value in asked.items() if value is not defaults[key].default}
-    keywords = "".join(f", {key}={_shown(value, key)}" for key, value in shown.items() if value is not None)
-    named = _shown(data, "X") if isinstance(data, str | Path) else "X"
-    line = f"genmem.audit({named}, model={model!r}{keywords})"
-    return {"command": "started from Python", "python": " ".join(line.split())}
-
-
-def _shown(value: Any, name: str) -> str:
-    plain = isinstance(value, str | int | float | Path | Mapping | list | tuple)
-    return repr(str(value) if isinstance(value, Path) else value) if plain else name
-
-
-def carry_out(
-    run: Run,
-    *,
-    estimator: str = "mean_log",
-    posterior: str = "auto",
-    target_reliability: float | None = None,
-    executor: Executor | None = None,
-    workers: int | Literal["auto"] = "auto",
-    dask: str | None = None,
-    lanes: int | Literal["auto"] = "auto",
-    recompute: bool = False,
-    influence: bool = False,
-    copies: bool = False,
-    progress: Listener = ignore,
-) -> Audit:
-    """Run every stage of a planned audit; what is stored already is kept. Arguments as in `audit`."""
-    with run.lock(), stages.reached(executor, dask) as where:
-        stages.refit(
-            run,
-            executor=where,
-            workers=workers,
-            lanes=lanes,
-            target_reliability=target_reliability,
-            recompute=recompute,
-            progress=progress,
-        )
-        stages.fit(run, progress=progress)
-        stages.posterior(
-            run, posterior=posterior, executor=where, workers=workers, recompute=recompute, progress=progress
-        )
-        scores = stages.score(run, estimator=estimator, progress=progress)
-        stages.neighbors(run, progress=progress)
-        stages.regions(run, progress=progress)
-        stages.report(run, progress=progress)
-        if influence:
-            stages.influence(run, progress=progress)  # after the report, so that there is one without it too
-        if copies:
-            stages.copies(run, progress=progress)
-    return Audit(path=run.path, scores=scores, summary=run.read_json("audit.json"))

@@ -135,6 +135,18 @@ def test_a_density_of_scikit_learn(tmp_path, blobs):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Reliability:UserWarning")
+def test_a_planned_audit_is_announced_before_its_refits(tmp_path, blobs):
+    seen = []
+    asked = {"folds": 3, "repeats": 2, "target_reliability": 0.99}
+    announce = lambda run: seen.append((run.splits().n_repeats, run.repeats, list(run.path.glob("shards/*"))))  # noqa: E731
+    found = genmem.audit(blobs[0], KernelDensity(bandwidth=0.8), out=tmp_path / "r", **asked, announce=announce)
+    assert seen == [(6, 2, [])]  # three times as many repeats may be added
+    line = found.summary["asked"]["python"]
+    assert "repeats=2, target_reliability=0.99)" in line and "max_repeats" not in line
+
+
+@pytest.mark.slow
 def test_grey_images_are_binarised_once(tmp_path):
     rng = np.random.default_rng(0)
     X = rng.integers(0, 256, (60, 8, 9), dtype=np.uint8)

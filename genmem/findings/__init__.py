@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from genmem.findings.copies import find_copies
     from genmem.findings.influence import find_influence
     from genmem.findings.memorization import find
+    from genmem.findings.records import Check, Finding
 
 _HOMES = {
     "genmem.findings.audit_json": ("summarise",),
@@ -19,10 +20,11 @@ _HOMES = {
     "genmem.findings.copies": ("find_copies",),
     "genmem.findings.influence": ("find_influence",),
     "genmem.findings.memorization": ("find",),
+    "genmem.findings.records": ("Check", "Finding"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = ["Condition", "find", "find_copies", "find_influence", "parse_condition", "summarise"]
+__all__ = ["Check", "Condition", "Finding", "find", "find_copies", "find_influence", "parse_condition", "summarise"]
 
 
 def __getattr__(name: str) -> Any:

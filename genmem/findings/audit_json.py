@@ -13,7 +13,9 @@ from genmem.findings.checks import checks
 from genmem.findings.copies import copies_of, find_copies
 from genmem.findings.influence import find_influence, influence_of
 from genmem.findings.memorization import find
+from genmem.findings.records import from_json, to_json
 from genmem.leaveout.posterior import correction_of, estimate_of, has_encoder, sampled
+from genmem.regions import Group
 from genmem.run.directory import Run
 from genmem.version import __version__
 
@@ -33,8 +35,8 @@ LEFT_OUT = {
 def summarise(run: Run) -> dict[str, Any]:
     """Return the contents of audit.json for a run whose stages are done."""
     times = run.read_json("times.json") or {}
-    groups, shaped = run.read_json("results/groups.json") or [], influence_of(run)
-    copied = copies_of(run)
+    stored, shaped, copied = run.read_json("results/groups.json") or [], influence_of(run), copies_of(run)
+    groups = [from_json(Group, group) for group in stored]
     return {
         "schema_version": SCHEMA_VERSION,
         "genmem_version": __version__,
@@ -43,9 +45,9 @@ def summarise(run: Run) -> dict[str, Any]:
         "data": _data(run),
         "environment": _environment(run),
         "wall_time": {**times, "total": round(sum(times.values()), 3)},
-        "checks": checks(run),
-        "findings": find(run, groups) + find_influence(run) + find_copies(run),
-        "groups": groups,
+        "checks": to_json(checks(run)),
+        "findings": to_json(find(run, groups) + find_influence(run) + find_copies(run)),
+        "groups": stored,
         **({} if shaped is None else {"influence": shaped.asked()}),
         **({} if copied is None else {"copies": copied.asked()}),
         "limitations": _limitations(run),

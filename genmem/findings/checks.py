@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from genmem import stats
+from genmem.findings.records import Check
 from genmem.leaveout.posterior import correction_of, estimate_of, sampled
 from genmem.run.directory import Run
 from genmem.run.storage import Arrays
@@ -17,7 +17,7 @@ ENCODER_SHARE = 0.05
 NAMED = 3
 
 
-def checks(run: Run) -> list[dict[str, Any]]:
+def checks(run: Run) -> list[Check]:
     """Return the validity checks of a scored run, to be read before its findings."""
     found = [_reliability(run), _failed(run), _duplicates(run), _constants(run)]
     found += [_sampling_noise(run)] if sampled(run) else []
@@ -25,19 +25,7 @@ def checks(run: Run) -> list[dict[str, Any]]:
     return found + ([_adjusted(run)] if run.has_result("adjusted") else [])
 
 
-def _check(name: str, title: str, value: float | None, unit: str, null: float | None, ok: bool, sentence: str) -> Any:
-    return {
-        "id": name,
-        "title": title,
-        "value": None if value is None or not math.isfinite(value) else float(value),
-        "unit": unit,
-        "null": null,
-        "ok": bool(ok),
-        "sentence": sentence,
-    }
-
-
-def _reliability(run: Run) -> Any:
+def _reliability(run: Run) -> Check:
     scores = run.result("scores")
     value = stats.reliability(scores["score"], scores["standard_error"])
     title = "Reliability of the scores"
@@ -45,24 +33,24 @@ def _reliability(run: Run) -> Any:
         sentence = "One repeat says nothing about its own noise: use --repeats 3 or more."
         if run.repeats > 1:
             sentence = "All scores are equal: there is nothing to rank."
-        return _check("reliability", title, None, "", 0.0, False, sentence)
+        return Check("reliability", title, math.nan, "", 0.0, False, sentence)
     ok = value >= RELIABLE
     advice = "" if ok else " Rankings of single examples are noisy: add repeats."
     sentence = f"A second study of this size would correlate {value:.2f} with this one, example by example.{advice}"
     if value <= 0:
         sentence = f"The scores of single examples are noise: a second study would not repeat them.{advice}"
-    return _check("reliability", title, value, "", 0.0, ok, sentence)
+    return Check("reliability", title, value, "", 0.0, ok, sentence)
 
 
-def _duplicates(run: Run) -> Any:
+def _duplicates(run: Run) -> Check:
     count = int((run.result("nearest")["duplicate_of"] >= 0).sum())
     sentence = "No two examples are identical."
     if count:
         sentence = f"{count:,} examples have an identical twin; left out alone, their twin still trains the model."
-    return _check("duplicates", "Identical examples", count, "examples", 0.0, count == 0, sentence)
+    return Check("duplicates", "Identical examples", float(count), "examples", 0.0, count == 0, sentence)
 
 
-def _constants(run: Run) -> Any:
+def _constants(run: Run) -> Check:
     columns = run.plan["data"]["constant_columns"]
     sentence = "Every column varies."
     if columns:
@@ -71,7 +59,7 @@ def _constants(run: Run) -> Any:
             f"{_counted(len(columns), 'column')} constant ({named}). They say nothing about examples, and a VAE leaves "
             "them out of its likelihood."
         )
-    return _check("constant_columns", "Constant columns", len(columns), "columns", 0.0, True, sentence)
+    return Check("constant_columns", "Constant columns", float(len(columns)), "columns", 0.0, True, sentence)
 
 
 def _counted(n: int, noun: str) -> str:
@@ -83,20 +71,20 @@ def _column_names(run: Run, columns: Sequence[int]) -> list[str]:
     return [str(c) if names is None else names[c] for c in columns]
 
 
-def _sampling_noise(run: Run) -> Any:
+def _sampling_noise(run: Run) -> Check:
     """Importance-sampling variance of a per-repeat score, as a share of the whole per-repeat variance."""
     bound = estimate_of(run) == "bound"
     title, unit = "Noise of the bound" if bound else "Noise of importance sampling", "of the variance of a score"
     draws, effective, share = _draws(run)
     if not math.isfinite(share):
         why = "one draw" if draws < 2 else "one repeat"
-        return _check("sampling_noise", title, None, unit, NOISE_SHARE, False, f"It cannot be told from {why}.")
+        return Check("sampling_noise", title, math.nan, unit, NOISE_SHARE, False, f"It cannot be told from {why}.")
     advice = "" if share <= NOISE_SHARE else " Use more --importance-samples."
     worth = "average the bound" if bound else f"are worth {effective:.1f} independent ones"
     sentence = (
         f"{draws} draws {worth}; their noise is about {share:.1%} of the variance of a score within one repeat.{advice}"
     )
-    return _check("sampling_noise", title, share, unit, NOISE_SHARE, share <= NOISE_SHARE, sentence)
+    return Check("sampling_noise", title, share, unit, NOISE_SHARE, share <= NOISE_SHARE, sentence)
 
 
 def _draws(run: Run) -> tuple[int, float, float]:
@@ -116,7 +104,7 @@ def _draws(run: Run) -> tuple[int, float, float]:
     return draws, effective, float((v_out + v_in * inside) / spread)
 
 
-def _failed(run: Run) -> Any:
+def _failed(run: Run) -> Check:
     failed, n = run.failed(), run.used_splits().n_splits
     sentence = f"All {n:,} refits converged."
     if failed:
@@ -126,10 +114,10 @@ def _failed(run: Run) -> Any:
             f"{len(failed):,} of {n:,} refits failed and are left out of every number ({named}{more}). Examples they "
             "held out have fewer repeats."
         )
-    return _check("failed_refits", "Refits that failed", len(failed), "refits", 0.0, not failed, sentence)
+    return Check("failed_refits", "Refits that failed", float(len(failed)), "refits", 0.0, not failed, sentence)
 
 
-def _encoder_bias(found: Arrays) -> Any:
+def _encoder_bias(found: Arrays) -> Check:
     """The mean of M_refit - M_amortised, as a share of the mean score through the encoder."""
     score, bias = float(found["score"]), float(found["bias"][0])
     share = abs(bias / score) if score else math.inf
@@ -142,12 +130,12 @@ def _encoder_bias(found: Arrays) -> Any:
         else "; scores keep log p through the encoder."
     )
     ok = everywhere or share <= ENCODER_SHARE
-    return _check(
+    return Check(
         "encoder_bias", "What the encoder adds", share, "of the mean score", ENCODER_SHARE, ok, what + interval + then
     )
 
 
-def _adjusted(run: Run) -> Any:
+def _adjusted(run: Run) -> Check:
     """The share of noise in what predicts the adjusted scores."""
     found = run.result("adjusted")
     slope, error, told = float(found["slope"]), float(found["slope_error"]), int(found["ok"])
@@ -158,4 +146,4 @@ def _adjusted(run: Run) -> Any:
         sentence = (
             str(found["reason"]) or "Two repeats or more are needed to tell whether adjusted scores repeat noise."
         )
-    return _check("adjusted_guard", "Noise in adjusted scores", slope, "of the prediction", 0.0, told == 1, sentence)
+    return Check("adjusted_guard", "Noise in adjusted scores", slope, "of the prediction", 0.0, told == 1, sentence)

@@ -1,6 +1,5 @@
 """What an audit found about copies; a copy check as files hold it: copycheck.json, tables, numbers for conditions."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genmem.findings.memorization import finding
+from genmem.findings.records import Finding, from_json, to_json
 from genmem.neighbors import battery
 from genmem.neighbors.copycheck import CopyCheck
 from genmem.neighbors.power import Power
@@ -55,7 +54,7 @@ def copies_of(run: Run) -> FoundCopies | None:
     return FoundCopies(about, run.result("copycheck")) if about and run.has_result("copycheck") else None
 
 
-def find_copies(run: Run) -> list[dict[str, Any]]:
+def find_copies(run: Run) -> list[Finding]:
     """Return the findings about copies of a run, none where samples were not checked."""
     found = copies_of(run)
     if found is None:
@@ -65,33 +64,23 @@ def find_copies(run: Run) -> list[dict[str, Any]]:
     return findings + [_finding(found, tests[n], n, tests[n]["sentence"]) for n in BESIDE if n in tests]
 
 
-def _finding(found: FoundCopies, test: dict[str, Any], name: str, sentence: str) -> dict[str, Any]:
-    low, high = test["interval"] or (math.nan, math.nan)
-    return finding(
-        name,
-        "copies",
-        test["title"],
-        _or_nan(test["value"]),
-        interval=(low, high),
-        null=_or_nan(test["null"]),
-        p_value=_or_nan(test["p_value"]),
-        n=test["n"],
-        unit="",
-        sentence=sentence,
-        meaning=f"What it cannot see, or takes for copying: {test['cannot_see']}",
-        source=test["citation"],
-        examples=_rows(found) if name == "copied_share" else (),
-    )
+def _finding(found: FoundCopies, test: dict[str, Any], name: str, sentence: str) -> Finding:
+    told = {
+        "id": name,
+        "question": "copies",
+        "unit": "",
+        "sentence": sentence,
+        "meaning": f"What it cannot see, or takes for copying: {test['cannot_see']}",
+        "source": test["citation"],
+        "examples": _rows(found) if name == "copied_share" else [],
+    }
+    return from_json(Finding, {**test, **told})
 
 
 def _rows(found: FoundCopies) -> list[int]:
     """Return the training rows of samples that stand out, the most suspicious first."""
     out = found.arrays["pair_stands_out"].astype(bool)
     return list(dict.fromkeys(found.arrays["pair_train"][out].tolist()))[:SHOWN_ROWS]
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else float(np.float64(value))
 
 
 # --- a copy check as files hold it
@@ -151,23 +140,24 @@ def describe(check: CopyCheck, space: str, words: str) -> dict[str, Any]:
         space: where distances were taken, as it was asked for.
         words: the same in words.
     """
-    return {
+    about = {
         "verdict": check.verdict,
         "sentence": check.sentence,
         "space": {"name": space, "sentence": f"Distances were taken in this space: {words}."},
-        "copied_share": result(check.copied_share),
-        "power": power(check.power),
-        "power_noisy": power(check.power_noisy),
-        "numbers": {name: _number(value) for name, value in numbers(check).items()},
-        "samples": flags(check.samples),
-        "rows": flags(check.rows),
-        "calibrated": flags(check.calibrated),
-        "tests": [result(test) for test in check.tests],
-        "missed": missed(check),
+        "copied_share": _result(check.copied_share),
+        "power": _power(check.power),
+        "power_noisy": _power(check.power_noisy),
+        "numbers": numbers(check),
+        "samples": _flags(check.samples),
+        "rows": _flags(check.rows),
+        "calibrated": _flags(check.calibrated),
+        "tests": [_result(test) for test in check.tests],
+        "missed": _missed(check),
     }
+    return dict(to_json(about))
 
 
-def missed(check: CopyCheck) -> list[str]:
+def _missed(check: CopyCheck) -> list[str]:
     """Return what the check could have missed, or mistaken, a sentence or two each."""
     rows, held_out = len(check.rows.flagged), len(check.near_test)
     found = [
@@ -182,52 +172,41 @@ def missed(check: CopyCheck) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def power(found: Power) -> dict[str, Any]:
-    """Return what would have been found, as JSON holds it."""
-    return {
-        "smallest": _number(found.smallest),
-        "at": float(found.at),
-        "shares": [float(share) for share in found.shares],
-        "found": [float(share) for share in found.found],
-        "sentence": found.sentence,
-    }
+def _power(found: Power) -> dict[str, Any]:
+    """Return what would have been found."""
+    return {name: getattr(found, name) for name in ("smallest", "at", "shares", "found", "sentence")}
 
 
-def result(found: Result) -> dict[str, Any]:
-    """Return one test as JSON holds it; its arrays stay out."""
-    low, high = (_number(bound) for bound in found.interval)
+def _result(found: Result) -> dict[str, Any]:
+    """Return one test; its arrays stay out."""
     return {
         "name": found.name,
         "title": found.title,
-        "value": _number(found.value),
-        "null": _number(found.null),
-        "interval": None if low is None or high is None else [low, high],
-        "p_value": _number(found.p_value),
+        "value": float(found.value),
+        "null": float(found.null),
+        "interval": found.interval,
+        "p_value": float(found.p_value),
         "direction": DIRECTIONS[found.direction],
-        "n": int(found.n),
-        "alarm": bool(found.p_value <= ALARM),
+        "n": found.n,
+        "alarm": found.p_value <= ALARM,
         "sentence": found.sentence,
         "cannot_see": found.cannot_see,
         "citation": found.citation.rstrip("."),
     }
 
 
-def flags(found: Flags) -> dict[str, Any]:
+def _flags(found: Flags) -> dict[str, Any]:
     """Return what stands out in a list of rows, in short; the rows themselves are in the tables."""
     return {
         "title": found.title,
-        "flagged": int(found.flagged.sum()),
+        "flagged": found.flagged.sum(),
         "n": len(found.flagged),
         "level": float(found.level),
-        "resolution": float(found.resolution),
+        "resolution": found.resolution,
         "sentence": found.sentence,
         "cannot_see": found.cannot_see,
         "citation": found.citation.rstrip("."),
     }
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def stands_out(pairs: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from genmem import stats
 from genmem.data.arrays import fingerprint
-from genmem.findings.memorization import finding
+from genmem.findings.records import Correlation, Finding, from_json
 from genmem.run.directory import Run
 from genmem.run.storage import Arrays
 
@@ -63,7 +63,7 @@ def influence_of(run: Run) -> Found | None:
     return Found(about, run.result("influence")) if run.has_result("influence") else None
 
 
-def find_influence(run: Run) -> list[dict[str, Any]]:
+def find_influence(run: Run) -> list[Finding]:
     """Return the findings about influence of a run, none where it was not computed."""
     found = influence_of(run)
     if found is None or not found.arrays:
@@ -74,47 +74,45 @@ def find_influence(run: Run) -> list[dict[str, Any]]:
         findings += label_agreement(found.arrays, labels)
     if run.has_result("latents") and (means := run.result("latents")["mean"]).size:
         findings += latent_distance(found.arrays, means)
-    return [one for one in findings if one["value"] is not None]
+    return [one for one in findings if math.isfinite(one.value)]
 
 
-def _against_score(found: Found) -> dict[str, Any]:
-    first, *others = found.about["correlations"]
+def _against_score(found: Found) -> Finding:
+    first, *others = (from_json(Correlation, one) for one in found.about["correlations"])
     own, at = found.arrays["self_influence"], found.arrays["examples"]
-    rest = "".join(f", {c['rho']:.2f} with the {c['of']}" for c in others if c["rho"] is not None)
-    rho, error = (np.nan if first[key] is None else first[key] for key in ("rho", "standard_error"))
-    low, high = first["interval"] or (np.nan, np.nan)
-    return finding(
+    rest = "".join(f", {c.rho:.2f} with the {c.of}" for c in others if math.isfinite(c.rho))
+    return Finding(
         "self_influence_vs_score",
         "influence",
         "Self-influence and the memorization score",
-        rho,
-        error=error,
-        interval=(low, high),
+        first.rho,
+        standard_error=first.standard_error,
+        interval=first.interval,
         null=0.0,
-        n=first["n"],
+        n=first.n,
         unit="rank correlation",
-        sentence=f"Self-influence has a rank correlation of {rho:.2f} with the memorization score{rest}.",
+        sentence=f"Self-influence has a rank correlation of {first.rho:.2f} with the memorization score{rest}.",
         meaning="Near 1, the influence of an example on itself finds what refits find. The report sets beside it how "
         "well the loss and distances rank the same: where they come as close, influence tells no more. The interval is "
         "over examples, of one model.",
         source=PAPER,
-        examples=at[np.argsort(-own, kind="stable")[:SHOWN]],
+        examples=tuple(at[np.argsort(-own, kind="stable")[:SHOWN]].tolist()),
     )
 
 
-def self_check(found: Found) -> dict[str, Any]:
+def self_check(found: Found) -> Finding:
     """Say how often an example is its own strongest proponent; its exact equals in score do not count against it."""
     arrays = found.arrays
     checked, itself, n = arrays["checked"], arrays["checked_itself"], len(arrays["examples"])
     ahead = (arrays["checked_proponent_scores"] > (itself + 1e-9 * np.abs(itself))[:, None]).sum(1)
     rank = np.where(np.isnan(itself), n, ahead + 1)
     first, among, count = int((rank == 1).sum()), int((rank <= DEPTH).sum()), len(checked)
-    return finding(
+    return Finding(
         "self_check",
         "influence",
         "Examples that are their own strongest proponent",
         first / count,
-        error=math.sqrt(first * (count - first) / count**3),
+        standard_error=math.sqrt(first * (count - first) / count**3),
         interval=stats.share_interval(first, count),
         null=1 / n,
         n=count,
@@ -125,7 +123,7 @@ def self_check(found: Found) -> dict[str, Any]:
         f"many fail, scores are noise of the draws or the size of gradients. By chance one in {n:,} would pass."
         + _by_scale(found),
         source=PAPER,
-        examples=checked[rank > 1][:SHOWN],
+        examples=tuple(checked[rank > 1][:SHOWN].tolist()),
     )
 
 
@@ -140,7 +138,7 @@ def _by_scale(found: Found) -> str:
     return f" {told[0].upper()}{told[1:]} pass." if counts else ""
 
 
-def label_agreement(found: Arrays, labels: NDArray[Any]) -> list[dict[str, Any]]:
+def label_agreement(found: Arrays, labels: NDArray[Any]) -> list[Finding]:
     """Say how often proponents and opponents of an example, other than itself, have its label."""
     null = _share_of_label(found["checked"], found["examples"], labels)
     findings = []
@@ -150,12 +148,12 @@ def label_agreement(found: Arrays, labels: NDArray[Any]) -> list[dict[str, Any]]
         value, error, (low, high) = stats.mean_interval(share[there])
         chance = float(null[there].mean()) if there.any() else np.nan
         findings.append(
-            finding(
+            Finding(
                 "label_agreement" if side == "proponents" else "label_agreement_opponents",
                 "influence",
                 f"{side.capitalize()} with the label of the query",
                 value,
-                error=error,
+                standard_error=error,
                 interval=(max(0.0, low), min(1.0, high)) if math.isfinite(low) else (low, high),
                 null=chance,
                 n=int(there.sum()),
@@ -172,7 +170,7 @@ def label_agreement(found: Arrays, labels: NDArray[Any]) -> list[dict[str, Any]]
     return findings
 
 
-def latent_distance(found: Arrays, means: NDArray[Any]) -> list[dict[str, Any]]:
+def latent_distance(found: Arrays, means: NDArray[Any]) -> list[Finding]:
     """Say how near proponents and opponents of an example, other than itself, lie to it between latent means.
 
     Args:
@@ -185,12 +183,12 @@ def latent_distance(found: Arrays, means: NDArray[Any]) -> list[dict[str, Any]]:
         nearer = nearer[np.isfinite(nearer)]
         value, error, (low, high) = stats.mean_interval(nearer)
         findings.append(
-            finding(
+            Finding(
                 "latent_distance" if side == "proponents" else "latent_distance_opponents",
                 "influence",
                 f"Examples nearer in latent space than {side}",
                 value,
-                error=error,
+                standard_error=error,
                 interval=(max(0.0, low), min(1.0, high)) if math.isfinite(low) else (low, high),
                 null=0.5,
                 n=len(nearer),

@@ -7,7 +7,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-import zuko.flows  # noqa: E402
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -18,6 +17,7 @@ from genmem.errors import DataError, ModelError
 from genmem.models.base import DeepDensity, are_counts, are_numbers, are_pairs, is_count, require
 
 _validating = bool(Distribution._validate_args)
+import zuko.flows  # noqa: E402
 
 Distribution.set_default_validate_args(_validating)  # zuko turns validation off for the whole process: undone
 

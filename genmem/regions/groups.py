@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -82,37 +81,29 @@ def neediest(groups: Iterable[GroupScore], min_n: int = MIN_EXAMPLES) -> GroupSc
     return max((g for g in groups if g.n >= min_n), key=lambda g: g.mean, default=None)
 
 
-# --- groups as audit.json holds them
+# --- groups of a run
 
 
-class Group(TypedDict):
-    """One group of examples, as `groups` of audit.json holds it; means and scores in nats."""
+@dataclass(frozen=True)
+class Group(GroupScore):
+    """One group of the examples of a run; `kind` is "label" or "cell"."""
 
     kind: str
-    name: str
-    n: int
-    mean: float
-    standard_error: float | None
-    interval: list[float] | None
-    rest: float | None
-    p_value: NotRequired[float | None]
-    examples: list[int]
 
 
 def most_in_need(groups: Sequence[Group], kind: str) -> Group | None:
     """Return the group of a kind with the highest mean score, among those of five examples or more."""
-    return max(candidates(groups, kind), key=lambda g: g["mean"], default=None)
+    return max(candidates(groups, kind), key=lambda g: g.mean, default=None)
 
 
 def candidates(groups: Sequence[Group], kind: str) -> list[Group]:
     """Return groups of a kind that may be called most in need: five examples or more, and a rest to compare with."""
-    return [g for g in groups if g["kind"] == kind and g["n"] >= MIN_EXAMPLES and g["rest"] is not None]
+    return [g for g in groups if g.kind == kind and g.n >= MIN_EXAMPLES and math.isfinite(g.rest)]
 
 
-def corrected(groups: Sequence[Group], group: Group) -> float | None:
-    """Return the p-value of a group times the number of groups of its kind it was chosen from (Bonferroni)."""
-    p_value = group.get("p_value")
-    return None if p_value is None else min(1.0, p_value * len(candidates(groups, group["kind"])))
+def corrected(groups: Sequence[Group], group: Group) -> float:
+    """Return the p-value of a group times the number of groups of its kind (Bonferroni); NaN stays NaN."""
+    return float(np.minimum(1.0, group.p_value * len(candidates(groups, group.kind))))
 
 
 # --- cells of a space

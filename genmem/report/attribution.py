@@ -107,16 +107,16 @@ def verdict(results: Results, shown: Attribution | None) -> list[Verdict]:
     """Answer the question of influence in a sentence, where it was asked."""
     if "influence" not in results.audit:
         return []
-    first = {f["id"]: f for f in reversed(results.audit["findings"]) if f["question"] == "influence"}
+    first = {f.id: f for f in reversed(results.findings) if f.question == "influence"}
     skipped = results.audit["influence"]["skipped"]
     if skipped or not first:
         return [Verdict("influence", skipped or "Not available in this run.", None, [])]
     evidence = first.get("self_check") or next(iter(first.values()))
-    rank = first["self_influence_vs_score"]["value"] if "self_influence_vs_score" in first else None
+    rank = first["self_influence_vs_score"].value if "self_influence_vs_score" in first else None
     top = [query.proponents[0][0] for query in shown.samples if query.proponents] if shown else []
     aside = [] if rank is None else [f"Self-influence and the score: rank correlation {words.number(rank)}."]
     aside += ["Shown: the strongest proponents of samples of the model."] if top else []
-    return [Verdict("influence", evidence["sentence"], evidence, list(dict.fromkeys(top))[:SHOWN], " ".join(aside))]
+    return [Verdict("influence", evidence.sentence, evidence, list(dict.fromkeys(top))[:SHOWN], " ".join(aside))]
 
 
 def influence_score(value: float) -> str:

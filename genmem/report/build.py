@@ -1,7 +1,7 @@
 """Build offline pages from results: arrays and JSON in, report.html of a run or of a copy check out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from genmem.data.arrays import fingerprint
+from genmem.findings.records import Finding
 from genmem.plots import Group
 from genmem.regions import corrected, most_in_need
 from genmem.report import attribution, words
 from genmem.report.copies import QUESTION as COPIES
 from genmem.report.copies import CopyResults, copies, copies_of_run
 from genmem.report.pictures import GROUPS, album, differ, drawn, figures
-from genmem.report.results import Finding, Results, read_results
+from genmem.report.results import Results, read_results
 from genmem.report.verdicts import (
     QUESTIONS,
     Verdict,
@@ -78,17 +79,18 @@ def render(results: Results) -> str:
 
 def _context(results: Results) -> dict[str, Any]:
     audit, near = results.audit, results.neighbors or {}
-    groups = {kind: _highest_first(audit["groups"], kind) for kind in ("label", "cell")}
-    answers, findings = verdicts(results), ranked(audit["findings"])
+    groups = {kind: _highest_first(results.groups, kind) for kind in ("label", "cell")}
+    answers, findings = verdicts(results), ranked(results.findings)
     top, shaped = most_memorized(results, ROWS), attribution.attribution(results)
     answers += attribution.verdict(results, shaped)
     copied = copies_of_run(results)
-    answers += [] if copied is None else [Verdict("copies", copied.sentence, copied.evidence, [])]
+    share = next((replace(f, unit="of samples") for f in findings if f.id == "copied_share"), None)
+    answers += [] if copied is None else [Verdict("copies", copied.sentence, share, [])]
     plates = {"most": _plates(near, "most"), "least": _plates(near, "least")}
     shown = [p for answer in answers for p in answer.examples] + top
     shown += [p for part in plates.values() for plate in part for p in (plate.position, *dict(plate.neighbors))]
     shown += shaped.positions if shaped else []
-    shown += [p for part in groups.values() for group in part[:GROUPS] for p in group["examples"][:EXEMPLARS]]
+    shown += [p for part in groups.values() for group in part[:GROUPS] for p in group.examples[:EXEMPLARS]]
     shape = audit["data"].get("image_shape")
     drawings, library = figures(results, groups), get_plotlyjs()
     budget = PAGE - len(library) - sum(len(figure.json) for figure in drawings.values()) - MARKUP
@@ -103,7 +105,8 @@ def _context(results: Results) -> dict[str, Any]:
         "questions": {**QUESTIONS, **attribution.QUESTIONS, "copies": COPIES},
         "verdicts": answers,
         "findings": findings,
-        "failed": [check for check in audit["checks"] if not check["ok"]],
+        "checks": results.checks,
+        "failed": [check for check in results.checks if not check.ok],
         "describe": partial(_describe, results),
         "missing": words.missing(results.one_repeat),
         "why": partial(_why, results),
@@ -117,9 +120,9 @@ def _context(results: Results) -> dict[str, Any]:
         "differences": None if shape else differ(results.X, audit["data"].get("columns") or ()),
         "groups": groups,
         "neediest": [
-            g for kind in groups if (g := most_in_need(audit["groups"], kind)) and stands_out(g, audit["groups"])
+            g for kind in groups if (g := most_in_need(results.groups, kind)) and stands_out(g, results.groups)
         ],
-        "corrected": partial(corrected, audit["groups"]),
+        "corrected": partial(corrected, results.groups),
         "limits": {"groups": GROUPS, "exemplars": EXEMPLARS},
         "top": top,
         "figures": drawings,
@@ -131,9 +134,7 @@ def _context(results: Results) -> dict[str, Any]:
 
 def _why(results: Results, found: Finding | Group) -> str:
     """Why a number of this finding or group is not there."""
-    if found["standard_error"] is None:
-        return words.missing(results.one_repeat)
-    return "not tested"
+    return "not tested" if words.known(found.standard_error) else words.missing(results.one_repeat)
 
 
 def _describe(results: Results, position: int) -> str:
@@ -154,7 +155,7 @@ def _plates(near: Arrays, which: str) -> list[Plate]:
 
 
 def _highest_first(groups: Sequence[Group], kind: str) -> list[Group]:
-    return sorted((g for g in groups if g["kind"] == kind), key=lambda g: g["mean"], reverse=True)
+    return sorted((g for g in groups if g.kind == kind), key=lambda g: g.mean, reverse=True)
 
 
 # --- templates

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from genmem.plots import Floats
 from genmem.report import words
 from genmem.report.pictures import SIDES, Scale, centre_and_spread, pixels, png, scale_of
-from genmem.report.results import Finding, Results
+from genmem.report.results import Results
 from genmem.run.storage import Arrays
 
 COLUMNS = 6  # of a table that a pair shows
@@ -95,11 +95,6 @@ class Copies:
         """The same in two parts, the verdict alone and the rest."""
         length = len(str(self.about["verdict"]))
         return self.sentence[:length], self.sentence[length:]
-
-    @property
-    def evidence(self) -> Finding:
-        """The number behind the verdict."""
-        return cast(Finding, {**self.about["copied_share"], "unit": "of samples", "standard_error": None})
 
 
 def copies_of_run(results: Results) -> Copies | None:

@@ -3,13 +3,14 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from genmem.errors import IncompleteRunError, RunError
+from genmem.findings.records import Check, Finding, from_json
 from genmem.plots import Floats, Group
 from genmem.run.storage import Arrays, read_arrays
 
@@ -17,98 +18,20 @@ SCHEMA = "1"  # the major version of audit.json this report reads
 SCORES = ("score", "log_prob_in", "log_prob_out", "standard_error", "p_value", "q_value")
 
 
-class Finding(TypedDict):
-    """One finding of audit.json; docs/audit-json.md says what each key holds."""
-
-    id: str
-    question: str
-    title: str
-    value: float | None
-    standard_error: float | None
-    interval: list[float] | None
-    null: float | None
-    p_value: float | None
-    n: int
-    unit: str
-    sentence: str
-    meaning: str
-    source: str | None
-    examples: list[int]
-
-
-class Check(TypedDict):
-    """One validity check of audit.json."""
-
-    id: str
-    title: str
-    value: float | None
-    unit: str
-    null: float | None
-    ok: bool
-    sentence: str
-
-
-class Correlation(TypedDict):
-    """The rank correlation of self-influence with something else, and of that with the memorization score."""
-
-    of: str
-    rho: float | None
-    standard_error: float | None
-    interval: list[float] | None
-    n: int
-    score_rho: float | None
-    score_interval: list[float] | None
-
-
-class Influence(TypedDict):
-    """How influence was computed; docs/audit-json.md says what each key holds."""
-
-    method: str | None
-    skipped: str | None
-    weights: str | None
-    scale: str | None
-    unit: str
-    draws: int | None
-    checkpoints: int | None
-    coverage: str | None
-    note: str | None
-    n: int
-    subset: str | None
-    k: int
-    seed: int
-    reliability: float | None
-    correlations: list[Correlation]
-
-
-class Audit(TypedDict):
-    """audit.json."""
-
-    schema_version: str
-    genmem_version: str
-    created: str
-    asked: dict[str, Any]
-    data: dict[str, Any]
-    environment: dict[str, Any]
-    wall_time: dict[str, float]
-    checks: list[Check]
-    findings: list[Finding]
-    groups: list[Group]
-    influence: NotRequired[Influence]
-    copies: NotRequired[dict[str, Any]]
-    limitations: list[str]
-    files: dict[str, str]
-
-
 @dataclass(frozen=True)
 class Results:
     """What the report reads. Arrays over examples are in the order of the run's data.
 
+    audit: audit.json, whose checks, findings and groups are here again as dataclasses.
     X: (n, *event_shape), memory-mapped. index: (n,) row in the source. labels, names: (n,) or None.
     scores: by column of scores.parquet, (n,) float64 each, NaN where undefined. placebo: (m, n) or None.
     trajectory, neighbors, influence, copies: by name of the array, or None where the run has none.
     """
 
-    audit: Audit
+    audit: dict[str, Any]
+    checks: list[Check]
+    findings: list[Finding]
+    groups: list[Group]
     X: NDArray[np.generic]
     index: NDArray[np.int64]
     labels: list[str] | None
@@ -141,6 +64,9 @@ def read_results(run_dir: Path) -> Results:
     placebo = (_arrays(run_dir, "scores") or {}).get("placebo", np.empty(0))
     return Results(
         audit=audit,
+        checks=[from_json(Check, check) for check in audit["checks"]],
+        findings=[from_json(Finding, finding) for finding in audit["findings"]],
+        groups=[from_json(Group, group) for group in audit["groups"]],
         X=X,
         index=index,
         labels=_texts(table.get("label")),
@@ -155,10 +81,10 @@ def read_results(run_dir: Path) -> Results:
     )
 
 
-def _audit(run_dir: Path) -> Audit:
+def _audit(run_dir: Path) -> dict[str, Any]:
     path = _needed(run_dir / "audit.json")
     try:
-        audit = cast(Audit, json.loads(path.read_text(encoding="utf-8")))
+        audit: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RunError(
             expected=f"the audit in {path}", got=f"a damaged file ({error})", do="Repeat the audit."

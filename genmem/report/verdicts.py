@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
+from genmem.findings.records import Finding
 from genmem.plots import FLAGGED, Group
 from genmem.regions import MIN_EXAMPLES, corrected, most_in_need
 from genmem.report import words
-from genmem.report.results import Finding, Results
+from genmem.report.results import Results
 
 QUESTIONS = {
     "memorized": "Which examples are memorized?",
@@ -43,13 +44,12 @@ class Strip:
 
 def weight(finding: Finding) -> float:
     """How many standard errors the value lies from its null; 0 where nothing was tested."""
-    value, null, error = finding["value"], finding["null"], finding["standard_error"]
-    bounds, p_value = finding["interval"], finding["p_value"]
-    if not error and bounds:
-        error = (bounds[1] - bounds[0]) / (2 * norm.isf(0.025))
-    if value is not None and null is not None and error:
-        return abs(value - null) / error
-    return float(norm.isf(max(p_value, 1e-300) / 2)) if p_value is not None else 0.0
+    error, (low, high) = finding.standard_error, finding.interval
+    if not error > 0:
+        error = (high - low) / (2 * norm.isf(0.025))
+    if error > 0 and math.isfinite(away := abs(finding.value - finding.null)):
+        return away / error
+    return float(norm.isf(max(finding.p_value, 1e-300) / 2)) if math.isfinite(finding.p_value) else 0.0
 
 
 def ranked(findings: Sequence[Finding]) -> list[Finding]:
@@ -59,8 +59,7 @@ def ranked(findings: Sequence[Finding]) -> list[Finding]:
 
 def stands_out(group: Group, groups: Sequence[Group]) -> bool:
     """Whether the mean of a group exceeds that of the rest beyond chance, the choice among groups counted in."""
-    p_value = corrected(groups, group)
-    return p_value is not None and p_value < FLAGGED
+    return corrected(groups, group) < FLAGGED
 
 
 def most_memorized(results: Results, count: int) -> list[int]:
@@ -76,25 +75,25 @@ def strip(value: float | None, null: float | None, bounds: Sequence[float] | Non
     Strip(value=64.0, null=8.0, low=36.0, high=92.0)
     """
     low, high = bounds or (None, None)
-    known = [x for x in (value, null, low, high) if x is not None and math.isfinite(x)]
-    if value is None or len(known) < 2 or min(known) == max(known):
+    known = [x for x in (value, null, low, high) if words.known(x)]
+    if not words.known(value) or len(known) < 2 or min(known) == max(known):
         return None
     least, span = min(known), max(known) - min(known)
 
     def place(x: float) -> float:
         return round(8 + 84 * (x - least) / span, 2)
 
-    return Strip(place(value), *(None if x is None else place(x) for x in (null, low, high)))
+    return Strip(place(value), *(place(x) if words.known(x) else None for x in (null, low, high)))
 
 
 def verdicts(results: Results) -> list[Verdict]:
     """Answer the three questions; the evidence is the first finding audit.json lists for a question."""
     first: dict[str, Finding] = {}
-    for finding in results.audit["findings"]:
-        first.setdefault(finding["question"], finding)
+    for finding in results.findings:
+        first.setdefault(finding.question, finding)
     return [
         _memorized(results, first.get("memorized")),
-        _regions(results.audit["groups"], first.get("regions")),
+        _regions(results.groups, first.get("regions")),
         _neighbors(results, first.get("neighbors")),
     ]
 
@@ -126,30 +125,30 @@ def _regions(groups: Sequence[Group], evidence: Finding | None) -> Verdict:
     if not named:
         few = f"No group has {MIN_EXAMPLES} examples or more and others to compare with."
         none = few if groups else "Not asked in this run."
-        sentence = evidence["sentence"] if evidence else none
-        return Verdict("regions", sentence, evidence, evidence["examples"][:SHOWN] if evidence else [])
+        sentence = evidence.sentence if evidence else none
+        return Verdict("regions", sentence, evidence, list(evidence.examples[:SHOWN]) if evidence else [])
     group = named[0]
     who, gap = (
-        f"{group['kind']} {words.quoted(group['name'])}",
-        f"{words.number(group['mean'])} nats against {_rest(group)}",
+        f"{group.kind} {words.quoted(group.name)}",
+        f"{words.number(group.mean)} nats against {_rest(group)}",
     )
     sentence = f"No group clearly stands out: the highest of {MIN_EXAMPLES} examples or more, {who}, averages {gap}."
     if stands_out(group, groups):
-        sentence = f"Most needed for {who}: its {group['n']:,} examples average {gap}."
-    return Verdict("regions", sentence, group, group["examples"][:SHOWN], _cell(named[1]) if named[1:] else "")
+        sentence = f"Most needed for {who}: its {group.n:,} examples average {gap}."
+    return Verdict("regions", sentence, group, list(group.examples[:SHOWN]), _cell(named[1]) if named[1:] else "")
 
 
 def _cell(group: Group) -> str:
-    mean, bounds = words.number(group["mean"]), words.interval(group["interval"])
-    return f"Highest cell: cell {group['name']}, {mean} nats ({bounds}), n = {group['n']:,}."
+    mean, bounds = words.number(group.mean), words.interval(group.interval)
+    return f"Highest cell: cell {group.name}, {mean} nats ({bounds}), n = {group.n:,}."
 
 
 def _rest(group: Group) -> str:
-    return f"{words.number(group['rest'])} for the rest"
+    return f"{words.number(group.rest)} for the rest"
 
 
 def _neighbors(results: Results, evidence: Finding | None) -> Verdict:
-    sentence = evidence["sentence"] if evidence else "Not available in this run."
+    sentence = evidence.sentence if evidence else "Not available in this run."
     near = results.neighbors or {}
     if not len(near.get("most", ())):
         return Verdict("neighbors", sentence, evidence, [])

@@ -8,6 +8,11 @@ MISSING = "not available"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
+def known(value: float | None) -> TypeGuard[float]:
+    """Whether a number is there."""
+    return value is not None and math.isfinite(value)
+
+
 def missing(one_repeat: bool) -> str:
     """Say that a number is not there, and why where the design tells.
 
@@ -25,7 +30,7 @@ def number(value: float | None, missing: str = MISSING) -> str:
     >>> number(-8.1), number(1797), number(0.05), number(0.0000123), number(6e-18), number(float("nan"))
     ('−8.10', '1,797', '0.05', '1.2×10⁻⁵', '0', 'not available')
     """
-    if not _known(value):
+    if not known(value):
         return missing
     if abs(value) < 1e-9:
         return "0"
@@ -41,7 +46,7 @@ def fixed(value: float | None, missing: str = "n/a") -> str:
     >>> fixed(-1234.5), fixed(None)
     ('−1,234.50', 'n/a')
     """
-    return _decimal(value, 2) if _known(value) else missing
+    return _decimal(value, 2) if known(value) else missing
 
 
 def probability(value: float | None, missing: str = MISSING) -> str:
@@ -50,7 +55,7 @@ def probability(value: float | None, missing: str = MISSING) -> str:
     >>> probability(0.031), probability(3e-9), probability(0.0)
     ('0.031', '3×10⁻⁹', '< 10⁻³⁰⁰')
     """
-    if not _known(value):
+    if not known(value):
         return missing
     if value < 1e-300:
         return "< 10⁻³⁰⁰"
@@ -63,7 +68,7 @@ def interval(bounds: Sequence[float] | None, missing: str = MISSING, decimals: i
     >>> interval([-0.04, 8.5]), interval([0.0, 0.2]), interval([0.0, 0.2], decimals=2), interval(None)
     ('−0.04 to 8.50', '0.0 to 0.2', '0.00 to 0.20', 'not available')
     """
-    if not bounds or not all(_known(bound) for bound in bounds):
+    if not bounds or not all(known(bound) for bound in bounds):
         return missing
     if decimals is not None:
         return " to ".join(_decimal(bound, decimals) for bound in bounds)
@@ -93,6 +98,26 @@ def duration(seconds: float) -> str:
         return f"{seconds:.2g} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def roughly(seconds: float) -> str:
+    """Write a time that is only expected.
+
+    >>> roughly(0.4), roughly(130), roughly(7320)
+    ('1 s', '2 min', '2.0 hours')
+    """
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def size(count: float) -> str:
+    """Write a number of bytes.
+
+    >>> size(5e6), size(3e9)
+    ('5 MiB', '2.8 GiB')
+    """
+    return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
 
 
 def nearest(rank: int) -> str:
@@ -147,10 +172,6 @@ def design(settings: Mapping[str, object]) -> str:
         return f"{folds} folds × {repeats} repeat{'s' * (repeats != 1)}, {folds * repeats} refits"
     refits, fraction = f"{settings.get('n_splits')} refits", settings.get("fraction")
     return f"{refits}, each on {fraction:.0%} of the examples" if isinstance(fraction, float) else refits
-
-
-def _known(value: float | None) -> TypeGuard[float]:
-    return value is not None and math.isfinite(value)
 
 
 def _decimals(value: float) -> int:

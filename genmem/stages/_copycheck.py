@@ -1,7 +1,6 @@
 """Check the samples of any generator for copies of its training set: three sets in, a folder with a report out."""
 
 import datetime
-import inspect
 import json
 import math
 import os
@@ -25,6 +24,7 @@ from genmem.report.build import render_copies
 from genmem.report.copies import CopyResults, spread_of
 from genmem.report.pictures import Scale, scale_of
 from genmem.run.plan import versions
+from genmem.run.request import python_line
 from genmem.run.storage import PARTIAL, write_atomically
 from genmem.version import __version__
 
@@ -193,28 +193,15 @@ def _named(source: Any) -> str:
 
 def _asked(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was asked, arrays and functions by name only, with the line of Python that repeats it."""
-    sets = ("train", "test", "samples")
-    shown = [_written(asked[name], name) for name in sets]
-    for name, parameter in inspect.signature(check_copies).parameters.items():
-        if name in asked and name not in sets and asked[name] != parameter.default:
-            shown.append(f"{name}={_written(asked[name], name)}")
     return {
-        "python": f"genmem.stages.check_copies({', '.join(shown)})",
-        **{name: _named(asked[name]) for name in sets},
+        "python": python_line(check_copies, asked),
+        **{name: _named(asked[name]) for name in ("train", "test", "samples")},
         "space": asked["space"] if isinstance(asked["space"], str) else "given",
         "level": asked["level"],
         "seed": asked["seed"],
         "redacted": asked["redact"],
         "fail_if": asked["fail_if"],
     }
-
-
-def _written(value: Any, name: str) -> str:
-    """Return a value as Python would read it; what is too long for a line by its name."""
-    if isinstance(value, str | PathLike):
-        return repr(fspath(value))
-    several = value if isinstance(value, list | tuple) else [value]
-    return repr(value) if all(isinstance(one, str | int | float) for one in several) else name
 
 
 def _load(sources: Sequence[Source], image_shape: Sequence[int] | None, **how: Any) -> ThreeSets:

@@ -1,6 +1,6 @@
 """Set the scores beside the data: nearest neighbours, regions, and the report of it all."""
 
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ from sklearn.decomposition import PCA
 from genmem.data.arrays import identical_groups
 from genmem.data.examples import Data
 from genmem.findings.audit_json import summarise
+from genmem.findings.records import to_json
 from genmem.protocols import Listener, Progress, ignore
-from genmem.regions import group_scores, latent_cells
+from genmem.regions import GroupScore, group_scores, latent_cells
 from genmem.report import write_report
 from genmem.run.directory import Run, stage
 from genmem.run.storage import Arrays
@@ -54,10 +55,12 @@ def regions(run: Run, *, progress: Listener = ignore) -> None:
         coordinates, space = _coordinates(run, data)
         cells = latent_cells(coordinates, seed=seed32(run.seed, "cells"))
         run.write_result("cells", cell=cells, space=np.asarray(space))
-        groups = [{"kind": "cell", **_plain(g, len(per_repeat))} for g in group_scores(per_repeat, cells)]
-        if data.labels is not None:
-            by_label = group_scores(per_repeat, data.labels)
-            groups = [{"kind": "label", **_plain(g, len(per_repeat))} for g in by_label] + groups
+        kinds = {} if data.labels is None else {"label": data.labels}
+        groups = [
+            {"kind": kind, **_told(group, len(per_repeat))}
+            for kind, members in {**kinds, "cell": cells}.items()
+            for group in group_scores(per_repeat, members)
+        ]
         run.write_json("results/groups.json", groups)
         progress(Progress("regions", 1, 1))
 
@@ -76,18 +79,9 @@ def _coordinates(run: Run, data: Data) -> tuple[NDArray[Any], str]:
     return reduced.fit_transform(flat), "data"
 
 
-def _plain(group: Any, repeats: int) -> dict[str, Any]:
-    """Return a group as JSON holds it: undefined numbers are null, and so is p at one repeat, blind to the refits."""
-    found = asdict(group)
-    if repeats < 2:
-        found["p_value"] = np.nan
-    found["name"] = str(found["name"])
-    found["examples"] = [int(i) for i in found["examples"]]
-    for key in ("mean", "standard_error", "rest", "p_value"):
-        found[key] = float(found[key]) if np.isfinite(found[key]) else None
-    low, high = found["interval"]
-    found["interval"] = [float(low), float(high)] if np.isfinite(low) and np.isfinite(high) else None
-    return found
+def _told(group: GroupScore, repeats: int) -> dict[str, Any]:
+    """Return a group as JSON holds it, without p at one repeat, which is blind to the refits."""
+    return dict(to_json(group if repeats > 1 else replace(group, p_value=np.nan)))
 
 
 def report(run: Run, *, progress: Listener = ignore) -> Path:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from genmem import stats
 from genmem.data.arrays import fingerprint
 from genmem.errors import DataError
 from genmem.findings.influence import influence_of
+from genmem.findings.records import Correlation, to_json
 from genmem.leaveout import planned_model
 from genmem.models.base import is_count, is_seed
 from genmem.protocols import Listener, Progress, ignore
@@ -142,9 +144,8 @@ def _compute(
     own, error = arrays["self_influence"], arrays["self_error"]
     sure = stats.reliability(own, error) if error.any() else np.nan
     about |= {**nothing, "skipped": None, **way.about, **note, "n": len(way.used)}
-    about["reliability"] = float(sure) if np.isfinite(sure) else None
-    about["correlations"] = _correlations(run, way.used, own)
-    return about
+    about |= {"reliability": sure, "correlations": _correlations(run, way.used, own)}
+    return dict(to_json(about))
 
 
 def _attribute(
@@ -203,7 +204,7 @@ def _forget_others(folder: Path) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def _correlations(run: Run, used: NDArray[np.intp], own: NDArray[np.float64]) -> list[dict[str, Any]]:
+def _correlations(run: Run, used: NDArray[np.intp], own: NDArray[np.float64]) -> list[Correlation]:
     """Return the rank correlations of self-influence with what it might be, or be no more than."""
     scores, near = run.result("scores"), nearest_others(run)["distances"]
     rank = min(NEIGHBOR, near.shape[1])
@@ -217,18 +218,16 @@ def _correlations(run: Run, used: NDArray[np.intp], own: NDArray[np.float64]) ->
     score = scores["score"][used]
     found = []
     for name, values in against.items():
-        there = {"of": name, **_correlation(own, values[used])}
-        # Beside it, how well the same ranks examples as the score does, without any influence.
-        alone = dict.fromkeys(("rho", "interval")) if name == SCORE else _correlation(values[used], score)
-        found.append({**there, "score_rho": alone["rho"], "score_interval": alone["interval"]})
+        with_own, n = _correlation(own, values[used])
+        told = Correlation(name, with_own.rho, with_own.standard_error, with_own.interval, n)
+        if name != SCORE:  # beside it, how well the same ranks examples as the score does, without any influence
+            with_score, _ = _correlation(values[used], score)
+            told = replace(told, score_rho=with_score.rho, score_interval=with_score.interval)
+        found.append(told)
     return found
 
 
-def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> dict[str, Any]:
+def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[stats.Correlation, int]:
+    """Return the rank correlation over the examples where both are finite, and how many these are."""
     there = np.isfinite(a) & np.isfinite(b)
-    found = stats.spearman(a[there], b[there])
-    rho, error, low, high = (
-        float(v) if np.isfinite(v) else None for v in (found.rho, found.standard_error, *found.interval)
-    )
-    interval = None if low is None or high is None else [low, high]
-    return {"rho": rho, "standard_error": error, "interval": interval, "n": int(there.sum())}
+    return stats.spearman(a[there], b[there]), int(there.sum())

@@ -47,10 +47,10 @@ def test_latent_distances_are_shares_of_the_others():
     means = np.array([[0.0], [9.0], [1.0], [2.0], [99.0], [4.0], [-4.0]])  # of 7 examples, the one at 9 is left out
     found = lists([0, 2, 3, 4], [9, 5, 4, -1], [6, 0, -1], [-3, -2, -9], [0, 2, 3, 4, 5, 6])
     near, far = latent_distance(found, means)
-    assert near["value"] == pytest.approx((0 + 1) / 2 / 4)  # of 2, 3, 4, 5, 6: none nearer than 2, one than 3
-    assert far["value"] == pytest.approx(2.5 / 4)  # 2, 3, and as near as 5
-    assert near["null"] == far["null"] == 0.5 and near["n"] == 1
-    assert "12% of the other examples" in near["sentence"] and "opponents do" in far["sentence"]
+    assert near.value == pytest.approx((0 + 1) / 2 / 4)  # of 2, 3, 4, 5, 6: none nearer than 2, one than 3
+    assert far.value == pytest.approx(2.5 / 4)  # 2, 3, and as near as 5
+    assert near.null == far.null == 0.5 and near.n == 1
+    assert "12% of the other examples" in near.sentence and "opponents do" in far.sentence
 
 
 def test_random_proponents_lie_at_one_half():
@@ -62,23 +62,23 @@ def test_random_proponents_lie_at_one_half():
         found |= {f"checked_{side}s": strongest, f"checked_{side}_scores": np.full((n, 5), sign)}
     means[:10] = means[0]
     for said in latent_distance(found, means):
-        assert said["value"] == pytest.approx(0.5, abs=4 * said["standard_error"]) and said["n"] == n
-        low, high = said["interval"]
+        assert said.value == pytest.approx(0.5, abs=4 * said.standard_error) and said.n == n
+        low, high = said.interval
         assert 0 <= low < 0.5 < high <= 1
     near = [np.argsort(np.linalg.norm(means - means[q], axis=1), kind="stable") for q in range(n)]
     found["checked_proponents"] = np.array([order[order != q][:5] for q, order in enumerate(near)])
-    assert latent_distance(found, means)[0]["value"] < 0.15
+    assert latent_distance(found, means)[0].value < 0.15
 
 
 def test_without_proponents_there_is_nothing_to_say():
     found = lists([0], [1.0], [-1], [-1.0], [0, 1, 2])
-    assert all(said["value"] is None and said["n"] == 0 for said in latent_distance(found, np.zeros((3, 2))))
+    assert all(np.isnan(said.value) and said.n == 0 for said in latent_distance(found, np.zeros((3, 2))))
 
 
 @pytest.mark.slow
 def test_a_run_with_an_encoder_has_them(copied):
     stages.influence(copied, **ASKED)
-    said = {f["id"]: f for f in find_influence(copied)}
+    said = {f.id: f for f in find_influence(copied)}
     arrays, means = copied.result("influence"), copied.result("latents")["mean"]
     values = []
     for query, proponents, scores in zip(
@@ -88,7 +88,7 @@ def test_a_run_with_an_encoder_has_them(copied):
         away = np.linalg.norm(means - means[query], axis=1)
         others = [i for i in range(len(means)) if i != query]
         values += [np.mean([np.mean([away[i] < away[p] for i in others if i != p]) for p in kept])] if kept else []
-    assert said["latent_distance"]["value"] == pytest.approx(np.mean(values), abs=1e-6)
+    assert said["latent_distance"].value == pytest.approx(np.mean(values), abs=1e-6)
     against = (arrays["checked_opponents"] != arrays["checked"][:, None]) & (arrays["checked_opponent_scores"] < 0)
     assert ("latent_distance_opponents" in said) == against.any()  # hardly any after so little training
 

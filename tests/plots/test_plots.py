@@ -7,6 +7,7 @@ import pytest
 
 from genmem import plots
 from genmem.errors import DataError
+from genmem.plots import Group
 
 
 @pytest.fixture
@@ -119,14 +120,13 @@ def test_trajectory_marks_what_comes_first_and_where_to_stop():
     assert "epoch 4" in figure.layout.annotations[0].text and figure.layout.annotations[0].x == np.log10(4)
 
 
-def group(name, mean, interval, rest=1.0):
-    return {"kind": "label", "name": name, "n": 9, "mean": mean, "standard_error": None, "interval": interval,
-            "rest": rest, "examples": []}  # fmt: skip
+def group(name, mean, interval=(np.nan, np.nan), rest=1.0):
+    return Group(name, 9, mean, np.nan, interval, rest, np.nan, (), "label")
 
 
 def test_groups_stand_highest_on_top_with_their_intervals():
     same = "x" * 40  # alike once they are cut: they must not fall together
-    groups = [group(f"{same}1", 2.0, [1.5, 3.0]), group(f"{same}2", 5.0, None, rest=None), group("3", 4.0, [3, 5])]
+    groups = [group(f"{same}1", 2.0, (1.5, 3.0)), group(f"{same}2", 5.0, rest=np.nan), group("3", 4.0, (3, 5))]
     figure = plots.group_intervals(groups)
     mean = figure.data[1]
     assert list(mean.x) == [2.0, 4.0, 5.0] and list(mean.y) == [0, 1, 2]
@@ -139,7 +139,7 @@ def test_groups_stand_highest_on_top_with_their_intervals():
 def test_text_of_the_data_cannot_be_markup(rng):
     bad = "</script><b onclick=x>\"'"
     scatter = plots.score_against_log_prob(*rng.normal(size=(2, 3)), np.zeros(3), np.arange(3), [bad] * 3)
-    forest = plots.group_intervals([group(bad, 1.0, None)])
+    forest = plots.group_intervals([group(bad, 1.0)])
     for figure in (scatter, forest):
         assert "<" not in figure.to_json()
         assert "&lt;/script&gt;" in json.dumps(json.loads(figure.to_json()))

@@ -53,8 +53,8 @@ def test_page_one_answers_the_three_questions_with_numbers(digits_run):
     assert 0 < flagged < 600 and f"{flagged} of 600 examples" in first
     top = int(results.index[results.scores["score"].argmax()])
     assert f"row {top} (label" in first
-    labels = [g for g in results.audit["groups"] if g["kind"] == "label"]
-    assert f"label {max(labels, key=lambda g: g['mean'])['name']}" in first
+    labels = [g for g in results.groups if g.kind == "label"]
+    assert f"label {max(labels, key=lambda g: g.mean).name}" in first
     assert "rank correlation of score and distance is .62" in first
 
 
@@ -75,11 +75,10 @@ def test_neediest_group_must_stand_out_from_ten(digits_run, p_value, said):
 
 @pytest.mark.slow
 def test_findings_are_sorted_by_standard_errors_from_their_null(digits_run):
-    findings = read_results(digits_run).audit["findings"]
-    ordered = verdicts.ranked(findings)
-    assert [f["id"] for f in ordered] == ["mean_score", "score_distance", "highest_likely", "spread"]
+    ordered = verdicts.ranked(read_results(digits_run).findings)
+    assert [f.id for f in ordered] == ["mean_score", "score_distance", "highest_likely", "spread"]
     page = visible(write_report(digits_run))
-    places = [page.index(f["meaning"]) for f in ordered]
+    places = [page.index(f.meaning) for f in ordered]
     assert places == sorted(places)
     assert verdicts.weight(ordered[1]) == pytest.approx(0.62 / 0.02)
     assert verdicts.weight(ordered[3]) == 0

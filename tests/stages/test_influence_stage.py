@@ -93,22 +93,22 @@ def test_findings_say_what_the_matrix_holds(done):
     run = Run.open(done[0])
     X, labels = np.asarray(run.data().X), run.data().labels
     scores = influence_scores(fitted(run), X, X, draws=4, seed=run.seed)[:, :128]  # queries keep their draws
-    said = {f["id"]: f for f in find_influence(run)}
+    said = {f.id: f for f in find_influence(run)}
     rank = (scores > scores.diagonal()).sum(0) + 1
-    assert said["self_check"]["value"] == pytest.approx((rank == 1).mean())
-    assert f"{(rank <= 5).sum()} are among their own 5" in said["self_check"]["sentence"]
-    assert said["self_check"]["null"] == 1 / 150
+    assert said["self_check"].value == pytest.approx((rank == 1).mean())
+    assert f"{(rank <= 5).sum()} are among their own 5" in said["self_check"].sentence
+    assert said["self_check"].null == 1 / 150
     agree, chance = [], []
     for query in range(128):
         order = [p for p in np.argsort(-scores[:, query]) if p != query][:5]
         agree.append((labels[order] == labels[query]).mean())
         chance.append((np.delete(labels, query) == labels[query]).mean())
-    assert said["label_agreement"]["value"] == pytest.approx(np.mean(agree))
-    assert said["label_agreement"]["null"] == pytest.approx(np.mean(chance))
+    assert said["label_agreement"].value == pytest.approx(np.mean(agree))
+    assert said["label_agreement"].null == pytest.approx(np.mean(chance))
     own = run.result("influence")["self_influence"]
     expected = stats.spearman(own, run.result("scores")["score"])
-    assert said["self_influence_vs_score"]["value"] == pytest.approx(expected.rho)
-    assert said["self_influence_vs_score"]["interval"] == pytest.approx(expected.interval)
+    assert said["self_influence_vs_score"].value == pytest.approx(expected.rho)
+    assert said["self_influence_vs_score"].interval == pytest.approx(expected.interval)
     of = {c["of"]: c["rho"] for c in done[1]["correlations"]}
     beside = {c["of"]: c["score_rho"] for c in done[1]["correlations"]}
     norm = np.linalg.norm(run.result("latents")["mean"], axis=1)
@@ -251,8 +251,8 @@ def test_knn_has_no_opponents_to_name(blobs, tmp_path):
     path = genmem.audit(blobs[0], KNNDensity(k=7), out=tmp_path / "r", folds=3, repeats=2, influence=True).path
     found = Run.open(path).result("influence")
     assert (found["samples_opponents"] == -1).all()  # all others lose alike
-    (check,) = (f for f in find_influence(Run.open(path)) if f["id"] == "self_check")
-    assert check["value"] == 1  # though six others tie with each
+    (check,) = (f for f in find_influence(Run.open(path)) if f.id == "self_check")
+    assert check.value == 1  # though six others tie with each
     assert "Opponents none" in visible(path / "report.html")
 
 
@@ -323,17 +323,17 @@ def made_up(scores, depth=3):
 def test_self_check_counts_ties_for_an_example_and_what_is_not_listed_against_it():
     scores = np.array([[5.0, 1, 1], [5, 2, 1], [1, 3, 0], [1, 4, 1], [0, 5, 1], [0, 6, 1], [0, 7, 1]])
     found = self_check(Found({"scale": "dot"}, made_up(scores)))
-    assert found["value"] == pytest.approx(1 / 3) and found["null"] == pytest.approx(1 / 7)
-    assert "1 are among their own 5" in found["sentence"] and found["examples"] == [1, 2]
-    assert found["interval"] == pytest.approx(stats.share_interval(1, 3))
+    assert found.value == pytest.approx(1 / 3) and found.null == pytest.approx(1 / 7)
+    assert "1 are among their own 5" in found.sentence and found.examples == (1, 2)
+    assert found.interval == pytest.approx(stats.share_interval(1, 3))
 
 
 def test_label_agreement_leaves_the_example_and_wrong_signs_out():
     scores = np.array([[9.0, -1], [3, 8], [2, 7], [-1, -2]])
     agree, against = label_agreement(made_up(scores), np.array(["a", "b", "a", "a"]))
-    assert agree["value"] == pytest.approx((1 / 2 + 0 / 1) / 2)  # of (1, 2) one is a; of (2,) none is b
-    assert agree["null"] == pytest.approx((2 / 3 + 0) / 2) and agree["n"] == 2
-    assert against["value"] == pytest.approx((1 + 0) / 2)  # of (3,) and (3, 0)
+    assert agree.value == pytest.approx((1 / 2 + 0 / 1) / 2)  # of (1, 2) one is a; of (2,) none is b
+    assert agree.null == pytest.approx((2 / 3 + 0) / 2) and agree.n == 2
+    assert against.value == pytest.approx((1 + 0) / 2)  # of (3,) and (3, 0)
 
 
 def test_share_interval_covers():

@@ -22,6 +22,7 @@ from genmem.models.evaluation import log_prob
 from genmem.report import write_report
 from genmem.run import Run
 from genmem.search import nearest
+from genmem.stages._attribution import AlongTrajectory
 from genmem_cli.main import run as cli
 
 SCHEMA = json.loads(files("genmem.report").joinpath("audit.schema.json").read_text())
@@ -126,7 +127,7 @@ def test_a_model_that_copies_is_caught(parrot):
     assert about["verdict"] == "copies found" and about["samples"]["flagged"] == 200
     assert about["numbers"]["copied_share_low"] > 0.5
     np.testing.assert_array_equal(found["samples"][found["pair_sample"]], X[found["pair_train"]])
-    copies = {f["id"]: f for f in find_copies(run)}["copied_share"]["examples"]
+    copies = {f.id: f for f in find_copies(run)}["copied_share"].examples
     assert set(copies) <= set(found["train"].tolist()) and len(copies) == 12
 
 
@@ -152,7 +153,7 @@ def test_held_out_examples_of_ones_own(copied, tmp_path):
     found = copied.result("copycheck")
     assert about["data"]["n_train"] == 240 and about["data"]["n_test"] == 150 and not about["data"]["test_in_run"]
     np.testing.assert_array_equal(found["shown_test"], digits[others[found["pair_test"][found["shown"]]]])
-    full = stages.ways.AlongTrajectory(copied, genmem.VAE(**copied.plan["model"]["params"]), digits[:9], ASKED)
+    full = AlongTrajectory(copied, genmem.VAE(**copied.plan["model"]["params"]), digits[:9], ASKED)
     assert np.isfinite(full.model.score_samples(found["samples"])).all()
     again = stages.copies(copied, test=digits[others[:150]], samples=150)  # the same as an array
     assert again["seconds"] == about["seconds"]
