@@ -1,9 +1,14 @@
-"""How a run's refits are done and what they will take: settled once, when the run is planned, by short timed trials."""
+"""How a run's refits are done and what they will take: settled once, when the run is planned.
+
+Whether networks train as lanes of one batch or in a loop changes numbers, so a rule on the plan decides, never a clock.
+Short timed trials tell how long it will take, and so whether worker processes pay.
+"""
 
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genmem.errors import GenmemError, ModelError
-from genmem.leaveout.executors import local_workers
 from genmem.models.base import DeepDensity, as_tensor
 from genmem.models.evaluation import BLOCK, estimate_of, log_prob
 from genmem.models.factory import fresh, model_of_plan
@@ -24,88 +28,11 @@ from genmem.run.plan import describe_model, refuse_other_plan
 from genmem.run.splits import Splits
 from genmem.run.storage import HELD
 from genmem.training.ensemble import Recipe, fresh_module, noise_shape, takes_noise
-from genmem.training.probe import TRIAL_SECONDS, can_batch, fitting_lanes, measure_pace
+from genmem.training.probe import TRIAL_SECONDS, can_batch, fitting_lanes, measure_pace, step_flops
 
 SCORED = 4 * BLOCK  # examples whose log p is timed, at most
 FEWEST = 16  # and at least, where it is slow
-SLOW = 0.3  # seconds of a step of a whole batch of lanes from which more lanes only pay if so many gained much
-GAIN = 0.9  # of the seconds of a step of one network: that much
 FIRST, SECOND = 250, 500  # examples that other models are fitted to, in trials
-
-
-@dataclass(frozen=True)
-class Way:
-    """One way of doing the refits, and what it was measured to take."""
-
-    workers: int  # processes that refit at once; 1 is this process
-    threads: int  # of each
-    lanes: int  # networks in one batch; 0 is a plain loop
-    quick_step: float  # seconds of one optimiser step of one network within a worker, when nothing disturbs
-    step: float  # the same on average
-    score: float  # seconds of log p of one example under one network within a worker
-    refit: float  # seconds of refitting its posterior; 0 where there is none
-    memory: int  # bytes that a worker held at most
-
-    @property
-    def label(self) -> str:
-        """The way as the plan names it."""
-        how = f"{self.lanes} lanes" if self.lanes else "loop"
-        return how if self.workers == 1 else f"{self.workers} workers, {how}"
-
-    def seconds(self, refits: int, steps: int, scores: int) -> float:
-        """Return the time of all refits: each takes `steps` optimiser steps and the log p of `scores` examples."""
-        return -(-refits // self.workers) * (steps * self.step + scores * self.score)
-
-    def quick_seconds(self, steps: int, scores: int) -> float:
-        """Return what one refit takes of the machine when nothing disturbs: what ways are compared by."""
-        return (steps * self.quick_step + scores * self.score) / self.workers
-
-
-def try_here(recipe: Recipe, X: Tensor, lane_counts: Sequence[int], draws: int, known: Sequence[Way] = ()) -> list[Way]:
-    """Time each number of lanes in this process, in ascending order; 0 is the plain loop.
-
-    Where a step is slow and so many lanes gain little, larger numbers are not tried. `known` are ways tried here
-    before: log p takes what it took then.
-    """
-    found: list[Way] = []
-    for lanes in lane_counts:
-        pace = measure_pace(recipe, X, max(1, lanes), batched=lanes > 0)
-        before = [*known, *found]
-        score, refit = (before[0].score, before[0].refit) if before else _other_seconds(recipe, X, draws)
-        found.append(Way(1, torch.get_num_threads(), lanes, pace.quick, pace.average, score, refit, _peak_bytes()))
-        little = any(pace.quick > GAIN * way.quick_step for way in before)
-        if lanes and lanes * pace.quick > SLOW and little:
-            break
-    return found
-
-
-def try_workers(
-    model: DeepDensity, X: NDArray[Any], n_keep: int, workers: int, lane_counts: Sequence[int], draws: int
-) -> list[Way]:
-    """Do `try_here` in several processes at once, so that they share what they will share."""
-    rows = np.array(X[: max(SCORED, 32 * model.batch_size)])
-    with local_workers(workers, 1) as executor:
-        tried = [executor.submit(_try_worker, model, rows, n_keep, lane_counts, draws) for _ in range(workers)]
-        ways = [future.result() for future in tried]
-    return [_slowest(workers, same) for same in zip(*ways, strict=False)]  # each may have stopped early
-
-
-def _try_worker(model: DeepDensity, X: NDArray[Any], n_keep: int, lane_counts: Sequence[int], draws: int) -> list[Way]:
-    recipe = model.recipe(X.shape[1:], n_keep, seed=0)
-    return try_here(recipe, as_tensor(X, recipe.device), lane_counts, draws)
-
-
-def _slowest(workers: int, ways: Sequence[Way]) -> Way:
-    return Way(
-        workers,
-        ways[0].threads,
-        ways[0].lanes,
-        max(way.quick_step for way in ways),
-        max(way.step for way in ways),
-        max(way.score for way in ways),
-        max(way.refit for way in ways),
-        max(way.memory for way in ways),
-    )
 
 
 def _other_seconds(recipe: Recipe, X: Tensor, draws: int) -> tuple[float, float]:
@@ -162,8 +89,12 @@ def _fit_seconds(model: Any, X: NDArray[Any], n: int) -> float:
 
 
 MAX_LANES = {"cpu": 40, "cuda": 400}
-WORTH_TRIALS = 2.0  # seconds of refits from which another way than a plain loop pays
-SLOW_STEP = 0.1  # seconds from which a step on a CPU is all arithmetic, and lanes have nothing to save
+# Lanes save what a step costs besides its arithmetic: about 1 ms in a loop, about 3 ms in a batch, shared by its lanes.
+# Measured on a CPU (bench/RESULTS.md), that pays from 4 lanes and up to 1e9 operations a step of one network (2.9 times
+# at 1e7, 1.4 at 4e8, 1.1 at 1.4e9, 0.8 at 5e9); beyond 8e9 in one step of all lanes they slow each other down.
+FEWEST_LANES = 4
+MOST_FLOPS = 1e9
+FLOPS_AT_ONCE = 8e9
 WORTH_WORKERS = 30.0  # seconds of refits from which starting processes pays
 
 
@@ -206,7 +137,7 @@ def scored_epochs(model: Any, asked: Sequence[int]) -> tuple[int, ...]:
 
 
 def ensure_probe(run: Run, model: Any = None) -> dict[str, Any]:
-    """Return how the run's refits are done; find out by short timed trials where the plan does not say yet."""
+    """Return how the run's refits are done; settle it where the plan does not say yet."""
     if run.probe is None:
         run.set_probe(_tried(run, planned_model(run, model)))
     assert run.probe is not None
@@ -242,56 +173,69 @@ def _probe_other(run: Run, model: Any) -> dict[str, Any]:
 
 def _probe(run: Run, model: DeepDensity) -> dict[str, Any]:
     splits, data = run.splits(), run.data().X
-    n_keep = int((~splits.held_out).sum(1).min())
-    recipe = model.recipe(data.shape[1:], n_keep, seed=run.seed)
-    X = as_tensor(np.asarray(data), recipe.device)
+    recipe = model.recipe(data.shape[1:], int((~splits.held_out).sum(1).min()), seed=run.seed)
+    X, module = as_tensor(np.asarray(data), recipe.device), fresh_module(recipe, 0)
     refits, steps = splits.n_splits, recipe.steps_per_epoch * recipe.epochs
     scores = len(scored_epochs(model, run.score_epochs)) * len(X)
-    ways = try_here(recipe, X, [0], run.importance_samples)
-    counts = []
-    if ways[0].seconds(refits, steps, scores) > WORTH_TRIALS:
-        slow = recipe.device.type == "cpu" and ways[0].quick_step > SLOW_STEP
-        counts = [] if slow else _lane_counts(recipe, X, splits)
-        ways += try_here(recipe, X, counts, run.importance_samples, ways)
-        counts = [way.lanes for way in ways[1:]]  # those tried
-    best, module = _quickest(ways, steps, scores), fresh_module(recipe, 0)
-    workers = min(cpu_count(), refits)
-    if recipe.device.type == "cpu" and workers > 1 and best.seconds(refits, steps, scores) > WORTH_WORKERS:
-        share = [0, *(c for c in counts if c <= -(-refits // workers))]
-        ways += try_workers(model, data, n_keep, workers, share, run.importance_samples)
-        best = _quickest(ways, steps, scores)
+    lanes = lanes_for(recipe, X, splits)
+    alone = measure_pace(recipe, X, 1, batched=False).average
+    score, posterior = _other_seconds(recipe, X, run.importance_samples)
+    step = measure_pace(recipe, X, lanes, batched=True).average if lanes else alone
+    seconds, workers, threads = refits * (steps * step + scores * score), 1, torch.get_num_threads()
+    if recipe.device.type == "cpu" and seconds > WORTH_WORKERS and (most := min(cpu_count(), refits)) > 1:
+        # Each on one core: threads of one process gain little on matrices this small.
+        workers, threads, lanes = most, 1, min(lanes, -(-refits // most))
+        with _threads(1):
+            step = measure_pace(recipe, X, max(1, lanes), batched=lanes > 0).average
+            score, posterior = _other_seconds(recipe, X, run.importance_samples)
+        seconds = -(-refits // workers) * (steps * step + scores * score)
     return {
-        "method": "lanes" if best.lanes else "loop",
-        "lanes": max(1, best.lanes),
-        "workers": best.workers,
-        "threads": best.threads,
+        "method": "lanes" if lanes else "loop",
+        "lanes": max(1, lanes),
+        "workers": workers,
+        "threads": threads,
         "device": str(recipe.device),
         "estimate": estimate_of(module),
         "encoder": has_posterior(module),
-        "seconds_per_step": {way.label: round(way.quick_step / way.workers, 7) for way in ways},
-        "step_seconds": round(best.step, 7),
-        "alone_seconds": round(ways[0].step, 7),
-        "score_seconds": round(best.score, 7),
-        "posterior_seconds": round(best.refit, 7),
-        "worker_bytes": best.memory,
+        "step_seconds": round(step, 7),
+        "alone_seconds": round(alone, 7),
+        "score_seconds": round(score, 7),
+        "posterior_seconds": round(posterior, 7),
+        "worker_bytes": _peak_bytes(),
         "weight_bytes": sum(p.numel() * p.element_size() for p in module.parameters()),
         "refit_steps": steps,
-        "expected_seconds": round(best.seconds(refits, steps, scores), 1),
+        "expected_seconds": round(seconds, 1),
     }
 
 
-def _quickest(ways: Sequence[Way], steps: int, scores: int) -> Way:
-    return min(ways, key=lambda way: way.quick_seconds(steps, scores))
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    here = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(here)
 
 
-def _lane_counts(recipe: Recipe, X: Tensor, splits: Splits) -> list[int]:
-    """Return the numbers of lanes worth trying: one, two and four repeats at once, within memory; none if it cannot."""
-    folds = int(np.bincount(splits.repeat).max())
-    most = min(splits.n_splits, MAX_LANES[recipe.device.type], fitting_lanes(recipe, X))
-    if not takes_noise(recipe):
-        most = min(most, folds)
-    counts = sorted({min(folds * times, most) for times in (1, 2, 4, 20)} - {1})
-    return counts if counts and can_batch(recipe, X) else []
+def lanes_for(recipe: Recipe, X: Tensor, splits: Splits) -> int:
+    """Return how many networks train in one batch; 0 is a plain loop. The plan and the device decide, not their speed.
+
+    Only where memory does not hold as many lanes as the rule says are there fewer, or none on a GPU.
+    """
+    device = recipe.device.type
+    most = min(splits.n_splits, MAX_LANES[device])
+    if not takes_noise(recipe):  # they share their noise within a repeat
+        most = min(most, int(np.bincount(splits.repeat).max()))
+    fitting = fitting_lanes(recipe, X)
+    if device == "cpu":
+        flops = step_flops(recipe, X)
+        if most < FEWEST_LANES or flops > MOST_FLOPS:
+            return 0
+        most = max(FEWEST_LANES, min(most, int(FLOPS_AT_ONCE / max(1, flops))))
+    elif min(most, fitting) < 2:
+        return 0
+    return min(most, fitting) if can_batch(recipe, X) else 0
 
 
 # --- what an audit will take

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from genmem.training.ensemble import Noise, Recipe, fresh_module, isolated_streams, noise_shape
 from genmem.training.steppers import BatchedLanes, OneLane, Stepper
@@ -71,6 +72,15 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def step_flops(recipe: Recipe, X: Tensor) -> int:
+    """Return the floating-point operations of matrix products and convolutions in a step of one network."""
+    rows, noise = _trial_inputs(recipe, X, 1)
+    lane = OneLane(fresh_module(recipe, 0), recipe.learning_rate)
+    with isolated_streams(recipe.device, 0), FlopCounterMode(display=False) as counter:
+        torch.autograd.backward(lane.losses(X[rows].to(torch.float32), noise).mean())
+    return int(counter.get_total_flops())
 
 
 # --- may lanes share a batch?
