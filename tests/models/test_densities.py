@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from contract import check_density
+from contract import check_density, check_normalised
 from sklearn.base import clone
 
 import genmem
@@ -71,8 +71,29 @@ def test_subclasses_without_settings_take_those_of_their_parent():
         Inherited(3)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(BUILT_IN))
+NETWORKS = {"vae", "conv-vae", "flow", "diffusion", "mfa"}  # their training takes time
+IMPROPER = {"knn"}  # its integral is infinite
+
+
+def each(names):
+    return [pytest.param(name, marks=pytest.mark.slow if name in NETWORKS else ()) for name in sorted(names)]
+
+
+def test_every_class_can_be_imported_from_the_top_and_every_name_is_in_the_readme():
+    ours = {path.split(":")[1] for path in BUILT_IN.values() if path.startswith("genmem.")}
+    assert ours <= set(genmem.__all__) and ours <= set(genmem.models.__all__)
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert [name for name in BUILT_IN if f"`{name}`" not in readme] == []
+
+
+@pytest.mark.parametrize("name", each(BUILT_IN.keys() - NETWORKS - IMPROPER))
+def test_p_integrates_to_one(name):
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.normal(-2, 0.7, (40, 1)), rng.normal(1.5, 0.5, (40, 1))])
+    check_normalised(make_model(name), X, low=-30, high=30, points=20_001)
+
+
+@pytest.mark.parametrize("name", each(BUILT_IN))
 def test_contract(name):
     data = genmem.load("digits", subset=90)
     model = settle_model(name, {"reg_covar": 1e-2} if name.startswith("gmm") else {}, data, None)
