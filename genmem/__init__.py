@@ -157,10 +157,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOME_OF.get(name)
-    if home is None and name in _PACKAGES:
+    if name in _PACKAGES:
         return importlib.import_module(f"genmem.{name}")
-    if home is None:
+    home = _HOME_OF.get(name)
+    if home is None and name[:1].isupper():  # a density that stands in the list of `genmem.models.factory` alone
+        home = "genmem.models"
+    if home is None or not hasattr(importlib.import_module(home), name):
         raise AttributeError(f"module 'genmem' has no attribute {name!r}")
     return getattr(importlib.import_module(home), name)
 

@@ -68,9 +68,20 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
+    home = _HOME_OF.get(name) or _home_of_density(name)
+    if home is None:
         raise AttributeError(f"module 'genmem.models' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME_OF[name]), name)
+    return getattr(importlib.import_module(home), name)
+
+
+def _home_of_density(name: str) -> str | None:
+    """Return the module of a class in the list of built-in densities, None where it has no such class."""
+    if not name[:1].isupper():
+        return None
+    from genmem.models.factory import BUILT_IN
+
+    paths = (path.split(":") for path in BUILT_IN.values())
+    return next((module for module, kind in paths if kind == name), None)
 
 
 def __dir__() -> list[str]:

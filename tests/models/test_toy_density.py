@@ -47,6 +47,12 @@ def test_it_is_made_by_its_name():
         make_model("toy", {"width": 1})
 
 
+def test_its_class_can_be_imported_from_the_top():
+    assert genmem.Toy is Toy and genmem.models.Toy is Toy
+    with pytest.raises(AttributeError, match="no attribute 'Toi'"):
+        genmem.Toi  # noqa: B018
+
+
 def test_it_meets_the_contract():
     check_density(make_model("toy"), X)
 
