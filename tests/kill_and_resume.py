@@ -70,7 +70,10 @@ def kill_and_resume(times, arguments):
         pid = begin(out, whole)
         time.sleep(moments.uniform(0, 1) * seconds[whole])
         os.kill(pid, signal.SIGKILL)
-        killed += ended(pid, 0, -signal.SIGKILL) == -signal.SIGKILL
+        if ended(pid, 0, -signal.SIGKILL) == 0:
+            seconds[whole] *= 0.7  # it was done: the machine is less busy than when the time was taken
+        else:
+            killed += 1
         finish(out, whole)
     return killed
 
