@@ -70,7 +70,7 @@ def test_designs(X, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("design", "said"), [({"folds": 3}, "its fold (trained on 67%"), ({"fraction": 0.5}, "random part")]
+    ("design", "said"), [({"folds": 3}, "its fold (trained on 67%"), ({"fraction": 0.5}, "random subset")]
 )
 def test_the_estimand_is_that_of_the_design(design, said, X, tmp_path):
     asked = genmem.audit(X, out=tmp_path / "r", repeats=1, **UNFOLDED, **design).summary["asked"]
