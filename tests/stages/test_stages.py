@@ -28,7 +28,7 @@ def X(blobs):
 
 @pytest.mark.slow
 def test_repeats_are_added_until_the_scores_are_reliable(X, tmp_path):
-    with pytest.warns(UserWarning, match="all 6 repeats"):
+    with pytest.warns(UserWarning, match="all 6 planned repeats"):
         found = genmem.audit(X, out=tmp_path / "r", repeats=2, max_repeats=6, target_reliability=0.999, **QUICK)
     run = Run.open(found.path)
     assert run.looks == (2, 3, 5, 6)  # none of it depends on the data, only where it ends
