@@ -238,7 +238,7 @@ def test_adjusted_scores_that_cannot_be_had_cost_nothing_else(X, tmp_path):
 
 @pytest.mark.slow
 def test_a_target_out_of_reach_is_said(X, tmp_path):
-    with pytest.raises(DataError, match="at least repeats, 3"):
+    with pytest.raises(DataError, match=r"at least repeats \(3\)"):
         stages.plan(X, out=tmp_path / "n", repeats=3, max_repeats=2, **QUICK)
     run = stages.plan(X, out=tmp_path / "r", repeats=3, **QUICK)
     with pytest.warns(UserWarning, match=r"with all 3 planned repeats, not 0\.999"):
