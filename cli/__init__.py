@@ -1,1 +1,1 @@
-"""The command line: spells the library with dashes, and computes nothing."""
+"""The command line: passes arguments to the library, and computes nothing itself."""

@@ -1,4 +1,4 @@
-"""The commands; each imports what it needs when it runs, and its help ends with the Python line it runs."""
+"""The commands. Each imports what it needs when it runs; its help ends with the equivalent line of Python."""
 
 import sys
 from functools import partial
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 @refitting
 @POSTERIOR
 @scoring
-@click.option("--influence/--no-influence", help="Also ask which examples shaped the model.")
+@click.option("--influence/--no-influence", help="Also compute which training examples shaped the model.")
 @click.option("--copies/--no-copies", help="Also check samples of the model for copies of training examples.")
 def audit(workers: Any, dask: Any, lanes: Any, recompute: bool, **asked: Any) -> None:
-    """Audit DATA from plan to report; run it again to resume.
+    """Audit a generative model of DATA for memorization. The same command resumes.
 
     DATA is "digits", a .npy, .npz, .csv or .parquet file, an MNIST IDX file, or a folder of images whose class
-    subfolders become labels. Prints what was found; the last line is the path of the run.
+    subfolders become labels. Prints the findings; the last line is the path of the run.
     """
     how = {"workers": workers, "dask": dask, "lanes": lanes, "recompute": recompute}
     with bars() as progress:
@@ -39,7 +39,7 @@ def audit(workers: Any, dask: Any, lanes: Any, recompute: bool, **asked: Any) ->
 @click.command(epilog='Python: genmem.stages.plan("digits", model="vae", out="runs/digits")')
 @planning
 def plan(**asked: Any) -> None:
-    """Write the plan of an audit of DATA, and tell how long its refits will take."""
+    """Write the plan of an audit of DATA, and estimate its time, memory and disk space."""
     run = library().stages.plan(**_asked(asked))
     _announce(run, err=False)
     click.echo(run.path)
@@ -49,14 +49,14 @@ def plan(**asked: Any) -> None:
 @a_run
 @refitting
 def refit(run_directory: str, **how: Any) -> None:
-    """Refit the model with examples left out, until no shard of RUN is missing."""
+    """Refit the model of RUN with examples left out, until all shards are done."""
     _stage("refit", run_directory, **how)
 
 
 @click.command(epilog='Python: genmem.stages.fit(genmem.Run.open("runs/digits"))')
 @a_run
 def fit(run_directory: str) -> None:
-    """Train the model of RUN on all examples and keep its trajectory."""
+    """Train the model of RUN on all examples and store its trajectory."""
     _stage("fit", run_directory)
 
 
@@ -66,7 +66,7 @@ def fit(run_directory: str) -> None:
 @computing
 @click.option("--recompute", is_flag=True, help="Compute damaged files again.")
 def posterior(run_directory: str, **how: Any) -> None:
-    """Measure what the encoder adds to the scores of RUN, and take it out where it matters."""
+    """Measure the amortization gap of the scores of RUN, and remove it if it matters."""
     _stage("posterior", run_directory, **how)
 
 
@@ -88,7 +88,7 @@ def regions(run_directory: str) -> None:
 @click.command(epilog='Python: genmem.stages.report(genmem.Run.open("runs/digits"))')
 @a_run
 def report(run_directory: str) -> None:
-    """Write audit.json and report.html of RUN from what is stored."""
+    """Write audit.json and report.html of RUN from stored results."""
     _stage("report", run_directory)
 
 
@@ -96,7 +96,7 @@ def report(run_directory: str) -> None:
 @a_run
 @attributing
 def influence(run_directory: str, **how: Any) -> None:
-    """Find which training examples shaped the model of RUN, and its samples; write its report again."""
+    """Find which training examples shaped the model of RUN and its samples; update the report."""
     about = _stage("influence", run_directory, **how)
     covered = f"Gradients of {about['coverage']}." if about["coverage"] else None
     said = (about["skipped"], about["subset"], about["note"], covered)
@@ -107,7 +107,7 @@ ALL = (audit, plan, refit, fit, posterior, score, neighbors, regions, report, in
 
 
 def _asked(asked: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments that the words of a command stand for, with the command and the Python line of the audit."""
+    """Convert the options of a command to arguments; add the command line and the Python line of the audit."""
     from genmem.models.factory import parse_settings
     from genmem.run.request import python_line
 
@@ -120,7 +120,7 @@ def _asked(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _announce(run: "Run", *, err: bool) -> None:
-    """Tell what the audit will take, unless there is nobody to read it."""
+    """Print the expected time, memory and disk space; to stderr only if it is a terminal."""
     if err and not sys.stderr.isatty():
         return
     from genmem.leaveout.probe import estimate
@@ -130,7 +130,7 @@ def _announce(run: "Run", *, err: bool) -> None:
     how = f"{probe['lanes']} at a time" if probe["method"] == "lanes" else "one after another"
     where = f"on {probe['device']}" + (f" in {probe['workers']} processes" if probe.get("workers", 1) > 1 else "")
     click.echo(f"{run.used_splits().n_splits} refits, {how} {where}.", err=err)
-    took = f"Expected: about {roughly(expected.total)}" if "refit" in expected.seconds else "Expected: time unknown"
+    took = f"Expected: about {roughly(expected.total)}" if "refit" in expected.seconds else "Expected: unknown time"
     click.echo(f"{took}, {size(expected.memory)} of memory, {size(expected.disk)} of disk.", err=err)
     for name, seconds in sorted(expected.seconds.items(), key=lambda item: -item[1]) if not err else ():
         click.echo(f"  {name:<10} {roughly(seconds)}")

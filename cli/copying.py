@@ -1,4 +1,4 @@
-"""The commands about copies: of any generator from three sets, and of the model of a run."""
+"""The commands about copies: for any generator, from three sets, and for the model of a run."""
 
 from typing import Any
 
@@ -12,14 +12,16 @@ from genmem_cli.running import command_line, library
 @click.command(epilog='Python: genmem.stages.check_copies("train.npy", "test.npy", "samples.npy")')
 @checking
 def copycheck(fail_if: str | None, **asked: Any) -> None:
-    """Check samples of any generator for copies of its training set; no model needed.
+    """Check samples of any generator for copies of its training set, without the model.
 
-    Each set is a .npy, .npz, .csv or .parquet file, an MNIST IDX file, or a folder of images: what the model was
-    trained on, examples of the same source that it never saw, and what it generated. Tables may hold text and gaps.
-    Prints the verdict; the last line is the folder that holds report.html, copycheck.json and three tables.
+    The three sets are the training set of the model, held-out examples of the same source that it never saw, and
+    samples of the model. Each is a .npy, .npz, .csv or .parquet file, an MNIST IDX file, or a folder of images. Tables
+    may contain text and missing values. Prints the verdict; the last line is the folder with report.html,
+    copycheck.json and three tables.
 
-    A condition is NAME OP NUMBER, joined by `and` or `or`: --fail-if "copied_share_low > 0.01 or flagged_samples > 5"
-    exits with 1 where it holds. docs/copycheck-command.md lists the names; so does the message about an unknown one.
+    Conditions have the form NAME OP NUMBER, joined by `and` or `or`. With --fail-if "copied_share_low > 0.01 or
+    flagged_samples > 5", the exit code is 1 if the condition holds. docs/copycheck-command.md lists the names, and so
+    does the error about an unknown name.
     """
     from genmem.report.copies import headline
 
@@ -39,10 +41,10 @@ RUN = 'genmem.Run.open("runs/digits")'
 @a_run
 @sampling
 def neighbors(run_directory: str, test: str | None, **how: Any) -> None:
-    """Find the nearest neighbours of every example of RUN, and whether samples of its model are copies.
+    """Find the nearest neighbours of every example of RUN, and check samples of its model for copies.
 
-    Without --test the model is refitted once, without the first fold, so that there are examples of the same source
-    that it never saw. With --test H, held-out examples from a file, samples are those of the model trained on all.
+    Without --test, the model is refitted once without the first fold, which serves as held-out set. With --test H, H
+    is a file of held-out examples, and samples are those of the model trained on all examples.
     """
     from genmem.report.copies import headline
 

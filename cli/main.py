@@ -1,4 +1,4 @@
-"""`genmem`: the command group, and what happens when a command fails or is interrupted."""
+"""`genmem`: the command group, and the handling of errors and interrupts."""
 
 import os
 import shlex
@@ -21,9 +21,9 @@ INTERRUPTED = 130
 def genmem() -> None:
     """Audit a generative model for memorization.
 
-    `genmem audit digits --out runs/digits` runs every stage on scikit-learn's digits; each stage is also a command
-    of its own; `genmem copycheck` needs three sets and no model. Exit codes: 0 done, 1 a --fail-if condition holds,
-    2 something you can mend, 130 interrupted (run the same command to resume).
+    `genmem audit digits --out runs/digits` runs every stage on scikit-learn's digits; each stage is also a command.
+    `genmem copycheck` needs three sets and no model. Exit codes: 0 if done, 1 if a --fail-if condition holds, 2 for an
+    error you can correct, 130 if interrupted (the same command resumes).
     """
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     watch_interrupts()
     code = run(sys.argv[1:])
     if code == INTERRUPTED:
-        # An interrupt that passed through exec() makes Python end by signal, however it was handled since.
+        # If an interrupt passed through exec(), Python ends by signal even if it was handled.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command and return its exit code; errors a user can mend are told in a sentence, without traceback."""
+    """Run one command and return its exit code; an error that a user can correct is printed without traceback."""
     warnings.showwarning = _tell
     try:
         code = genmem.main(arguments, prog_name="genmem", standalone_mode=False, obj=arguments)
@@ -61,9 +61,9 @@ def run(arguments: list[str]) -> int:
         return 2
     except (KeyboardInterrupt, click.Abort):
         again = shlex.join(["genmem", *arguments])
-        click.echo(f"\nStopped; what is finished is kept. To resume, run it again: {again}", err=True)
+        click.echo(f"\nInterrupted. Finished work is kept; to resume, run the same command: {again}", err=True)
         return INTERRUPTED
-    return code if isinstance(code, int) else 0  # of `Context.exit`
+    return code if isinstance(code, int) else 0  # from `Context.exit`
 
 
 def _tell(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

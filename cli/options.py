@@ -1,4 +1,4 @@
-"""The options that several commands share."""
+"""Options of the commands, and their types."""
 
 from collections.abc import Callable
 from typing import Any
@@ -54,7 +54,7 @@ class Shape(click.ParamType):
 
 
 def planning(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the argument and options that plan an audit."""
+    """Add the argument and options of a plan."""
     return _adding(command, _PLANNING)
 
 
@@ -64,35 +64,41 @@ def _option(name: str, kind: Any, help_text: str, default: Any = None, **more: A
 
 _PLANNING: list[Decorator] = [
     click.argument("data"),
-    _option("--model", str, "A built-in name or package.module:factory.", "vae"),
+    _option("--model", str, "The model: a built-in name or package.module:factory.", "vae"),
     _option("--out", click.Path(), "The run directory [default: runs/<data>-<model>]."),
-    _option("--folds", click.IntRange(min=2), "K: each refit leaves out one K-th [default: 5]."),
-    _option("--repeats", click.IntRange(min=1), "L: independent repetitions.", 8),
-    _option("--max-repeats", click.IntRange(min=1), "Up to so many, with --target-reliability [default: 3 x repeats]."),
-    click.option("--together", is_flag=True, help="Identical examples are left out together."),
-    _option("--fraction", float, "Train on random subsets of this share, in place of folds."),
-    _option("--leave-out", click.Choice(["labels"]), "Leave out one label after the other, in place of folds."),
+    _option(
+        "--folds",
+        click.IntRange(min=2),
+        "Number K of folds: each refit leaves out one K-th of the examples [default: 5].",
+    ),
+    _option("--repeats", click.IntRange(min=1), "Number of independent partitions into folds.", 8),
+    _option("--max-repeats", click.IntRange(min=1), "Most repeats, with --target-reliability [default: 3 x repeats]."),
+    click.option("--together", is_flag=True, help="Leave out identical examples together."),
+    _option("--fraction", float, "Train on random subsets of this share, instead of folds."),
+    _option("--leave-out", click.Choice(["labels"]), "Leave out one label at a time, instead of folds."),
     _option("--epochs", click.IntRange(min=1), "Epochs of training [default: the model's]."),
-    _option("--seed", click.IntRange(min=0), "The root of all randomness.", 0),
+    _option("--seed", click.IntRange(min=0), "The seed of all randomness.", 0),
     _option("--subset", click.IntRange(min=2), "Audit only N examples, drawn at random."),
-    click.option("--set", "settings", type=Setting(), multiple=True, help="A setting of the model: latent_dim=16."),
+    click.option(
+        "--set", "settings", type=Setting(), multiple=True, help="A setting of the model, such as latent_dim=16."
+    ),
     _option("--labels", click.Path(), "A file of labels (.npy, .csv, .txt, IDX)."),
-    _option("--array", str, "The array of an .npz file that holds the examples."),
-    _option("--label-array", str, "The array of an .npz file that holds the labels."),
-    _option("--label-column", str, "The column of a table that holds the labels."),
+    _option("--array", str, "Name of the array of examples in an .npz file."),
+    _option("--label-array", str, "Name of the array of labels in an .npz file."),
+    _option("--label-column", str, "Name of the column of labels in a table."),
     _option("--score-epochs", AutoOr(several=True), "Epochs after which every example is scored.", "auto"),
-    _option("--importance-samples", AutoOr(), "Draws for each log p; auto is 64.", "auto"),
-    _option("--device", str, "cpu, cuda, cuda:1 [default: CUDA where there is one]."),
+    _option("--importance-samples", AutoOr(), "Draws for each log p of an auto-encoder; auto is 64.", "auto"),
+    _option("--device", str, "cpu, cuda or cuda:1 [default: CUDA if available]."),
 ]
 
 
 def refitting(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of refits; all but the target change no number."""
+    """Add the options of refits; only the target reliability changes numbers."""
     return _adding(command, _REFITTING)
 
 
 def computing(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add where to compute."""
+    """Add the options of where to compute."""
     return _adding(command, _COMPUTING)
 
 
@@ -108,61 +114,65 @@ def _adding(command: Callable[..., Any], options: list[Decorator]) -> Callable[.
 
 
 _COMPUTING: list[Decorator] = [
-    _option("--workers", AutoOr(), "Processes on this machine, its threads divided among them.", "auto"),
-    _option("--dask", str, "A dask scheduler whose workers compute: tcp://host:8786."),
+    _option("--workers", AutoOr(), "Number of processes on this machine, which share its threads.", "auto"),
+    _option("--dask", str, "Address of a dask scheduler whose workers compute, such as tcp://host:8786."),
 ]
 _REFITTING: list[Decorator] = [
     *_COMPUTING,
-    _option("--lanes", AutoOr(), "Networks trained in one batch.", "auto"),
+    _option("--lanes", AutoOr(), "Number of networks trained in one batch.", "auto"),
     _option(
         "--target-reliability",
         click.FloatRange(0, 1, min_open=True, max_open=True),
-        "Add repeats until scores are so reliable, up to --max-repeats.",
+        "Add repeats until scores reach this reliability, up to --max-repeats.",
     ),
     click.option("--recompute", is_flag=True, help="Compute damaged shards and failed refits again."),
 ]
 _ESTIMATOR = _option(
     "--estimator",
     click.Choice(["mean_log", "log_mean", "adjusted"]),
-    "Difference of mean log densities; log ratio of mean densities (as published); or the first with a shrunken "
-    "column beside it.",
+    "mean_log: difference of mean log densities; log_mean: log ratio of mean densities (as published); adjusted: "
+    "mean_log, with additional shrunken scores.",
     "mean_log",
 )
 POSTERIOR = _option(
     "--posterior",
     click.Choice(["auto", "amortised", "refit"]),
-    "log p through the encoder, or through a posterior refitted to each example; auto measures the difference.",
+    "amortised: amortized posteriors, from the encoder; refit: posteriors fitted to each example; auto: decide by the "
+    "measured difference.",
     "auto",
 )
 
 
 def attributing(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what to attribute, and how."""
+    """Add the options of influence."""
     return _adding(command, _ATTRIBUTING)
 
 
 _ATTRIBUTING: list[Decorator] = [
-    _option("--queries", click.IntRange(min=0), "How many of the most memorized examples to explain.", 12),
-    _option("--samples", click.IntRange(min=0), "How many fresh samples of the model to explain.", 8),
-    _option("--k", click.IntRange(min=1), "How many proponents and opponents of each.", 5),
-    _option("--draws", click.IntRange(min=2), "Draws of latent variables, for each example and checkpoint.", 16),
+    _option("--queries", click.IntRange(min=0), "Number of most memorized examples to use as queries.", 12),
+    _option("--samples", click.IntRange(min=0), "Number of fresh samples of the model to use as queries.", 8),
+    _option("--k", click.IntRange(min=1), "Number of proponents and opponents of each query.", 5),
+    _option("--draws", click.IntRange(min=2), "Number of latent draws for each example and checkpoint.", 16),
     _option(
         "--weights",
         click.Choice(["complete", "lr", "adam"]),
-        "Of checkpoints: so that influences add up to the drop in loss; the learning rate; for Adam.",
+        "Weights of checkpoints: complete (scores add up to the decrease of the loss), lr (learning rate) or adam.",
         "complete",
     ),
     _option(
         "--scale",
         click.Choice(["dot", "cosine", "query"]),
-        "Scores as they are, over the lengths of both gradients, or over that of the training example's.",
+        "dot: no scaling; cosine: divide by the lengths of both gradients; query: by that of the training example's.",
         "dot",
     ),
     _option(
-        "--examples", AutoOr(), "Training examples to consider, drawn at random; auto is what minutes allow.", "auto"
+        "--examples",
+        AutoOr(),
+        "Number of training examples to consider, drawn at random; auto limits the time to minutes.",
+        "auto",
     ),
-    _option("--seed", click.IntRange(min=0), "Of draws, samples and that choice [default: the run's]."),
-    click.option("--recompute", is_flag=True, help="Compute all of it again, unfinished sums included."),
+    _option("--seed", click.IntRange(min=0), "Seed of draws, samples and the choice of examples [default: the run's]."),
+    click.option("--recompute", is_flag=True, help="Compute everything again, including unfinished sums."),
 ]
 
 
@@ -172,48 +182,56 @@ def a_run(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def sampling(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what to check of a run for copies."""
+    """Add the options of checking the model of a run for copies."""
     return _adding(command, [*_SAMPLING, *_SPACE, _option("--seed", click.IntRange(min=0), _SEED)])
 
 
 def checking(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the three sets of a check for copies, and what to make of them."""
+    """Add the options of checking three sets for copies."""
     return _adding(command, [*_SETS, *_SPACE, *_CHECKING])
 
 
-_SEED = "Of samples and tests [default: the run's]."
+_SEED = "Seed of samples and tests [default: the run's]."
 _SAMPLING: list[Decorator] = [
-    _option("--test", click.Path(), "Held-out examples of the same source [default: a fold, and a refit without it]."),
-    _option("--samples", click.IntRange(min=1), "How many samples to draw [default: as many as held-out examples]."),
+    _option(
+        "--test",
+        click.Path(),
+        "Held-out examples of the same source [default: the first fold, with a refit without it].",
+    ),
+    _option("--samples", click.IntRange(min=1), "Number of samples [default: as many as held-out examples]."),
 ]
 _SPACE: list[Decorator] = [
     _option(
         "--space",
         str,
-        "Where distances are measured: raw, pooled, spectrum (of shifted and mirrored images), pca, pca:K, or "
-        "package.module:function; with a run also latent.",
+        "Feature space of distances: raw, pooled, spectrum (for shifted and mirrored images), pca, pca:K, or "
+        "package.module:function; for a run also latent.",
         "raw",
     ),
     _option(
         "--level",
         click.FloatRange(0, 1, min_open=True, max_open=True),
-        "The false-discovery rate of samples and rows that are named.",
+        "False-discovery rate of the listed samples and training examples.",
         0.1,
     ),
 ]
 _SETS: list[Decorator] = [
-    _option("--train", click.Path(), "What the model was trained on.", required=True),
+    _option("--train", click.Path(), "Training set of the model.", required=True),
     _option("--test", click.Path(), "Held-out examples of the same source.", required=True),
-    _option("--samples", click.Path(), "What the model generated.", required=True),
-    _option("--array", str, "The array of .npz files that holds the rows: one name, or three with commas."),
-    _option("--categorical", str, "Columns of tables whose numbers are codes, with commas; text always is."),
-    _option("--scale", click.Choice(["range", "spread"]), "Gives every column of tables the same say."),
-    _option("--id-column", str, "A column of tables that tells what rows are called."),
-    _option("--image-shape", Shape(), "Height and width of images that come as flat rows: 28x28 or 32x32x3."),
+    _option("--samples", click.Path(), "Samples of the model.", required=True),
+    _option("--array", str, "Name of the array in .npz files: one name, or three separated by commas."),
+    _option(
+        "--categorical",
+        str,
+        "Columns of tables whose numbers are codes, separated by commas; text is always categorical.",
+    ),
+    _option("--scale", click.Choice(["range", "spread"]), "Scale numeric columns, for equal weights of all columns."),
+    _option("--id-column", str, "A column of tables that only identifies rows."),
+    _option("--image-shape", Shape(), "Height and width of images given as flat rows: 28x28 or 32x32x3."),
 ]
 _CHECKING: list[Decorator] = [
     _option("--out", click.Path(), "The folder of the report [default: runs/<samples>-copycheck]."),
-    _option("--seed", click.IntRange(min=0), "The root of all randomness.", 0),
-    _option("--fail-if", str, 'Exit with 1 where this holds: "copied_share_low > 0.01".'),
-    click.option("--redact", is_flag=True, help="Show row numbers and distances only: no pictures, values or names."),
+    _option("--seed", click.IntRange(min=0), "The seed of all randomness.", 0),
+    _option("--fail-if", str, 'Exit with 1 if this condition holds: "copied_share_low > 0.01".'),
+    click.option("--redact", is_flag=True, help="Show only row numbers and distances: no pictures, values or names."),
 ]

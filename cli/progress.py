@@ -1,4 +1,4 @@
-"""Progress bars on stderr, and silence where stderr is not a terminal."""
+"""Progress bars on stderr, if it is a terminal."""
 
 import signal
 import sys
@@ -18,7 +18,7 @@ TITLES = {
     "neighbors": "Searching neighbours",
     "regions": "Averaging regions",
     "report": "Writing the report",
-    "influence": "Attributing to examples",
+    "influence": "Computing influence",
     "copies": "Checking for copies",
 }
 
@@ -27,7 +27,7 @@ _interrupted = threading.Event()
 
 
 def watch_interrupts() -> None:
-    """Remember Ctrl-C: raised in a callback of a library it can be lost, so every report of progress looks again."""
+    """Remember Ctrl-C: an interrupt in a callback of a library can be lost, so reports of progress check for it."""
 
     def interrupt(*_: object) -> None:
         _interrupted.set()
@@ -38,7 +38,7 @@ def watch_interrupts() -> None:
 
 @contextmanager
 def bars() -> "Iterator[Listener]":
-    """Yield a listener that draws one bar for each stage, and stops the work where a Ctrl-C was lost."""
+    """Yield a listener that draws one bar for each stage, and stops the work after a lost Ctrl-C."""
     with _drawn() as draw:
 
         def listen(report: "Progress") -> None:

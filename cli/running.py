@@ -1,4 +1,4 @@
-"""How commands run: the library is loaded only then, and told which words of the command line it repeats."""
+"""Access to the library, which is imported only when a command runs, and the command line as text."""
 
 import shlex
 import sys
@@ -8,9 +8,9 @@ import click
 
 
 def library() -> Any:
-    """Return genmem; from here on it finds modules in the current folder too, as `python -m` does."""
+    """Import and return genmem; modules in the current folder can then be imported too, as with `python -m`."""
     import genmem
-    from genmem import stages  # noqa: F401 - loaded before a file of the user could be taken for a library
+    from genmem import stages  # noqa: F401 - before a file of the user could shadow a library
 
     if "" not in sys.path:
         sys.path.insert(0, "")
@@ -18,6 +18,6 @@ def library() -> Any:
 
 
 def command_line(command: str | None = None) -> str:
-    """Return the command line, or what it would be with another command."""
+    """Return the command line, optionally with another command."""
     first, *words = click.get_current_context().find_root().obj
     return shlex.join(["genmem", command or first, *words])

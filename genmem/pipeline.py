@@ -1,4 +1,4 @@
-"""The whole audit on one page: from plan to report, stage by stage; influence and copies where asked for."""
+"""The whole audit, from plan to report, stage by stage; influence and copies if requested."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -21,9 +21,9 @@ class Audit:
     """The outcome of an audit.
 
     Attributes:
-        path: the run directory: audit.json, scores.parquet, report.html and all that is needed to resume.
-        scores: memorization scores of every example, nats.
-        summary: audit.json as a dictionary; docs/audit-json.md says what each key holds.
+        path: the run directory, with audit.json, scores.parquet, report.html and everything needed to resume.
+        scores: memorization scores of all examples, nats.
+        summary: audit.json as a dictionary; docs/audit-json.md documents its keys.
     """
 
     path: Path
@@ -32,12 +32,12 @@ class Audit:
 
     @property
     def findings(self) -> list[dict[str, Any]]:
-        """What was found, as audit.json holds it: each with its value, error, null and a sentence."""
+        """The findings of audit.json, each with a value, standard error, null and sentence."""
         return list(self.summary["findings"])
 
     @property
     def report(self) -> Path:
-        """The report, one offline HTML file."""
+        """Path of the report, one offline HTML file."""
         return self.path / "report.html"
 
 
@@ -76,48 +76,48 @@ def audit(
     announce: Callable[[Run], object] | None = None,
     request: Mapping[str, Any] | None = None,
 ) -> Audit:
-    """Audit a generative model for memorization; run it again with the same arguments to resume.
+    """Audit a generative model for memorization. The same call resumes an interrupted audit.
 
     Args:
         data: "digits", an array of shape (n, *event), or a path: .npy, .npz, .csv, .parquet, IDX file, folder of
-            images. uint8 images are binarised once (bernoulli likelihood), kept (discretized_logistic) or dequantised
+            images. uint8 images are binarized once (bernoulli likelihood), kept (discretized_logistic) or dequantized
             once (any other).
         model: a `Density` (such as `genmem.VAE(latent_dim=8)`), the name of a built-in model, or
             "package.module:factory". A built-in model gets a size and likelihood that suit the data.
-        out: the run directory; `runs/<data>-<model>` without it.
-        settings: keywords for a model given by name; changed parameters of a model given as an object.
-        labels: labels of the examples, or a file that holds them.
-        array: the array of an .npz file that holds the examples.
-        label_array: the array of an .npz file that holds the labels.
-        label_column: the column of a table that holds the labels.
+        out: the run directory; by default `runs/<data>-<model>`.
+        settings: keywords of a model given by name; changed parameters of a model given as an object.
+        labels: labels of the examples, or a file of labels.
+        array: name of the array of examples in an .npz file.
+        label_array: name of the array of labels in an .npz file.
+        label_column: name of the column of labels in a table.
         subset: audit only this many examples, drawn at random.
-        folds: K: every refit leaves out one K-th of the examples; 5 without it.
-        repeats: L: independent repetitions; standard errors come from them.
-        max_repeats: with `target_reliability`, the most that may be added up to; three times `repeats` without it.
-        target_reliability: add repeats until the scores are so reliable (see `stages.refit`).
-        together: identical examples are left out together, so that no twin stays behind.
-        fraction: train on random subsets of this share in place of folds (`Splits.subsets`, of `repeats` repeats).
-        leave_out: "labels", or a group for each example: leave out one group after the other in place of folds.
-        epochs: of training; the model's own without it.
-        seed: the root of all randomness.
-        score_epochs: epochs at which every example is scored; "auto" is five of them up to the last.
-        importance_samples: draws for each log p through the encoder; "auto" is 64.
-        posterior: "auto", "amortised" or "refit": how far the encoder's part is taken out (see `stages.posterior`).
-        estimator: "mean_log", "log_mean", or "adjusted", the first with a shrunken score beside it.
+        folds: number K of folds: each refit leaves out one K-th of the examples; 5 by default.
+        repeats: number L of independent partitions into folds; standard errors come from them.
+        max_repeats: with `target_reliability`, the largest number of repeats; by default three times `repeats`.
+        target_reliability: add repeats until the scores reach this reliability (see `stages.refit`).
+        together: leave out identical examples together, so that no duplicate is trained on.
+        fraction: train on random subsets of this share instead of folds (`Splits.subsets`, of `repeats` repeats).
+        leave_out: "labels", or a group for each example: leave out one group at a time instead of folds.
+        epochs: epochs of training; by default those of the model.
+        seed: seed of all randomness.
+        score_epochs: epochs at which every example is scored; "auto" is five epochs up to the last.
+        importance_samples: draws for each log p of an auto-encoder; "auto" is 64.
+        posterior: "auto", "amortised" or "refit": whether the amortization gap is removed (see `stages.posterior`).
+        estimator: "mean_log", "log_mean", or "adjusted", which adds shrunken scores to the first.
         executor: where refits run (see `refit`).
-        workers: processes on this machine (see `refit`).
-        dask: the address of a dask scheduler whose workers compute.
-        lanes: networks trained in one batch (see `refit`).
-        recompute: compute damaged shards and failed refits again rather than refuse or leave them out.
-        influence: also ask which training examples shaped the model (see `stages.influence`).
+        workers: number of processes on this machine (see `refit`).
+        dask: address of a dask scheduler whose workers compute.
+        lanes: number of networks trained in one batch (see `refit`).
+        recompute: compute damaged shards and failed refits again, instead of raising an error or excluding them.
+        influence: also compute which training examples shaped the model (see `stages.influence`).
         copies: also check samples of the model for copies of training examples (see `stages.copies`).
-        progress: told what is going on.
-        announce: called with the planned run before its refits, say to tell what they will take.
-        request: what was asked, for the report: {"command": ..., "python": ...}.
+        progress: called with each report of progress.
+        announce: called with the planned run before its refits, for example to announce the expected time.
+        request: the request, for the report: {"command": ..., "python": ...}.
 
     Raises:
-        DataError: the data or labels are not usable.
-        ModelError: the model or a setting is not usable, or training diverged.
+        DataError: the data or labels cannot be used.
+        ModelError: the model or a setting cannot be used, or training diverged.
         RunError: the run directory is in use, damaged, full, or was planned with other settings.
     """
     _check(estimator, posterior)
@@ -158,7 +158,7 @@ def audit(
         stages.regions(run, progress=progress)
         stages.report(run, progress=progress)
         if influence:
-            stages.influence(run, progress=progress)  # after the report, so that there is one without it too
+            stages.influence(run, progress=progress)  # after the report, so that an interruption leaves one
         if copies:
             stages.copies(run, progress=progress)
     return Audit(path=run.path, scores=scores, summary=run.read_json("audit.json"))
@@ -171,5 +171,5 @@ def _check(estimator: str, posterior: str) -> None:
 
 
 def _most(repeats: int, max_repeats: int | None, target: float | None) -> int | None:
-    """Return how many repeats to plan for, where more may be added."""
+    """Return the number of repeats to plan, if repeats may be added."""
     return max_repeats if target is None or max_repeats is not None else 3 * repeats

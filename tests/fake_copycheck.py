@@ -13,7 +13,7 @@ from genmem.run.storage import write_arrays
 
 TEST = {
     "name": "train_share",
-    "title": "Samples nearer to a training row",
+    "title": "Samples closer to a training example",
     "value": 0.61,
     "null": 0.75,
     "interval": [0.58, 0.9],
@@ -21,7 +21,7 @@ TEST = {
     "direction": "higher",
     "n": 300,
     "alarm": True,
-    "sentence": "61% of samples lie nearer to a training row than to a held-out one; 75% would of fresh data.",
+    "sentence": "61% of samples are closer to a training example than to a held-out one; of fresh data, 75% would be.",
     "cannot_see": "A few copies among many samples.",
     "citation": "Someone et al. (2020), https://example.org/abs/1",
 }

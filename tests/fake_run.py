@@ -141,7 +141,7 @@ def fake_audit(X, index, labels, scores, repeats, say):
          **common, "standard_error": 0.02},
         {"id": "mean_score", "question": "memorized", "title": f"Mean memorization score{say}", "value": mean,
          "interval": interval, "null": 0.01, "unit": "nats",
-         "sentence": f"On average an example is {mean:.1f} nats likelier under models trained on it.{say}",
+         "sentence": f"On average an example is {mean:.1f} nats more likely under models trained on it.{say}",
          "meaning": "The models know their training examples better than others of the kind.",
          "source": "van den Burg & Williams 2021", **common},
         {"id": "highest_likely", "question": "memorized", "title": "Memorized yet likely", "value": 0.12,

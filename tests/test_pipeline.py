@@ -213,7 +213,7 @@ def test_duplicates_are_reported(tmp_path, blobs):
         ({"repeats": 0}, DataError, "repeats"),
         ({"seed": -1}, DataError, "seed"),
         ({"folds": 2.5}, DataError, "folds"),
-        ({"folds": 5, "fraction": 0.7}, DataError, "Drop folds"),
+        ({"folds": 5, "fraction": 0.7}, DataError, "Omit folds"),
         ({"seed": "a"}, DataError, "seed"),
         ({"model": VAE(), "settings": {"latent": 3}}, ModelError, "latent"),
         ({"settings": {"constants": "abc"}}, ModelError, "constants"),

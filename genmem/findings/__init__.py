@@ -1,6 +1,6 @@
-"""What did an audit find, how sure is it, and which conditions hold? Results in; findings, checks and audit.json out.
+"""What did an audit find, how certain is it, and which conditions hold? Makes findings, checks and audit.json.
 
-Names are resolved on first use: conditions are read without loading a model.
+Names are resolved on first use, so that conditions can be parsed without loading a model.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""audit.json: what was asked, how far it can be trusted, what was found."""
+"""audit.json: what was asked, how far the numbers can be trusted, and what was found."""
 
 import datetime
 import json
@@ -22,18 +22,18 @@ from genmem.version import __version__
 SCHEMA_VERSION = "1.0"
 ESTIMATES = {"mean_log": "E log p(x)", "log_mean": "log E p(x)"}
 BOUNDS = {
-    "mean_log": "E of a lower bound of log p(x)",
-    "log_mean": "log E of the exponential of a lower bound of log p(x)",
+    "mean_log": "E of a lower bound on log p(x)",
+    "log_mean": "log E of the exponential of a lower bound on log p(x)",
 }
 LEFT_OUT = {
     "k_fold": "its fold (trained on {share:.0%} of the examples)",
-    "subsets": "a random part that holds it (all are trained on {share:.0%} of the examples)",
+    "subsets": "a random subset that contains it (all are trained on {share:.0%} of the examples)",
     "leave_out": "its group",
 }
 
 
 def summarise(run: Run) -> dict[str, Any]:
-    """Return the contents of audit.json for a run whose stages are done."""
+    """Return the contents of audit.json for a run whose stages are complete."""
     times = run.read_json("times.json") or {}
     stored, shaped, copied = run.read_json("results/groups.json") or [], influence_of(run), copies_of(run)
     groups = [from_json(Group, group) for group in stored]
@@ -76,13 +76,13 @@ def _asked(run: Run) -> dict[str, Any]:
 
 def _estimand(run: Run, estimator: str) -> str:
     splits = run.used_splits()
-    left_out = LEFT_OUT.get(splits.kind, "a part that holds it").format(share=1 - float(splits.held_out.mean()))
+    left_out = LEFT_OUT.get(splits.kind, "a subset that contains it").format(share=1 - float(splits.held_out.mean()))
     average = (BOUNDS if estimate_of(run) == "bound" else ESTIMATES)[estimator]
     return f"{average} of models trained with x, minus the same of models trained without {left_out}."
 
 
 def _posterior_asked(run: Run) -> str | None:
-    """Return how log p was computed: None for models without an encoder."""
+    """Return how log p was computed, or None for a model without an encoder."""
     if not has_encoder(run):
         return None
     if (found := correction_of(run)) is None:
@@ -122,7 +122,7 @@ def _environment(run: Run) -> dict[str, Any]:
 
 
 def _versions(run: Run) -> list[dict[str, str]]:
-    """Return the versions the refits were computed with: one set, or several where libraries changed on the way."""
+    """Return the library versions of the refits: one set, or several if libraries changed during the run."""
     return [json.loads(text) for text in dict.fromkeys(run.shard_arrays("versions").tolist())]
 
 
@@ -145,38 +145,39 @@ def _whole(splits: dict[str, Any]) -> str:
 def _limitations(run: Run) -> list[str]:
     splits = {**run.plan["splits"], "repeats": run.repeats}
     found = [
-        f"Each refit leaves out {_whole(splits)} at once, not a single example: scores are those of models trained on "
-        "that much less data.",
-        "A score belongs to this kind of model, trained this way; another architecture may memorize other examples.",
+        f"Each refit leaves out {_whole(splits)} at once, not a single example. Scores are therefore those of models "
+        "trained on less data.",
+        "A score belongs to this kind of model, trained this way. Another architecture may memorize other examples.",
     ]
     if copies_of(run) is None:
         found.append(
-            "Samples of the model were not compared with the training set: a memorized example need not be reproduced."
+            "Samples of the model were not compared with the training set. A model need not reproduce an example that "
+            "it memorized."
         )
     if estimate_of(run) == "bound":
         found.append(
-            "What is called log p is a lower bound of it. A score is a difference of bounds: part of it may be that "
-            "the bound is looser for examples that were left out."
+            "log p stands for a lower bound on log p. A score is a difference of bounds: part of it may arise because "
+            "the bound is looser for held-out examples."
         )
     if estimate_of(run) == "importance" and _posterior_asked(run) != "refit":
-        through = "the encoder" if has_encoder(run) else "an encoder or guide, where the model has one"
+        through = "the encoder" if has_encoder(run) else "an encoder or guide, if the model has one"
         found.append(
-            f"log p is estimated through {through}, which fits examples it was not trained on less well. That part "
-            "of a score is not in the density itself; more importance samples do not remove it."
+            f"log p is estimated with amortized posteriors, from {through}, which fits held-out examples less well. A "
+            "score includes this amortization gap; more importance samples do not remove it."
         )
     if (shaped := influence_of(run)) is not None and shaped.about["method"] == "trajectory":
         found.append(
-            "Influence is a first-order account of one training run. On networks such accounts have been found to "
-            "agree hardly at all with retraining once without one example; how far this one agrees with the "
-            "memorization score is among the findings."
+            "Influence is a first-order estimate along one training run. For networks, such estimates have been found "
+            "to agree hardly at all with a single retraining without the example. The findings report how well this "
+            "estimate agrees with the memorization score."
         )
     if splits.get("folds") == 2 and splits.get("repeats", 0) < 3:
-        found.append("Two folds leave no placebo: p-values need three folds, or three repeats.")
+        found.append("With two folds there is no placebo. p-values need three folds or three repeats.")
     if len(sets := _versions(run)) > 1:
         changed = {name: [s.get(name) for s in sets] for name in sets[0] if len({s.get(name) for s in sets}) > 1}
         found.append(
-            f"Refits were computed with several versions of libraries ({changed}); the first is the one shown."
+            f"Refits were computed with several versions of libraries ({changed}); the report shows the first."
         )
     if splits.get("repeats") == 1:
-        found.append("One repeat: scores have no standard errors, and p-values test only that there is no effect.")
+        found.append("One repeat gives no standard errors, and p-values test only the hypothesis of no effect.")
     return found

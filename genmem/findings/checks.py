@@ -1,4 +1,4 @@
-"""How far can the numbers of an audit be trusted? Each check has a value, what it is compared with, and a sentence."""
+"""How far can the numbers of an audit be trusted? Each check has a value, a reference value and a sentence."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ NAMED = 3
 
 
 def checks(run: Run) -> list[Check]:
-    """Return the validity checks of a scored run, to be read before its findings."""
+    """Return the validity checks of a scored run. They are to be read before its findings."""
     found = [_reliability(run), _failed(run), _duplicates(run), _constants(run)]
     found += [_sampling_noise(run)] if sampled(run) else []
     found += [_encoder_bias(correction)] if (correction := correction_of(run)) is not None else []
@@ -30,15 +30,15 @@ def _reliability(run: Run) -> Check:
     value = stats.reliability(scores["score"], scores["standard_error"])
     title = "Reliability of the scores"
     if not math.isfinite(value):
-        sentence = "One repeat says nothing about its own noise: use --repeats 3 or more."
+        sentence = "Noise cannot be estimated from one repeat: use --repeats 3 or more."
         if run.repeats > 1:
-            sentence = "All scores are equal: there is nothing to rank."
+            sentence = "All scores are equal, so there is nothing to rank."
         return Check("reliability", title, math.nan, "", 0.0, False, sentence)
     ok = value >= RELIABLE
     advice = "" if ok else " Rankings of single examples are noisy: add repeats."
-    sentence = f"A second study of this size would correlate {value:.2f} with this one, example by example.{advice}"
+    sentence = f"Scores of a second study of this size would have a correlation of {value:.2f} with these.{advice}"
     if value <= 0:
-        sentence = f"The scores of single examples are noise: a second study would not repeat them.{advice}"
+        sentence = f"The scores of single examples are noise; a second study would not reproduce them.{advice}"
     return Check("reliability", title, value, "", 0.0, ok, sentence)
 
 
@@ -46,7 +46,7 @@ def _duplicates(run: Run) -> Check:
     count = int((run.result("nearest")["duplicate_of"] >= 0).sum())
     sentence = "No two examples are identical."
     if count:
-        sentence = f"{count:,} examples have an identical twin; left out alone, their twin still trains the model."
+        sentence = f"{count:,} examples have duplicates. If one is left out, the model still trains on another."
     return Check("duplicates", "Identical examples", float(count), "examples", 0.0, count == 0, sentence)
 
 
@@ -56,8 +56,8 @@ def _constants(run: Run) -> Check:
     if columns:
         named = ", ".join(_column_names(run, columns[:10])) + (", ..." if len(columns) > 10 else "")
         sentence = (
-            f"{_counted(len(columns), 'column')} constant ({named}). They say nothing about examples, and a VAE leaves "
-            "them out of its likelihood."
+            f"{_counted(len(columns), 'column')} constant ({named}). They carry no information about examples, and a "
+            "VAE omits them from its likelihood."
         )
     return Check("constant_columns", "Constant columns", float(len(columns)), "columns", 0.0, True, sentence)
 
@@ -72,15 +72,15 @@ def _column_names(run: Run, columns: Sequence[int]) -> list[str]:
 
 
 def _sampling_noise(run: Run) -> Check:
-    """Importance-sampling variance of a per-repeat score, as a share of the whole per-repeat variance."""
+    """Return the variance of a score due to importance sampling, as a share of its variance over repeats."""
     bound = estimate_of(run) == "bound"
     title, unit = "Noise of the bound" if bound else "Noise of importance sampling", "of the variance of a score"
     draws, effective, share = _draws(run)
     if not math.isfinite(share):
         why = "one draw" if draws < 2 else "one repeat"
-        return Check("sampling_noise", title, math.nan, unit, NOISE_SHARE, False, f"It cannot be told from {why}.")
+        return Check("sampling_noise", title, math.nan, unit, NOISE_SHARE, False, f"It cannot be estimated from {why}.")
     advice = "" if share <= NOISE_SHARE else " Use more --importance-samples."
-    worth = "average the bound" if bound else f"are worth {effective:.1f} independent ones"
+    worth = "are averaged in the bound" if bound else f"have an effective sample size of {effective:.1f}"
     sentence = (
         f"{draws} draws {worth}; their noise is about {share:.1%} of the variance of a score within one repeat.{advice}"
     )
@@ -88,7 +88,7 @@ def _sampling_noise(run: Run) -> Check:
 
 
 def _draws(run: Run) -> tuple[int, float, float]:
-    """Return the draws of each log p the scores are made of, what they are worth, and their share of the variance."""
+    """Return, for the log p behind the scores, the number of draws, its ESS, and the draws' share of the variance."""
     if (found := correction_of(run)) is not None and found["everywhere"]:
         draws = int(found["draws"])
         return draws, float(found["effective"][1]) * draws, float(found["noise_share"])
@@ -111,39 +111,40 @@ def _failed(run: Run) -> Check:
         named = "; ".join(f"split {split}: {why}" for split, why in list(failed.items())[:NAMED])
         more = f"; and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
         sentence = (
-            f"{len(failed):,} of {n:,} refits failed and are left out of every number ({named}{more}). Examples they "
-            "held out have fewer repeats."
+            f"{len(failed):,} of {n:,} refits failed and are excluded from every number ({named}{more}). Examples that "
+            "they held out have fewer repeats."
         )
     return Check("failed_refits", "Refits that failed", float(len(failed)), "refits", 0.0, not failed, sentence)
 
 
 def _encoder_bias(found: Arrays) -> Check:
-    """The mean of M_refit - M_amortised, as a share of the mean score through the encoder."""
+    """Return the mean of M_refit - M_amortised as a share of the mean score with amortized posteriors."""
     score, bias = float(found["score"]), float(found["bias"][0])
     share = abs(bias / score) if score else math.inf
     everywhere = bool(found["everywhere"])
-    what = f"Refitting the posterior of {len(found['sample']):,} examples changes their mean score by {bias:+.2f} nats"
+    n = len(found["sample"])
+    what = f"Fitting the posterior to each of {n:,} examples changes their mean score by {bias:+.2f} nats"
     interval = f" ({found['bias'][2]:.2f} to {found['bias'][3]:.2f})" if np.isfinite(found["bias"][2:]).all() else ""
     then = (
-        "; so all scores are those of refitted posteriors."
+        ". All scores are therefore computed with posteriors fitted to each example."
         if everywhere
-        else "; scores keep log p through the encoder."
+        else ". Scores are computed with amortized posteriors."
     )
     ok = everywhere or share <= ENCODER_SHARE
     return Check(
-        "encoder_bias", "What the encoder adds", share, "of the mean score", ENCODER_SHARE, ok, what + interval + then
+        "encoder_bias", "Amortization gap", share, "of the mean score", ENCODER_SHARE, ok, what + interval + then
     )
 
 
 def _adjusted(run: Run) -> Check:
-    """The share of noise in what predicts the adjusted scores."""
+    """Return how much noise of the scores the prediction behind the adjusted scores repeats."""
     found = run.result("adjusted")
     slope, error, told = float(found["slope"]), float(found["slope_error"]), int(found["ok"])
     sentence = (
-        f"The prediction behind the adjusted scores repeats none of the scores' noise ({slope:.2f} +- {error:.2f})."
+        f"The prediction behind the adjusted scores does not repeat the scores' noise ({slope:.2f} +- {error:.2f})."
     )
     if told != 1:
         sentence = (
-            str(found["reason"]) or "Two repeats or more are needed to tell whether adjusted scores repeat noise."
+            str(found["reason"]) or "Whether adjusted scores repeat noise can be tested with two repeats or more only."
         )
     return Check("adjusted_guard", "Noise in adjusted scores", slope, "of the prediction", 0.0, told == 1, sentence)

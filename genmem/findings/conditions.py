@@ -1,4 +1,4 @@
-"""Conditions such as `copied_share_low > 0.01 or flagged_samples >= 5`: compared, never evaluated as code."""
+"""Conditions such as `copied_share_low > 0.01 or flagged_samples >= 5`: parsed and compared, never run as code."""
 
 import difflib
 import math
@@ -26,21 +26,21 @@ _GRAMMAR = "NAME OP NUMBER, joined by `and` or `or` (`and` binds tighter); OP is
 
 @dataclass(frozen=True)
 class Comparison:
-    """`name operator number`."""
+    """A comparison of a named value with a number."""
 
     name: str
     operator: str
     number: float
 
     def holds(self, values: Mapping[str, float]) -> bool | None:
-        """Return whether it holds; None where the value is undefined, which no comparison can decide."""
+        """Return whether the comparison holds, or None if the value is undefined (NaN)."""
         value = values[self.name]
         return None if math.isnan(value) else OPERATORS[self.operator](value, self.number)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Comparisons of which all of one of the `alternatives` must hold."""
+    """A condition that holds if all comparisons of at least one of the `alternatives` hold."""
 
     text: str
     alternatives: tuple[tuple[Comparison, ...], ...]
@@ -49,7 +49,7 @@ class Condition:
         """Return whether the condition holds.
 
         Raises:
-            DataError: that depends on a value which is undefined (NaN): neither answer would be safe.
+            DataError: the answer depends on a value that is undefined (NaN).
 
         >>> parse_condition("a > 1 and b < 2 or a == 0", {"a", "b"}).holds({"a": 3.0, "b": 1.5})
         True
@@ -60,7 +60,7 @@ class Condition:
         if None in answers:
             unknown = sorted({c.name for parts in self.alternatives for c in parts if math.isnan(values[c.name])})
             raise DataError(
-                expected=f"values that decide {self.text!r}",
+                expected=f"defined values in the condition {self.text!r}",
                 got=f"no value for {', '.join(unknown)}, which could not be computed from these sets",
                 do="Read the report for the reason, or use another condition.",
             )
@@ -72,10 +72,10 @@ def _all(answers: list[bool | None]) -> bool | None:
 
 
 def parse_condition(text: str, names: Collection[str]) -> Condition:
-    """Read a condition; `names` are those it may use.
+    """Parse a condition that may use the given names.
 
     Raises:
-        DataError: it is not of the form, or uses another name.
+        DataError: the condition is malformed or uses an unknown name.
 
     >>> parse_condition("copied_share_low > 1e-2", ["copied_share_low"]).alternatives
     ((Comparison(name='copied_share_low', operator='>', number=0.01),),)

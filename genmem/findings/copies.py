@@ -1,4 +1,4 @@
-"""What an audit found about copies; a copy check as files hold it: copycheck.json, tables, numbers for conditions."""
+"""Findings about copies, and a copy check in files: copycheck.json, tables, and numbers for conditions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from genmem.run.storage import Arrays, write_atomically
 
 SHOWN_ROWS = 12
 BESIDE = ("scan_share", "train_share", "c_t", "distance_ratio", "authenticity")  # tests beside the copied share
-ASKED = (  # of results/copycheck.json, what audit.json says
+ASKED = (  # keys of results/copycheck.json that audit.json repeats
     "verdict",
     "sentence",
     "note",
@@ -43,19 +43,19 @@ class FoundCopies:
     arrays: Arrays
 
     def asked(self) -> dict[str, Any]:
-        """Return the copy check as audit.json says it."""
+        """Return the copy check in the form that audit.json holds."""
         how = {name: self.about["asked_of_run"][name] for name in ("level", "seed")}
         return {**{name: self.about[name] for name in ASKED}, **how}
 
 
 def copies_of(run: Run) -> FoundCopies | None:
-    """Return what was found about copies; None where nothing was."""
+    """Return the stored copy check of a run, or None if there is none."""
     about = run.read_json("results/copycheck.json")
     return FoundCopies(about, run.result("copycheck")) if about and run.has_result("copycheck") else None
 
 
 def find_copies(run: Run) -> list[Finding]:
-    """Return the findings about copies of a run, none where samples were not checked."""
+    """Return the findings about copies; none if the samples of the run were not checked."""
     found = copies_of(run)
     if found is None:
         return []
@@ -70,7 +70,7 @@ def _finding(found: FoundCopies, test: dict[str, Any], name: str, sentence: str)
         "question": "copies",
         "unit": "",
         "sentence": sentence,
-        "meaning": f"What it cannot see, or takes for copying: {test['cannot_see']}",
+        "meaning": f"What it cannot detect, or mistakes for copying: {test['cannot_see']}",
         "source": test["citation"],
         "examples": _rows(found) if name == "copied_share" else [],
     }
@@ -78,41 +78,41 @@ def _finding(found: FoundCopies, test: dict[str, Any], name: str, sentence: str)
 
 
 def _rows(found: FoundCopies) -> list[int]:
-    """Return the training rows of samples that stand out, the most suspicious first."""
+    """Return the training examples of the samples that stand out, the most suspicious first."""
     out = found.arrays["pair_stands_out"].astype(bool)
     return list(dict.fromkeys(found.arrays["pair_train"][out].tolist()))[:SHOWN_ROWS]
 
 
-# --- a copy check as files hold it
+# --- a copy check in files
 
 
 ALARM = 0.05
-SHOWN = 24  # pairs on a page, one for each training row
+SHOWN = 24  # pairs on a page, one for each training example
 DIRECTIONS = {"higher": "higher", "lower": "lower", "either": "either side"}
 NUMBERS = {
-    "copies_found": "1 where the verdict is that copies were found, else 0",
-    "sharp": "1 where the verdict is sharp but not copying, else 0",
+    "copies_found": "1 if the verdict is that copies were found, else 0",
+    "sharp": "1 if the verdict is sharp but not copying, else 0",
     "copied_share": "estimated share of the samples that are copies",
     "copied_share_low": "lower end of its 95% interval",
-    "copied_share_high": "upper end of it",
-    "detectable_share": "smallest share of exact copies that would have been found four times in five",
-    "flagged_samples": "samples that lie too near to training rows; sharp ones are among them",
-    "flagged_samples_share": "the same, over all samples",
-    "flagged_rows": "training rows that lie too near to samples",
-    "calibrated_samples": "samples that lie too near to one training row for how dense the data are there",
+    "copied_share_high": "upper end of its 95% interval",
+    "detectable_share": "smallest share of exact copies that the check detects with a power of 80%",
+    "flagged_samples": "samples unusually close to training examples; samples of a sharp model are among them",
+    "flagged_samples_share": "the same, as a share of all samples",
+    "flagged_rows": "training examples unusually close to samples",
+    "calibrated_samples": "samples unusually close to one training example, relative to the local density of the data",
 }
 
 
 def names() -> tuple[str, ...]:
-    """Return the names a condition can hold: of `NUMBERS`, of tests, and of tests with `_p`."""
+    """Return the names that a condition can use: those of `NUMBERS`, of tests, and of tests with `_p`."""
     tests = battery.names()
     return (*NUMBERS, *tests, *(f"{test}_p" for test in tests))
 
 
 def numbers(check: CopyCheck) -> dict[str, float]:
-    """Return the numbers a condition can name; NaN where one is undefined.
+    """Return the numbers that a condition can name; NaN if one is undefined.
 
-    Those of `NUMBERS`, and for every test its value under its own name, and its p-value under `<name>_p`.
+    These are the numbers of `NUMBERS`, and for every test its value (`<name>`) and its p-value (`<name>_p`).
     """
     low, high = check.copied_share.interval
     found = {
@@ -133,17 +133,17 @@ def numbers(check: CopyCheck) -> dict[str, float]:
 
 
 def describe(check: CopyCheck, space: str, words: str) -> dict[str, Any]:
-    """Return what was found, as copycheck.json holds it: what is not finite is null.
+    """Return a copy check in the form of copycheck.json, where numbers that are not finite are null.
 
     Args:
-        check: what was found.
-        space: where distances were taken, as it was asked for.
-        words: the same in words.
+        check: the copy check.
+        space: the feature space, as the user named it.
+        words: a description of the feature space.
     """
     about = {
         "verdict": check.verdict,
         "sentence": check.sentence,
-        "space": {"name": space, "sentence": f"Distances were taken in this space: {words}."},
+        "space": {"name": space, "sentence": f"Distances were taken in this feature space: {words}."},
         "copied_share": _result(check.copied_share),
         "power": _power(check.power),
         "power_noisy": _power(check.power_noisy),
@@ -158,14 +158,14 @@ def describe(check: CopyCheck, space: str, words: str) -> dict[str, Any]:
 
 
 def _missed(check: CopyCheck) -> list[str]:
-    """Return what the check could have missed, or mistaken, a sentence or two each."""
+    """Return what the check could have missed or mistaken, in a sentence or two each."""
     rows, held_out = len(check.rows.flagged), len(check.near_test)
     found = [
         check.power.sentence,
         check.power_noisy.sentence,
         check.copied_share.cannot_see,
-        f"Copies of rows that are not among the {rows:,} training rows given here, and copies of any kind if the "
-        f"{held_out:,} held-out rows are of another source.",
+        f"Copies of examples that are not among the {rows:,} training examples given here; copies of any kind if the "
+        f"{held_out:,} held-out examples are of another source.",
         f"{check.calibrated.title}: {check.calibrated.cannot_see}",
         f"{check.rows.title}: {check.rows.cannot_see}",
     ]
@@ -173,12 +173,12 @@ def _missed(check: CopyCheck) -> list[str]:
 
 
 def _power(found: Power) -> dict[str, Any]:
-    """Return what would have been found."""
+    """Return the power of the check as a dictionary."""
     return {name: getattr(found, name) for name in ("smallest", "at", "shares", "found", "sentence")}
 
 
 def _result(found: Result) -> dict[str, Any]:
-    """Return one test; its arrays stay out."""
+    """Return one test as a dictionary, without its arrays."""
     return {
         "name": found.name,
         "title": found.title,
@@ -196,7 +196,7 @@ def _result(found: Result) -> dict[str, Any]:
 
 
 def _flags(found: Flags) -> dict[str, Any]:
-    """Return what stands out in a list of rows, in short; the rows themselves are in the tables."""
+    """Return the summary of a list of flags; the flags themselves are in the tables."""
     return {
         "title": found.title,
         "flagged": found.flagged.sum(),
@@ -210,15 +210,16 @@ def _flags(found: Flags) -> dict[str, Any]:
 
 
 def stands_out(pairs: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
-    """Return which pairs are flagged, by distance or for their neighbourhood, and nearer to training than held out."""
+    """Return which pairs are flagged, by either list, and closer to a training than to a held-out example."""
     flagged = np.asarray(pairs["flagged"], bool) | np.asarray(pairs["calibrated_flagged"], bool)
     return np.asarray(flagged & (pairs["distance_train"] < pairs["distance_test"]))
 
 
 def one_for_each_row(pairs: Mapping[str, NDArray[Any]], most: int = SHOWN, least: int = 8) -> NDArray[np.intp]:
-    """Return positions of the pairs to show: of each training row the first, 500 copies of one row are one.
+    """Return positions of the pairs to show: the first pair of each training example, however often it is copied.
 
-    First those that stand out, the rows copied most often ahead; then others, if there are fewer than `least`.
+    Pairs that stand out come first, ordered by how often their training example is copied. Other pairs follow if fewer
+    than `least` stand out.
     """
     rows = np.asarray(pairs["train"])
     _, first, group = np.unique(rows, return_index=True, return_inverse=True)
@@ -232,7 +233,7 @@ def one_for_each_row(pairs: Mapping[str, NDArray[Any]], most: int = SHOWN, least
 
 
 def tables(check: CopyCheck) -> dict[str, Arrays]:
-    """Return the columns of pairs.parquet, samples.parquet and rows.parquet: row numbers and distances, no values."""
+    """Return the columns of pairs.parquet, samples.parquet and rows.parquet: row numbers and distances, no data."""
     near, local = check.samples, check.calibrated
     own = {"calibrated": local.statistic, "calibrated_p": local.p_value, "calibrated_flagged": local.flagged}
     return {
@@ -254,7 +255,7 @@ def _flag_columns(found: Flags, own: str, other: str) -> Arrays:
 
 
 def write_table(file: Path, columns: Mapping[str, Any]) -> None:
-    """Write columns as a .parquet file, whole or not at all."""
+    """Write columns to a .parquet file atomically."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

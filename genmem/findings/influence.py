@@ -1,4 +1,4 @@
-"""What an audit found about influence: whether it can be trusted, and what it agrees with."""
+"""Findings about influence: whether it can be trusted, and what it agrees with."""
 
 import math
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from genmem.run.storage import Arrays
 PAPER = "Kong & Chaudhuri 2021, arXiv 2105.14203"
 DEPTH = 5  # proponents and opponents looked at
 SHOWN = 12
-SCALES = {  # in the order they are told in
-    "dot": "by dot products",
-    "query": "with scores over the length of the training example's gradient",
-    "cosine": "by cosines",
+SCALES = {  # in the order in which a sentence lists them
+    "dot": "with dot products",
+    "query": "with scores divided by the length of the training example's gradient",
+    "cosine": "with cosines",
 }
-ASKED = (  # of results/influence.json, what audit.json says
+ASKED = (  # keys of results/influence.json that audit.json repeats
     "method",
     "skipped",
     "weights",
@@ -43,18 +43,18 @@ ASKED = (  # of results/influence.json, what audit.json says
 
 @dataclass(frozen=True)
 class Found:
-    """results/influence.json, and results/influence.npz (empty where it was skipped)."""
+    """results/influence.json and results/influence.npz (empty if influence was skipped)."""
 
     about: dict[str, Any]
     arrays: Arrays
 
     def asked(self) -> dict[str, Any]:
-        """Return how influence was computed, as audit.json says it."""
+        """Return how influence was computed, in the form that audit.json holds."""
         return {name: self.about[name] for name in ASKED}
 
 
 def influence_of(run: Run) -> Found | None:
-    """Return what was found about influence; None where nothing was, or the scores have changed since."""
+    """Return the stored influence of a run, or None if there is none or the scores have changed since."""
     about = run.read_json("results/influence.json")
     if not about or about["scores"] != fingerprint(run.result("scores")["score"]):
         return None
@@ -64,7 +64,7 @@ def influence_of(run: Run) -> Found | None:
 
 
 def find_influence(run: Run) -> list[Finding]:
-    """Return the findings about influence of a run, none where it was not computed."""
+    """Return the findings about influence; none if it was not computed."""
     found = influence_of(run)
     if found is None or not found.arrays:
         return []
@@ -92,16 +92,16 @@ def _against_score(found: Found) -> Finding:
         n=first.n,
         unit="rank correlation",
         sentence=f"Self-influence has a rank correlation of {first.rho:.2f} with the memorization score{rest}.",
-        meaning="Near 1, the influence of an example on itself finds what refits find. The report sets beside it how "
-        "well the loss and distances rank the same: where they come as close, influence tells no more. The interval is "
-        "over examples, of one model.",
+        meaning="Near 1, self-influence identifies the same memorized examples as the refits. The report compares it "
+        "with the loss and with distances: if these agree with the score as well, influence adds nothing to them. The "
+        "interval is over examples, for one trained model.",
         source=PAPER,
         examples=tuple(at[np.argsort(-own, kind="stable")[:SHOWN]].tolist()),
     )
 
 
 def self_check(found: Found) -> Finding:
-    """Say how often an example is its own strongest proponent; its exact equals in score do not count against it."""
+    """Return how often an example is its own strongest proponent; ties with its own score count as success."""
     arrays = found.arrays
     checked, itself, n = arrays["checked"], arrays["checked_itself"], len(arrays["examples"])
     ahead = (arrays["checked_proponent_scores"] > (itself + 1e-9 * np.abs(itself))[:, None]).sum(1)
@@ -119,8 +119,8 @@ def self_check(found: Found) -> Finding:
         unit=f"of {count} examples",
         sentence=f"{first} of {count} training examples are their own strongest proponent among {n:,}, and {among} "
         f"are among their own {DEPTH} strongest.",
-        meaning="No example should shape the model more at a query than the query itself, if it was trained on. Where "
-        f"many fail, scores are noise of the draws or the size of gradients. By chance one in {n:,} would pass."
+        meaning="If the model trained on the query, no other example should influence it more. If many fail, scores "
+        f"mostly reflect noise of the draws or the size of gradients. By chance, one in {n:,} passes."
         + _by_scale(found),
         source=PAPER,
         examples=tuple(checked[rank > 1][:SHOWN].tolist()),
@@ -128,7 +128,7 @@ def self_check(found: Found) -> Finding:
 
 
 def _by_scale(found: Found) -> str:
-    """Say how many pass when scores are divided by the lengths of gradients, which win every dot product."""
+    """Return how many pass if scores are divided by lengths of gradients; long gradients dominate dot products."""
     counts = [
         f"{words} {int((found.arrays[f'checked_proponents_{scale}'][:, 0] == found.arrays['checked']).sum())}"
         for scale, words in SCALES.items()
@@ -139,7 +139,7 @@ def _by_scale(found: Found) -> str:
 
 
 def label_agreement(found: Arrays, labels: NDArray[Any]) -> list[Finding]:
-    """Say how often proponents and opponents of an example, other than itself, have its label."""
+    """Return how often proponents and opponents of an example, excluding itself, have its label."""
     null = _share_of_label(found["checked"], found["examples"], labels)
     findings = []
     for side in ("proponents", "opponents"):
@@ -151,19 +151,19 @@ def label_agreement(found: Arrays, labels: NDArray[Any]) -> list[Finding]:
             Finding(
                 "label_agreement" if side == "proponents" else "label_agreement_opponents",
                 "influence",
-                f"{side.capitalize()} with the label of the query",
+                f"{side.capitalize()} that have the label of the query",
                 value,
                 standard_error=error,
                 interval=(max(0.0, low), min(1.0, high)) if math.isfinite(low) else (low, high),
                 null=chance,
                 n=int(there.sum()),
-                unit="of them",
-                sentence=f"Of the {DEPTH} strongest {side} of a training example, itself left out, {value:.0%} have "
-                f"its label; of all examples {chance:.0%} do.",
-                meaning="Far above the null, the model learns an example from others of its kind."
+                unit=f"of {side}",
+                sentence=f"{value:.0%} of the {DEPTH} strongest {side} of a training example, excluding itself, have "
+                f"its label; {chance:.0%} of all examples do.",
+                meaning="Far above the null, the model learns an example from others with its label."
                 if side == "proponents"
-                else "Below the null, what works against an example is of other kinds; above it, examples of one kind "
-                "work against each other.",
+                else "Below the null, opponents of an example have other labels. Above it, examples with the same "
+                "label compete with each other.",
                 source=PAPER,
             )
         )
@@ -171,45 +171,45 @@ def label_agreement(found: Arrays, labels: NDArray[Any]) -> list[Finding]:
 
 
 def latent_distance(found: Arrays, means: NDArray[Any]) -> list[Finding]:
-    """Say how near proponents and opponents of an example, other than itself, lie to it between latent means.
+    """Return how close the proponents and opponents of an example are to it, by the distance between latent means.
 
     Args:
         found: results/influence.npz.
-        means: (n, latent) of all examples: the means of their posteriors.
+        means: (n, latent) posterior means of all examples.
     """
     findings = []
     for side in ("proponents", "opponents"):
-        nearer = _shares_nearer(found, _of_side(found, side), means)
-        nearer = nearer[np.isfinite(nearer)]
-        value, error, (low, high) = stats.mean_interval(nearer)
+        closer = _shares_closer(found, _of_side(found, side), means)
+        closer = closer[np.isfinite(closer)]
+        value, error, (low, high) = stats.mean_interval(closer)
         findings.append(
             Finding(
                 "latent_distance" if side == "proponents" else "latent_distance_opponents",
                 "influence",
-                f"Examples nearer in latent space than {side}",
+                f"Examples closer in latent space than {side}",
                 value,
                 standard_error=error,
                 interval=(max(0.0, low), min(1.0, high)) if math.isfinite(low) else (low, high),
                 null=0.5,
-                n=len(nearer),
+                n=len(closer),
                 unit="of other examples",
-                sentence=f"On average {value:.0%} of the other examples lie nearer to a training example, by the means "
-                f"of their posteriors, than its {DEPTH} strongest {side} do; if these were random, 50% would.",
-                meaning="Far below a half, the model learned an example from what it holds for similar. Proponents "
-                "that lie no nearer than others are chosen by the size of their gradients."
+                sentence=f"The {DEPTH} strongest {side} rank, on average, in the closest {value:.0%} of all examples "
+                "by latent distance (50% if they were random).",
+                meaning="Far below 50%, the model learned an example from examples with similar latent codes. Near "
+                "50%, proponents are mostly examples with long gradients."
                 if side == "proponents"
-                else "Below a half, examples compete with what the model holds for similar; above it, opponents are "
-                "far away. The interval is over examples, of one model.",
+                else "Below 50%, an example competes with examples that have similar latent codes. Above 50%, its "
+                "opponents have distant codes. The interval is over examples, for one trained model.",
                 source=PAPER,
             )
         )
     return findings
 
 
-def _shares_nearer(found: Arrays, others: NDArray[np.intp], means: NDArray[Any]) -> NDArray[np.float64]:
-    """Return for each query the mean share of other examples nearer than its strongest others; NaN without any.
+def _shares_closer(found: Arrays, others: NDArray[np.intp], means: NDArray[Any]) -> NDArray[np.float64]:
+    """Return for each query the mean share of examples closer than its strongest others; NaN if it has none.
 
-    An example as near as one of them counts half.
+    Ties in distance count half.
     """
     shares = np.full(len(others), np.nan)
     positions = found["examples"]
@@ -219,14 +219,14 @@ def _shares_nearer(found: Arrays, others: NDArray[np.intp], means: NDArray[Any])
             continue
         away = np.linalg.norm(means[positions] - means[query], axis=1)
         rest = np.sort(away[positions != query])
-        theirs = away[np.searchsorted(positions, kept)]  # positions are in order
+        theirs = away[np.searchsorted(positions, kept)]  # positions are sorted
         below, above = (np.searchsorted(rest, theirs, side) for side in ("left", "right"))
         shares[row] = float((below + (above - below - 1) / 2).mean() / (len(rest) - 1))
     return shares
 
 
 def _of_side(found: Arrays, side: str) -> NDArray[np.intp]:
-    """Return the strongest of one side for each checked example, -1 where the sign is that of the other."""
+    """Return the strongest of one side for each checked example, -1 if the score has the sign of the other side."""
     sign = 1 if side == "proponents" else -1
     return np.where(sign * found[f"checked_{side[:-1]}_scores"] > 0, found[f"checked_{side}"], -1)
 
@@ -236,7 +236,7 @@ def _first_others(query: int, strongest: NDArray[np.intp]) -> list[int]:
 
 
 def _agreement(queries: NDArray[np.intp], others: NDArray[np.intp], labels: NDArray[Any]) -> NDArray[np.float64]:
-    """Return for each query the share of its strongest others that have its label; NaN where there is none."""
+    """Return for each query the share of its strongest others that have its label; NaN if it has none."""
     share = np.full(len(queries), np.nan)
     for row, (query, found) in enumerate(zip(queries, others, strict=True)):
         kept = _first_others(query, found)

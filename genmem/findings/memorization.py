@@ -1,4 +1,4 @@
-"""What an audit found: each finding with its value, standard error, null, interval and a sentence."""
+"""Findings about scores, each with a value, standard error, null, interval and a sentence."""
 
 import math
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def find(run: Run, groups: Sequence[Group]) -> list[Finding]:
         found.append(_exact(run.result("exact"), scores))
     found += _over_training(run.result("trajectory"), scores["score"].size)
     most = [most_in_need(groups, kind) for kind in ("label", "cell")]
-    found += [_neediest(group, groups, space) for group in most if group is not None]
+    found += [_most_in_need(group, groups, space) for group in most if group is not None]
     return found + [f for f in _baselines(run, scores) if math.isfinite(f.value)]
 
 
@@ -64,8 +64,8 @@ def _mean(scores: dict[str, NDArray[Any]], bound: bool) -> Finding:
         p_value=p,
         n=scores["score"].size,
         sentence=f"An example is on average {abs(value):.2f} nats {'more' if value >= 0 else 'less'} likely under "
-        f"models that trained on it{', by a lower bound of log p' if bound else ''}.",
-        meaning="0 means the model treats examples it trained on as it treats new ones; higher is more memorization.",
+        f"models that trained on it{', by a lower bound on log p' if bound else ''}.",
+        meaning="At 0, the model treats training examples like new ones. Higher values mean more memorization.",
         source=PAPER,
     )
 
@@ -83,15 +83,15 @@ def _flagged(run: Run, scores: dict[str, NDArray[Any]]) -> Finding:
         null=0.0,
         n=len(q),
         unit="of all examples",
-        sentence=f"{len(chosen):,} of {len(q):,} examples are memorized at a false discovery rate of {LEVEL:.0%}.",
-        meaning=f"About {LEVEL:.0%} of those named are named by chance; the test is one-sided, of score > 0.",
+        sentence=f"{len(chosen):,} of {len(q):,} examples are memorized, at a false-discovery rate of {LEVEL:.0%}.",
+        meaning=f"Of these examples, about {LEVEL:.0%} are listed by chance. The test is one-sided, of score > 0.",
         source=FALSE_DISCOVERY,
         examples=_first(order),
     )
 
 
 def _jackknife_share(run: Run, estimator: str) -> float:
-    """Return the error of the flagged share over repeats; NaN where leaving one out leaves no t test."""
+    """Return the jackknife error of the flagged share over repeats; NaN if one repeat fewer allows no t test."""
     splits = run.used_splits()
     if len(run.result("scores")["per_repeat"]) < 4 or estimator != "mean_log":
         return math.nan
@@ -117,11 +117,9 @@ def _tail(scores: dict[str, NDArray[Any]]) -> Finding:
         interval=stats.student_interval(value, error, len(per_repeat) - 1),
         null=null,
         n=len(score),
-        sentence=f"One example in twenty scores above {value:.1f} nats; by chance that bound would be {null:.1f}."
-        if math.isfinite(null)
-        else f"One example in twenty scores above {value:.1f} nats.",
-        meaning="Memorization is uneven: the tail shows it where the mean hides it. The null scores folds "
-        "that were trained on as if they had been left out.",
+        sentence=f"5% of the examples score above {value:.1f} nats{_against(null)}.",
+        meaning="Memorization is uneven: a few examples can be memorized although the mean is low. The null is the "
+        "same quantile of placebo scores.",
         source=PAPER,
         examples=_first(np.argsort(-score, kind="stable")),
     )
@@ -142,29 +140,30 @@ def _jackknife_quantile(per_repeat: NDArray[np.float64]) -> float:
 
 
 def _encoder_part(found: dict[str, NDArray[Any]]) -> Finding:
-    """How much of the mean score through the encoder is not memorization in the density."""
+    """Return the amortization gap of the mean score: the part that is not memorization by the density."""
     bias, error, low, high = (float(v) for v in found["bias"])
     score, n = float(found["score"]), len(found["sample"])
     return Finding(
         "encoder_part",
         "memorized",
-        "The encoder's part of the mean score",
+        "Amortization gap of the mean score",
         -bias,
         standard_error=error,
         interval=(-high, -low),
         null=0.0,
         n=n,
-        sentence=f"Through the encoder the mean score of {n:,} examples is {score:.2f} nats, with posteriors refitted "
-        f"to each example {score + bias:.2f}.",
-        meaning="An encoder fits examples it was trained on better than others. That part of a score is memory of the "
-        "encoder, not of the density, and more importance samples do not take it out.",
+        sentence=f"With amortized posteriors the mean score of {n:,} examples is {score:.2f} nats; with posteriors "
+        f"fitted to each example, {score + bias:.2f}. The difference is the amortization gap: memorization by the "
+        "encoder, not by the density.",
+        meaning="An encoder fits training examples better than held-out ones. More importance samples do not remove "
+        "this part of a score.",
         source=INFERENCE,
         examples=_first(found["examples"][np.argsort(-found["encoder"], kind="stable")]),
     )
 
 
 def _over_training(curve: dict[str, NDArray[Any]], n: int) -> list[Finding]:
-    """When the tail of the scores rises above its null, and whether early stopping would have spared it."""
+    """Return when the tail of the scores rises above its null, and how high it is at the best held-out epoch."""
     epochs, tail = curve["epochs"], int(np.argmin(np.abs(curve["levels"] - TAIL)))
     if len(epochs) < 2:
         return []
@@ -173,15 +172,15 @@ def _over_training(curve: dict[str, NDArray[Any]], n: int) -> list[Finding]:
     onset = Finding(
         "onset",
         "memorized",
-        "First epoch with memorization in the tail",
+        "First epoch with memorization",
         math.nan if first < 0 else float(first),
         interval=NO_INTERVAL if min(low, high) < 0 else (float(low), float(high)),
         n=n,
         unit="epochs",
-        sentence=f"The 95% quantile of the scores is above its null {_from(first)}, the generalization gap "
-        f"{_from(gap)}.",
-        meaning="Of the scored epochs, the first with p at most 5%, corrected over epochs; the range is that of "
-        "leaving out one repeat at a time. Both stand against the same shifted folds, through the encoder.",
+        sentence=f"The 95% quantile of the scores is above its null {_from(first)}; the generalization gap is above "
+        f"its null {_from(gap)}.",
+        meaning="The first scored epoch with p of at most 5%, corrected over epochs. The range is from leaving out one "
+        "repeat at a time. Both nulls use the same placebos and amortized posteriors.",
         source=PAPER,
     )
     best = int(np.flatnonzero(epochs == curve["best_epoch"])[0])
@@ -195,9 +194,9 @@ def _over_training(curve: dict[str, NDArray[Any]], n: int) -> list[Finding]:
         null=null,
         p_value=float(curve["quantiles_p_corrected"][best, tail]),
         n=n,
-        sentence=f"At epoch {int(curve['best_epoch'])}, the best of those scored by held-out log p, one example in "
-        f"twenty scores above {value:.1f} nats{_against(null)}.",
-        meaning="What early stopping would leave: near the null, it spares the memorization; above it, it does not.",
+        sentence=f"At epoch {int(curve['best_epoch'])}, the scored epoch with the highest held-out log p, 5% of the "
+        f"examples score above {value:.1f} nats{_against(null)}.",
+        meaning="Near the null, early stopping would avoid memorization. Above it, it would not.",
         source=PAPER,
     )
     return [onset, stopped] if epochs[best] != epochs[-1] else [onset]
@@ -208,16 +207,16 @@ def _from(epoch: int) -> str:
 
 
 def _against(null: float) -> str:
-    return f"; by chance that bound would be {null:.1f}" if math.isfinite(null) else ""
+    return f"; without memorization, 5% would score above {null:.1f}" if math.isfinite(null) else ""
 
 
-def _neediest(group: Group, groups: Sequence[Group], space: str) -> Finding:
+def _most_in_need(group: Group, groups: Sequence[Group], space: str) -> Finding:
     is_label = group.kind == "label"
     name = f"label {group.name}" if is_label else f"cell {group.name} of the {space}"
     return Finding(
         f"neediest_{group.kind}",
         "regions",
-        "Label that most needs data" if is_label else "Region that most needs data",
+        "Label most in need of data" if is_label else "Region most in need of data",
         group.mean,
         standard_error=group.standard_error,
         interval=group.interval,
@@ -226,25 +225,25 @@ def _neediest(group: Group, groups: Sequence[Group], space: str) -> Finding:
         n=group.n,
         sentence=f"The {group.n:,} examples of {name} score {group.mean:.1f} nats on average, "
         f"all others {group.rest:.1f}.",
-        meaning="Where scores are high the model leans on single examples: more examples there would let it "
-        "generalise instead. The null is the mean of all other examples; p is corrected for choosing the highest of "
-        f"{len(candidates(groups, group.kind))} (those with {MIN_EXAMPLES} examples or more).",
+        meaning="A high mean says that the model depends on single examples there; more data of that kind would let it "
+        "generalize instead. The null is the mean of all other examples. p is corrected for the choice of the highest "
+        f"of {len(candidates(groups, group.kind))} groups (those with {MIN_EXAMPLES} examples or more).",
         source=PAPER,
         examples=group.examples,
     )
 
 
 def _exact(exact: dict[str, NDArray[Any]], scores: dict[str, NDArray[Any]]) -> Finding:
-    """Say what leaving out one example alone does, in closed form, and whether refits rank examples alike."""
+    """Return the mean exact leave-one-out score, and whether refits rank examples in the same way."""
     finite = np.isfinite(exact["score"])
     value, count = float(exact["score"][finite].mean()), int(finite.sum())
-    sentence = f"With one example left out at a time, exactly, the mean score is {value:.2f} nats"
+    sentence = f"The exact leave-one-out score is {value:.2f} nats on average"
     if count < finite.size:
-        sentence += f" over the {count:,} examples where it is finite"
+        sentence += f" over the {count:,} examples for which it is finite"
     if count > 2:
         rank = stats.spearman(exact["score"][finite], scores["score"][finite]).rho
-        alike = "much the same" if rank >= ALIKE else "differently"
-        sentence += f"; refits that leave out a whole part rank examples {alike} (Spearman {rank:.2f})"
+        alike = "similarly" if rank >= ALIKE else "differently"
+        sentence += f"; refits that leave out many examples at once rank them {alike} (Spearman {rank:.2f})"
     return Finding(
         "exact_leave_one_out",
         "memorized",
@@ -252,8 +251,8 @@ def _exact(exact: dict[str, NDArray[Any]], scores: dict[str, NDArray[Any]]) -> F
         value,
         n=count,
         sentence=f"{sentence}.",
-        meaning="This model has a closed form: the score of each example with only that example left out, without "
-        "error, is in scores.parquet as leave_one_out. Scores of refits are of models trained on less.",
+        meaning="This model has a closed form for leaving out one example alone: the column leave_one_out of "
+        "scores.parquet. Scores of refits are those of models trained on less data.",
         source=PAPER,
         examples=_first(np.argsort(-np.where(finite, exact["score"], -np.inf))),
     )
@@ -268,17 +267,17 @@ def _baselines(run: Run, scores: dict[str, NDArray[Any]]) -> list[Finding]:
             stats.spearman(score, near["distance"]),
             len(score),
             "The memorization score and the distance to the nearest other examples",
-            "Near 1, isolation alone would explain what is memorized; what is left over is what distances miss.",
+            "Near 1, the memorized examples are the isolated ones; a value below 1 shows what distances miss.",
             tuple(near["most"].tolist()),
         ),
     ]
     if "half_score" in scores:
-        found.append(_surprise(scores))
+        found.append(_against_held_out(scores))
     return found
 
 
-def _surprise(scores: dict[str, NDArray[Any]]) -> Finding:
-    """Compare the score with -log_prob_out across halves of the repeats: within one, noise alone correlates them."""
+def _against_held_out(scores: dict[str, NDArray[Any]]) -> Finding:
+    """Correlate the score with -log_prob_out across halves of the repeats; within a half they share their noise."""
     halves, outs = scores["half_score"], scores["half_log_prob_out"]
     there = np.isfinite(halves).all(0)
     one, other = (stats.spearman(halves[a][there], -outs[b][there]) for a, b in ((0, 1), (1, 0)))
@@ -289,11 +288,12 @@ def _surprise(scores: dict[str, NDArray[Any]]) -> Finding:
     )
     return _rank_finding(
         "surprise_correlation",
-        "Score and surprise",
+        "Score and held-out negative log-likelihood",
         mean,
         int(there.sum()),
-        "The memorization score and how unlikely an example is to models that never saw it",
-        "Near 1, the memorized examples are simply the unlikely ones. Each comes from one half of the repeats.",
+        "The memorization score and the held-out negative log-likelihood",
+        "Near 1, the memorized examples are those unlikely under models that never saw them. The two are computed from "
+        "different halves of the repeats and share no noise.",
         (),
     )
 

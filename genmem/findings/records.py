@@ -1,4 +1,4 @@
-"""A finding and a check as they are passed around, and the one way from dataclasses to JSON and back."""
+"""The dataclasses of findings and checks, and their conversion to JSON and back."""
 
 import math
 from collections.abc import Mapping
@@ -9,30 +9,30 @@ import numpy as np
 
 Interval = tuple[float, float]
 NO_INTERVAL = (math.nan, math.nan)
-UNDEFINED: dict[Any, Any] = {float: math.nan, Interval: NO_INTERVAL}  # what null stands for, by type; None elsewhere
+UNDEFINED: dict[Any, Any] = {float: math.nan, Interval: NO_INTERVAL}  # what null means, by type; None for other types
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing an audit found; numbers that are undefined are NaN.
+    """One finding of an audit; undefined numbers are NaN.
 
     Attributes:
         id: a stable name, such as "mean_score".
-        question: which it bears on: memorized, regions, neighbors, influence or copies.
+        question: the question it answers: memorized, regions, neighbors, influence or copies.
         title: a few words.
         value: the estimate.
-        standard_error: of the value.
-        interval: 95%, of the value.
-        null: the value expected with no effect.
-        p_value: probability of a value this far from the null by chance.
-        n: examples (or groups) behind the value.
-        unit: of value, error, interval and null.
+        standard_error: standard error of the value.
+        interval: 95% interval of the value.
+        null: the value expected without any effect.
+        p_value: probability of a value at least this far from the null by chance.
+        n: number of examples (or groups) behind the value.
+        unit: unit of value, standard error, interval and null.
         sentence: the finding in words.
-        meaning: what it means, in a sentence or two.
-        source: the paper of the claim or the method, if there is one.
-        examples: positions of examples that show it, the strongest first.
+        meaning: its interpretation, in a sentence or two.
+        source: the paper of the claim or the method, or None.
+        examples: positions of examples that show it, strongest first.
     """
 
     id: str
@@ -54,7 +54,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """One validity check: its value, what that is compared with (both NaN where undefined), and whether it passed."""
+    """One validity check: its value, the reference value `null` (NaN if undefined), and whether it passed."""
 
     id: str
     title: str
@@ -67,7 +67,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Correlation:
-    """A rank correlation of self-influence with something else (`of`), and of that with the memorization score."""
+    """The rank correlation of self-influence with a quantity `of`, and of that quantity with the memorization score."""
 
     of: str
     rho: float
@@ -79,9 +79,9 @@ class Correlation:
 
 
 def to_json(value: Any) -> Any:
-    """Return a value as JSON can hold it: dataclasses as objects, arrays and tuples as lists, NaN and infinity as null.
+    """Convert a value to JSON types: dataclasses to objects, arrays and tuples to lists, NaN and infinity to null.
 
-    A tuple is one thing, such as an interval: null as a whole where one of its numbers is not finite.
+    A tuple is one quantity, such as an interval: it becomes null if one of its numbers is not finite.
 
     >>> to_json({"interval": (0.5, math.nan), "values": np.array([0.5, np.nan]), "n": np.int64(3)})
     {'interval': None, 'values': [0.5, None], 'n': 3}
@@ -99,7 +99,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(kind: type[T], found: Mapping[str, Any]) -> T:
-    """Return the dataclass that `to_json` wrote; null and missing keys are undefined, keys it has no field for dropped.
+    """Return the dataclass that `to_json` wrote. Null and missing keys become undefined; unknown keys are dropped.
 
     >>> found = from_json(Correlation, {"of": "the loss", "rho": None, "interval": [0.1, 0.9], "n": 9})
     >>> found.rho, found.interval, found.score_interval

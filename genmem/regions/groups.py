@@ -1,4 +1,4 @@
-"""Which regions of the data have high scores, and are therefore most in need of more examples?"""
+"""Which regions of the data have high scores, and are therefore most in need of data?"""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -92,12 +92,12 @@ class Group(GroupScore):
 
 
 def most_in_need(groups: Sequence[Group], kind: str) -> Group | None:
-    """Return the group of a kind with the highest mean score, among those of five examples or more."""
+    """Return the group of a kind with the highest mean score, among those with at least five examples; None if none."""
     return max(candidates(groups, kind), key=lambda g: g.mean, default=None)
 
 
 def candidates(groups: Sequence[Group], kind: str) -> list[Group]:
-    """Return groups of a kind that may be called most in need: five examples or more, and a rest to compare with."""
+    """Return the groups of a kind with at least five examples and other examples to compare them with."""
     return [g for g in groups if g.kind == kind and g.n >= MIN_EXAMPLES and math.isfinite(g.rest)]
 
 
@@ -153,7 +153,7 @@ Term = tuple[float, int]  # the variance of a mean, and its degrees of freedom
 
 
 def _over_repeats(means: FloatArray) -> Term:
-    means = means[np.isfinite(means)]  # a repeat may have lost all refits that a group needs
+    means = means[np.isfinite(means)]  # in a repeat, all refits that held out the group may have failed
     if len(means) < 2:
         return 0.0, 1
     return float(means.var(ddof=1) / len(means)), len(means) - 1

@@ -1,4 +1,4 @@
-"""What should a reader decide, and on what evidence? One offline HTML page from the results of a run."""
+"""What should a reader decide, and on what evidence? Writes one offline HTML page from the results of a run."""
 
 from genmem.report.build import write_report
 

@@ -1,4 +1,4 @@
-"""The examples that shaped an example or a sample, as the page shows them."""
+"""The section on influence: which training examples shaped an example or a sample."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,24 +13,24 @@ from genmem.report.results import Results
 from genmem.report.verdicts import Verdict
 from genmem.run.storage import Arrays
 
-QUESTION = "Which examples shaped the model, and its samples?"
+QUESTION = "Which training examples shaped the model and its samples?"
 SHOWN = 6  # samples and their strongest proponents beside the verdict
 Scored = list[tuple[int, float]]
 
 
 @dataclass(frozen=True)
 class Query:
-    """An example or a sample, and the training examples that shaped the model there most.
+    """A query, which is an example or a sample, and the training examples that influenced it most.
 
     Attributes:
-        position: of the example; None for a sample.
-        sample: the number of the sample, counted from 1; 0 for an example.
+        position: position of the example; None for a sample.
+        sample: number of the sample, counted from 1; 0 for an example.
         values: the sample; None for an example.
-        itself: the influence of the example on itself; None for samples and where it is not among the strongest.
-        considered: whether the example is one of those that could be proponents; true for samples.
-        rank: of the example itself among its proponents, counted from 1.
-        proponents: positions and scores of others, the strongest first.
-        opponents: the same of those that trained against it.
+        itself: influence of the example on itself; None for a sample, or if it is not among the strongest.
+        considered: whether the example is among those that could be proponents; true for a sample.
+        rank: rank of the example among its own proponents, counted from 1; 0 if it is not among the strongest.
+        proponents: positions and scores of its proponents other than itself, strongest first.
+        opponents: positions and scores of its opponents, strongest first.
     """
 
     position: int | None
@@ -45,21 +45,21 @@ class Query:
 
 @dataclass(frozen=True)
 class Attribution:
-    """The queries of the page: the most memorized examples, and samples of the model."""
+    """The queries on the page: the most memorized examples, and samples of the model."""
 
     memorized: list[Query]
     samples: list[Query]
 
     @property
     def positions(self) -> list[int]:
-        """Every example that is shown."""
+        """Positions of all examples that are shown."""
         queries = [*self.memorized, *self.samples]
         own = [query.position for query in queries if query.position is not None]
         return own + [p for query in queries for p, _ in (*query.proponents, *query.opponents)]
 
 
 def attribution(results: Results) -> Attribution | None:
-    """Return what to show; None where influence was not computed."""
+    """Return the queries to show, or None if influence was not computed."""
     found = results.influence
     if not found or "memorized" not in found or "influence" not in results.audit:
         return None
@@ -96,7 +96,7 @@ def _scored(positions: NDArray[np.integer], scores: Floats) -> Scored:
 def pictures_of(
     queries: Sequence[Query], X: NDArray[np.generic], shape: Sequence[int], reduced: int | None
 ) -> dict[int, str]:
-    """Encode samples on the scale of the examples, no larger than these are shown: data: addresses by number."""
+    """Return samples as images, by number: data: addresses on the scale of the examples and no larger than these."""
     if not queries:
         return {}
     scale, side = scale_of(X), reduced or max(*SIDES, *shape)
@@ -104,23 +104,24 @@ def pictures_of(
 
 
 def verdict(results: Results, shown: Attribution | None) -> list[Verdict]:
-    """Answer the question of influence in a sentence, where it was asked."""
+    """Answer the question about influence in a sentence, if influence was computed."""
     if "influence" not in results.audit:
         return []
     first = {f.id: f for f in reversed(results.findings) if f.question == "influence"}
     skipped = results.audit["influence"]["skipped"]
     if skipped or not first:
-        return [Verdict("influence", skipped or "Not available in this run.", None, [])]
+        return [Verdict("influence", skipped or "This run has no findings about influence.", None, [])]
     evidence = first.get("self_check") or next(iter(first.values()))
     rank = first["self_influence_vs_score"].value if "self_influence_vs_score" in first else None
     top = [query.proponents[0][0] for query in shown.samples if query.proponents] if shown else []
-    aside = [] if rank is None else [f"Self-influence and the score: rank correlation {words.number(rank)}."]
-    aside += ["Shown: the strongest proponents of samples of the model."] if top else []
+    said = f"Self-influence has a rank correlation of {words.number(rank)} with the memorization score."
+    aside = [] if rank is None else [said]
+    aside += ["Shown are the strongest proponents of samples of the model."] if top else []
     return [Verdict("influence", evidence.sentence, evidence, list(dict.fromkeys(top))[:SHOWN], " ".join(aside))]
 
 
 def influence_score(value: float) -> str:
-    """Write an influence, short enough to stand below a small picture; infinite where all rests on one example.
+    """Format an influence briefly enough for the space below a small picture.
 
     >>> influence_score(3.1416), influence_score(-0.04281), influence_score(-0.000921), influence_score(float("inf"))
     ('3.14', '−0.043', '−0.0009', '∞')

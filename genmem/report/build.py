@@ -1,4 +1,4 @@
-"""Build offline pages from results: arrays and JSON in, report.html of a run or of a copy check out."""
+"""Build offline pages from results: report.html of a run or of a copy check, from arrays and JSON."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,8 +35,8 @@ ROWS = 25  # of the table of the most memorized examples
 GALLERY = 12  # examples in each half of the gallery
 NEIGHBORS = 5  # neighbours of each
 EXEMPLARS = 4  # examples of each group
-PAGE = 7_800_000  # bytes the page may have; pictures get what the figures leave
-MARKUP = 300_000  # bytes of it for words and tables
+PAGE = 7_800_000  # bytes of a page at most; pictures get the bytes that figures leave
+MARKUP = 300_000  # bytes reserved for text and tables
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,10 @@ class Plate:
 def write_report(run_dir: Path) -> Path:
     """Write report.html from the results in a run directory.
 
-    The page holds everything it needs and opens without a network. It is written to a temporary file first
-    and then put in place, so that a reader never meets half a page.
+    The page is self-contained and opens without a network. It replaces an earlier page atomically.
 
     Args:
-        run_dir: a run directory with audit.json, scores.parquet, data/X.npy and, where computed, results/*.npz.
+        run_dir: a run directory with audit.json, scores.parquet, data/X.npy and, if computed, results/*.npz.
 
     Returns:
         The path of the report.
@@ -65,14 +64,14 @@ def write_report(run_dir: Path) -> Path:
             cannot be written.
     """
     run_dir = Path(run_dir)
-    # A file name may hold bytes that are no UTF-8; they become question marks, not an error.
+    # A file name may contain bytes that are not UTF-8; they become question marks, not an error.
     page = render(read_results(run_dir)).encode("utf-8", "replace")
     write_atomically(run_dir / "report.html", lambda handle: handle.write(page))
     return run_dir / "report.html"
 
 
 def render(results: Results) -> str:
-    """Return the page. A pure function of the results."""
+    """Return the page as HTML. A pure function of the results."""
     template = environment().get_template("template.html")
     return template.render(**_context(results))
 
@@ -119,7 +118,7 @@ def _context(results: Results) -> dict[str, Any]:
         "rank": words.nearest(np.shape(near.get("most_distances", [[0]]))[1]),
         "differences": None if shape else differ(results.X, audit["data"].get("columns") or ()),
         "groups": groups,
-        "neediest": [
+        "in_need": [
             g for kind in groups if (g := most_in_need(results.groups, kind)) and stands_out(g, results.groups)
         ],
         "corrected": partial(corrected, results.groups),
@@ -133,7 +132,7 @@ def _context(results: Results) -> dict[str, Any]:
 
 
 def _why(results: Results, found: Finding | Group) -> str:
-    """Why a number of this finding or group is not there."""
+    """Return why a number of this finding or group is missing."""
     return "not tested" if words.known(found.standard_error) else words.missing(results.one_repeat)
 
 
@@ -165,7 +164,7 @@ FILTERS = ("number", "fixed", "probability", "interval", "duration", "plain", "d
 
 
 def environment() -> Environment:
-    """Return the environment of the templates beside this file; a name that is not defined is an error."""
+    """Return the environment of the templates; an undefined name raises an error."""
     found = Environment(
         autoescape=True,
         undefined=StrictUndefined,
@@ -183,7 +182,7 @@ def environment() -> Environment:
 
 
 def render_copies(results: CopyResults) -> str:
-    """Return the page. A pure function of the results."""
+    """Return the page as HTML. A pure function of the results."""
     source = str(results.about["asked"]["samples"])
     title = Path(source).name or source
     template = environment().get_template("copycheck.html")

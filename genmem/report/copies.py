@@ -1,4 +1,4 @@
-"""A copy check as pages show it: pairs of a sample and the training row it came from, and distances in one figure."""
+"""The section on copies: pairs of a sample and its closest training example, and a figure of distances."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,20 +24,20 @@ WHO = {"sample": "sample", "train": "training", "test": "held out"}
 
 @dataclass(frozen=True, eq=False)
 class CopyResults:
-    """What a copy check left behind.
+    """The results of a copy check.
 
     Attributes:
         about: copycheck.json.
-        pairs: by name, (m,) each: sample, train, test (rows of their sets), distance_train, distance_test, p_value,
-            stands_out. The most suspicious come first.
-        shown: positions among the pairs of those that are shown.
-        examples: "sample", "train" and "test" of these pairs, (len(shown), *event) each; nothing where redacted.
-        near: distance to the nearest training row of every sample, and of every held-out example; nothing, no figure.
-        image_shape: (h, w), (h, w, c) or (c, h, w) where examples can be shown as images.
+        pairs: arrays (m,) by name: sample, train, test (row numbers), distance_train, distance_test, p_value,
+            stands_out. The most suspicious pairs come first.
+        shown: positions of the pairs that are shown.
+        examples: "sample", "train" and "test" of these pairs, (len(shown), *event) each; empty if redacted.
+        near: distances of samples, and of held-out examples, to their closest training examples; None for no figure.
+        image_shape: (h, w), (h, w, c) or (c, h, w) if examples can be shown as images.
         columns: names of the columns of a table.
         scale: the values drawn as black and as white.
         spread: (d,) standard deviations of the columns of the training set.
-        names: what rows are called, where it is not their number: by set, a text for each row.
+        names: names of rows, by set, if they have names besides their numbers.
     """
 
     about: Mapping[str, Any]
@@ -54,7 +54,7 @@ class CopyResults:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a pair, as text."""
+    """One column of the three rows of a pair, as text."""
 
     name: str
     sample: str
@@ -64,7 +64,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Plate:
-    """One pair: what its rows are called, and pictures (who, data: address, words below) or columns of a table."""
+    """One pair: names of its rows, and pictures (name, data: address, caption) or columns of a table."""
 
     sample: str
     train: str
@@ -87,18 +87,18 @@ class Copies:
 
     @property
     def sentence(self) -> str:
-        """The verdict and what it comes to, the verdict said once."""
+        """The verdict and its explanation, in one text."""
         return headline(self.about["verdict"], self.about["sentence"])
 
     @property
     def said(self) -> tuple[str, str]:
-        """The same in two parts, the verdict alone and the rest."""
+        """The same in two parts: the verdict, and its explanation."""
         length = len(str(self.about["verdict"]))
         return self.sentence[:length], self.sentence[length:]
 
 
 def copies_of_run(results: Results) -> Copies | None:
-    """Return what the page of a run shows of its copy check; None where it has none."""
+    """Return the copy check for the page of a run, or None if the run has none."""
     found = results.copies
     if not found or "copies" not in results.audit:
         return None
@@ -125,7 +125,7 @@ def copies_of_run(results: Results) -> Copies | None:
 
 
 def spread_of(X: NDArray[Any]) -> Floats:
-    """Return the standard deviation of each column, (d,); NaN for columns that hold text."""
+    """Return the standard deviation of each column, (d,); NaN for columns of text."""
     rows = X.reshape(len(X), -1)
     if rows.dtype.kind in "biuf":
         return centre_and_spread(rows)[1]
@@ -134,7 +134,7 @@ def spread_of(X: NDArray[Any]) -> Floats:
 
 
 def copies(results: CopyResults, budget: int = BUDGET) -> Copies:
-    """Return what pages show of a copy check. A pure function of the results."""
+    """Return the parts of a page about a copy check. A pure function of the results."""
     uris = _album(results, budget)
     plates = [_plate(results, at, int(pair), uris) for at, pair in enumerate(results.shown)]
     figure = None if results.near is None else spread_figure(*results.near)
@@ -142,7 +142,7 @@ def copies(results: CopyResults, budget: int = BUDGET) -> Copies:
 
 
 def headline(verdict: str, sentence: str) -> str:
-    """Return a verdict and its sentence in one, without saying it twice.
+    """Return a verdict and its sentence as one text, without repeating the verdict.
 
     >>> headline("no evidence", "No evidence of copying."), headline("copies found", "At least 2%.")
     ('No evidence of copying.', 'Copies found. At least 2%.')
@@ -154,21 +154,21 @@ def headline(verdict: str, sentence: str) -> str:
 def _lead(results: CopyResults, pictures: bool) -> str:
     verdict, out = results.about["verdict"], int(results.pairs["stands_out"].sum())
     if verdict == "copies found":
-        text = "Samples that stand out come first, one for each training row."
+        text = "Samples that stand out come first, one for each training example."
     elif verdict == "sharp but not copying":
-        text = "The samples nearest to training rows: near because samples are sharp, not because they are copied."
+        text = "These samples are closest to training examples, because the model is sharp, not because it copies."
     elif out:
-        text = "No evidence of copying: that a few samples lie nearer than the rest does not make copies of them."
+        text = "There is no evidence of copying: a few samples are always closer to training examples than others."
     else:
-        text = "No sample stands out: these lie nearest to a training row for how dense the data are there."
-    text += (
-        " Beside each sample the training row nearest to it and the held-out row nearest to it, with their distances."
-    )
+        text = (
+            "No sample stands out. These are closest to a training example, relative to the local density of the data."
+        )
+    text += " Beside each sample are its closest training example and its closest held-out example, with distances."
     if results.about["asked"]["redacted"]:
-        return f"{text} Row numbers only, as asked."
+        return f"{text} As requested, only row numbers are shown."
     if pictures:
         return text
-    return f"{text} Columns are those in which sample and held-out row differ most, in standard deviations."
+    return f"{text} Columns are those in which sample and held-out example differ most, in standard deviations."
 
 
 def _plate(results: CopyResults, at: int, pair: int, uris: Sequence[dict[str, str]]) -> Plate:
@@ -182,7 +182,7 @@ def _plate(results: CopyResults, at: int, pair: int, uris: Sequence[dict[str, st
         flagged=bool(pairs["stands_out"][pair]) and results.about["verdict"] == "copies found",
         p_value=float(pairs["p_value"][pair]),
         others=int((pairs["train"] == pairs["train"][pair]).sum()) - 1,
-        distances=f"Distance to it {near}; to the nearest held-out row, {who['test']}, {far}.",
+        distances=f"The distance to it is {near}; to the closest held-out example, {who['test']}, it is {far}.",
         pictures=[(f"{WHO[kind]} {who[kind]}", uri, below[kind]) for kind, uri in uris[at].items()] if uris else [],
         columns=[] if uris or not results.examples else _columns(results, at),
     )
@@ -194,7 +194,7 @@ def _called(results: CopyResults, kind: str, row: int) -> str:
 
 
 def _album(results: CopyResults, budget: int) -> list[dict[str, str]]:
-    """Encode the examples of the shown pairs as large as the budget allows; nothing where they are no images."""
+    """Return the shown pairs as images, as large as the budget of bytes allows; none if they are not images."""
     if not results.examples or results.image_shape is None:
         return []
     shape, scale = results.image_shape, results.scale
@@ -210,7 +210,7 @@ def _album(results: CopyResults, budget: int) -> list[dict[str, str]]:
 
 
 def _columns(results: CopyResults, at: int) -> list[Column]:
-    """Return the columns in which the sample lies furthest from its held-out neighbour."""
+    """Return the columns in which the sample differs most from its closest held-out example."""
     rows = {kind: results.examples[kind][at].reshape(-1) for kind in WHO}
     order = np.argsort(-_apart(rows["sample"], rows["test"], results.spread), kind="stable")[:COLUMNS]
     named = [results.columns[c] if c < len(results.columns) else f"column {c}" for c in order]
@@ -221,7 +221,7 @@ def _columns(results: CopyResults, at: int) -> list[Column]:
 
 
 def _apart(one: NDArray[Any], other: NDArray[Any], spread: Floats | None) -> Floats:
-    """Return how far two rows lie apart in each column, in standard deviations; text that differs counts as one."""
+    """Return the difference of two rows in each column, in standard deviations; different texts count as 1."""
     own, gaps = np.ones(len(one)) if spread is None else spread, np.zeros(len(one))
     for c, (a, b) in enumerate(zip(one.tolist(), other.tolist(), strict=True)):
         if _is_number(a) and _is_number(b):
@@ -242,7 +242,7 @@ def _text(value: Any) -> str:
 
 
 def spread_figure(samples: Floats, held_out: Floats) -> Markup:
-    """Draw how near samples and held-out examples come to the training set, as two histograms of one scale."""
+    """Draw the distances of samples and of held-out examples to the training set as two histograms."""
     top = float(np.quantile(np.concatenate([samples, held_out]), 0.995)) or 1.0
     edges = np.linspace(0, top, BINS + 1)
     shares = [np.histogram(np.minimum(x, top), edges)[0] / len(x) for x in (held_out, samples)]
@@ -255,7 +255,7 @@ def spread_figure(samples: Floats, held_out: Floats) -> Markup:
     )
     return Markup(  # numbers only
         f'<svg class="spread" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Histograms of distances to the '
-        f'nearest training row"><path class="held" d="M0,{floor} {below} L{WIDTH},{floor} Z"/>'
+        f'closest training example"><path class="held" d="M0,{floor} {below} L{WIDTH},{floor} Z"/>'
         f'<path class="train" d="M0,{floor} {line}"/>'
         f'<line class="axis" x1="0" x2="{WIDTH}" y1="{floor}" y2="{floor}"/>{ticks}</svg>'
     )

@@ -1,4 +1,4 @@
-"""Show an example: an image as an inline PNG, a row of a table as the columns that set it apart; and the figures."""
+"""Pictures of examples: images as inline PNG, rows of a table as their most unusual columns; and all figures."""
 
 import base64
 import io
@@ -16,13 +16,13 @@ from genmem import plots
 from genmem.plots import Floats, Group
 from genmem.report.results import Results
 
-SIDES = (96, 64, 48, 32, 24, 16)  # pixels of the longer side that pictures are reduced to, when they must be
-COLUMNS = 64  # of a table that are read at a time
+SIDES = (96, 64, 48, 32, 24, 16)  # pixels of the longer side of reduced pictures
+COLUMNS = 64  # columns of a table that are read at a time
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The values drawn as black and as white, the same for all examples."""
+    """The values drawn as black and as white, common to all examples."""
 
     low: float
     high: float
@@ -40,13 +40,13 @@ class Difference:
 
 
 def scale_of(X: NDArray[np.generic]) -> Scale:
-    """Choose the scale: 0 to 1 where all values lie there, 0 to 255 for other bytes, else the range of the values.
+    """Choose the scale: 0 to 1 if it contains all values, 0 to 255 for other bytes, else the range of the values.
 
     >>> scale_of(np.array([0.0, 0.4])), scale_of(np.array([-1.0, 3.0]))
     (Scale(low=0.0, high=1.0), Scale(low=-1.0, high=3.0))
     """
     low, high = float(np.nanmin(X)), float(np.nanmax(X))
-    if low >= 0 and high <= 1:  # binarised bytes too
+    if low >= 0 and high <= 1:  # binarized bytes too
         return Scale(0.0, 1.0)
     return Scale(0.0, 255.0) if X.dtype == np.uint8 else Scale(low, high)
 
@@ -72,7 +72,7 @@ def pixels(row: NDArray[np.generic], shape: Sequence[int], scale: Scale) -> NDAr
 
 
 def png(image: NDArray[np.uint8], side: int) -> str:
-    """Encode an image as a data: address, reduced to `side` pixels where it is larger."""
+    """Encode an image as a data: address, reduced to `side` pixels if it is larger."""
     picture = Image.fromarray(image)
     picture.thumbnail((side, side), Image.Resampling.BOX)
     buffer = io.BytesIO()
@@ -83,10 +83,10 @@ def png(image: NDArray[np.uint8], side: int) -> str:
 def album(
     X: NDArray[np.generic], shape: Sequence[int], positions: Sequence[int], budget: int
 ) -> tuple[dict[int, str], int | None]:
-    """Encode the examples at `positions` as large as the budget allows.
+    """Encode the examples at `positions` as large as the budget of bytes allows.
 
     Returns:
-        data: addresses by position, and the side they were reduced to (None when shown at their own size).
+        data: addresses by position, and the side they were reduced to (None for their own size).
     """
     scale = scale_of(X)
     images = {p: pixels(np.asarray(X[p]), shape, scale) for p in dict.fromkeys(positions)}
@@ -99,10 +99,10 @@ def album(
 
 
 def differ(X: NDArray[np.generic], columns: Sequence[str], count: int = 5) -> Callable[..., list[Difference]]:
-    """Return a function of (position or row, neighbour or None): the columns that set a row most apart.
+    """Return a function of (position or row, neighbour or None): the columns in which a row is most unusual.
 
-    Apart from its nearest neighbour, or from the median row where there is none, in standard deviations of
-    the column; columns that never vary are left out.
+    The row is compared with the neighbour, or with the median if there is none, in standard deviations of the column.
+    Constant columns are omitted.
     """
     rows = X.reshape(len(X), -1)
     median, spread = centre_and_spread(rows)
@@ -118,7 +118,7 @@ def differ(X: NDArray[np.generic], columns: Sequence[str], count: int = 5) -> Ca
 
 
 def centre_and_spread(rows: NDArray[np.generic]) -> tuple[Floats, Floats]:
-    """Median and standard deviation of each column, a few columns in memory at a time."""
+    """Return median and standard deviation of each column; only a few columns are in memory at a time."""
     median, spread = np.empty(rows.shape[1]), np.empty(rows.shape[1])
     for start in range(0, rows.shape[1], COLUMNS):
         part = rows[:, start : start + COLUMNS].astype(np.float64)
@@ -138,7 +138,7 @@ def _difference(
 # --- figures
 
 
-TRAJECTORY = (  # of results/trajectory.npz
+TRAJECTORY = (  # arrays of results/trajectory.npz
     "epochs",
     "levels",
     "score_quantiles",
@@ -151,7 +151,7 @@ TRAJECTORY = (  # of results/trajectory.npz
     "gap_first_epoch",
     "best_epoch",
 )
-GROUPS = 30  # groups of each kind that are shown, the highest mean first
+GROUPS = 30  # groups of each kind that are shown, highest mean first
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Figure:
 
 
 def figures(results: Results, groups: dict[str, list[Group]]) -> dict[str, Figure]:
-    """Draw what the results hold; a figure whose results are not there is left out."""
+    """Draw the figures of a run; a figure whose results are missing is omitted."""
     s, near, path = results.scores, results.neighbors or {}, results.trajectory or {}
     found = {}
     if np.isfinite(s["score"]).any():
@@ -189,12 +189,12 @@ def figures(results: Results, groups: dict[str, list[Group]]) -> dict[str, Figur
 
 
 def _figure(figure: go.Figure) -> Figure:
-    # plotly escapes the angle brackets too; a second time costs nothing and does not rest on its version.
+    # Newer versions of plotly escape angle brackets too; a second time does no harm.
     text = figure.to_json().replace("<", "\\u003c").replace(">", "\\u003e")
     return Figure(Markup(text), int(figure.layout.height))
 
 
 def drawn(results: Results) -> tuple[int, int]:
-    """How many examples the scatter of score against log_prob_in draws, and of how many."""
+    """Return how many examples the scatter of score against log_prob_in draws, and how many there are."""
     flagged = results.scores["q_value"] < plots.FLAGGED
     return int(plots.drawn(flagged).sum()), len(flagged)

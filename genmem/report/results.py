@@ -1,4 +1,4 @@
-"""Read what a run left behind: audit.json, scores.parquet and the arrays."""
+"""Read the results of a run: audit.json, scores.parquet and arrays."""
 
 import json
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ SCORES = ("score", "log_prob_in", "log_prob_out", "standard_error", "p_value", "
 
 @dataclass(frozen=True)
 class Results:
-    """What the report reads. Arrays over examples are in the order of the run's data.
+    """The results of a run. Arrays over examples are in the order of the run's data.
 
-    audit: audit.json, whose checks, findings and groups are here again as dataclasses.
-    X: (n, *event_shape), memory-mapped. index: (n,) row in the source. labels, names: (n,) or None.
-    scores: by column of scores.parquet, (n,) float64 each, NaN where undefined. placebo: (m, n) or None.
-    trajectory, neighbors, influence, copies: by name of the array, or None where the run has none.
+    audit: audit.json; its checks, findings and groups are also given as dataclasses.
+    X: (n, *event_shape), memory-mapped. index: (n,) row of the source. labels, names: (n,) or None.
+    scores: columns of scores.parquet, (n,) float64 each, NaN if undefined. placebo: (m, n) or None.
+    trajectory, neighbors, influence, copies: arrays by name, or None if the run has none.
     """
 
     audit: dict[str, Any]
@@ -45,7 +45,7 @@ class Results:
 
     @property
     def one_repeat(self) -> bool:
-        """Whether the design has a single repeat, so that no score has a standard error."""
+        """Whether the design has a single repeat, so that scores have no standard errors."""
         return bool(self.audit["asked"]["design"].get("repeats") == 1)
 
 
@@ -75,7 +75,7 @@ def read_results(run_dir: Path) -> Results:
         placebo=placebo if placebo.size else None,
         trajectory=_arrays(run_dir, "trajectory"),
         neighbors=_arrays(run_dir, "neighbors"),
-        # What audit.json does not speak of belongs to other scores.
+        # Results that audit.json does not mention belong to earlier scores.
         influence=_arrays(run_dir, "influence") if "influence" in audit else None,
         copies=_arrays(run_dir, "copycheck") if "copies" in audit else None,
     )
@@ -86,15 +86,13 @@ def _audit(run_dir: Path) -> dict[str, Any]:
     try:
         audit: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise RunError(
-            expected=f"the audit in {path}", got=f"a damaged file ({error})", do="Repeat the audit."
-        ) from error
+        raise RunError(expected=f"a valid {path}", got=f"a damaged file ({error})", do="Repeat the audit.") from error
     version = str(audit.get("schema_version"))
     if version.split(".")[0] != SCHEMA:
         raise RunError(
             expected=f"audit.json of schema {SCHEMA}.x",
             got=f"schema_version {version}",
-            do="Write the audit again with this version of genmem.",
+            do="Run `genmem report` again with this version of genmem.",
         )
     return audit
 
@@ -104,7 +102,7 @@ def _needed(path: Path) -> Path:
         raise IncompleteRunError(
             expected=f"{path.name} in the run directory",
             got=f"no file {path}",
-            do="Run `genmem audit` to the end first; a finished shard is not computed again.",
+            do="Complete `genmem audit` first; finished shards are not computed again.",
         )
     return path
 
@@ -115,14 +113,14 @@ def _arrays(run_dir: Path, name: str) -> Arrays | None:
 
 
 def _check_order(run_dir: Path, n: int, index: NDArray[np.int64]) -> None:
-    # A row of scores beside the picture of another example would be worse than no report.
+    # A report that shows scores beside the wrong examples would be worse than none.
     path = run_dir / "data" / "index.npy"
     stored = np.load(path, allow_pickle=False) if path.is_file() else index
     if len(index) != n or not np.array_equal(stored, index):
         raise RunError(
             expected="scores.parquet to list the examples of data/X.npy and data/index.npy in their order",
             got=f"{len(index)} rows of scores for {n} examples, or another order",
-            do="Write the scores again: delete scores.parquet and repeat the audit.",
+            do="Delete scores.parquet and repeat the audit.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Order the findings by weight, and say in one sentence what each question comes to."""
+"""The first page: findings ordered by weight, and one sentence that answers each question."""
 
 import math
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from genmem.report.results import Results
 QUESTIONS = {
     "memorized": "Which examples are memorized?",
     "regions": "Where is more data needed?",
-    "neighbors": "How do the memorized examples sit among their neighbours?",
+    "neighbors": "Are the memorized examples isolated?",
 }
 SHOWN = 6  # examples beside a verdict
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer to one question: a sentence, the number behind it, and examples to look at (positions)."""
+    """The answer to one question: a sentence, the number behind it, and positions of examples to show."""
 
     question: str
     sentence: str
@@ -34,7 +34,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Strip:
-    """A number line: percentages of its width at which value, null and interval stand."""
+    """A number line: the places of value, null and interval, in percent of its width."""
 
     value: float
     null: float | None
@@ -43,7 +43,7 @@ class Strip:
 
 
 def weight(finding: Finding) -> float:
-    """How many standard errors the value lies from its null; 0 where nothing was tested."""
+    """Return the distance of a value from its null in standard errors; 0 if nothing was tested."""
     error, (low, high) = finding.standard_error, finding.interval
     if not error > 0:
         error = (high - low) / (2 * norm.isf(0.025))
@@ -53,23 +53,23 @@ def weight(finding: Finding) -> float:
 
 
 def ranked(findings: Sequence[Finding]) -> list[Finding]:
-    """Sort findings by weight, the heaviest first."""
+    """Sort findings by weight, largest first."""
     return sorted(findings, key=weight, reverse=True)
 
 
 def stands_out(group: Group, groups: Sequence[Group]) -> bool:
-    """Whether the mean of a group exceeds that of the rest beyond chance, the choice among groups counted in."""
+    """Return whether the mean of a group exceeds that of the rest, corrected for the choice among groups."""
     return corrected(groups, group) < FLAGGED
 
 
 def most_memorized(results: Results, count: int) -> list[int]:
-    """Positions of the `count` highest finite scores, the highest first."""
+    """Return positions of the `count` highest finite scores, highest first."""
     score = results.scores["score"]
     return [int(p) for p in np.argsort(-score, kind="stable")[:count] if np.isfinite(score[p])]
 
 
 def strip(value: float | None, null: float | None, bounds: Sequence[float] | None) -> Strip | None:
-    """Place a value, its null and its interval on one line; None where there is only a value.
+    """Place a value, its null and its interval on one line; None if there is only a value.
 
     >>> strip(2.0, 0.0, [1.0, 3.0])
     Strip(value=64.0, null=8.0, low=36.0, high=92.0)
@@ -87,7 +87,7 @@ def strip(value: float | None, null: float | None, bounds: Sequence[float] | Non
 
 
 def verdicts(results: Results) -> list[Verdict]:
-    """Answer the three questions; the evidence is the first finding audit.json lists for a question."""
+    """Answer the three questions; the evidence is the first finding that audit.json lists for each."""
     first: dict[str, Finding] = {}
     for finding in results.findings:
         first.setdefault(finding.question, finding)
@@ -103,55 +103,49 @@ def _memorized(results: Results, evidence: Finding | None) -> Verdict:
     flagged, top = int((q_value < FLAGGED).sum()), most_memorized(results, SHOWN)
     if not np.isfinite(q_value).any():
         missing = words.missing(results.one_repeat)
-        sentence = f"No example could be tested on its own: p-values are {missing}."
+        sentence = f"Single examples could not be tested: p-values are {missing}."
     elif not flagged:
-        sentence = "No single example stands out from chance, at a false discovery rate of 5%."
+        sentence = "No example is memorized beyond chance, at a false-discovery rate of 5%."
     else:
         share = words.share(flagged, n)
         sentence = (
-            f"{flagged:,} of {n:,} examples ({share}) are memorized beyond chance, at a false discovery rate of 5%."
+            f"{flagged:,} of {n:,} examples ({share}) are memorized beyond chance, at a false-discovery rate of 5%."
         )
     return Verdict("memorized", sentence, evidence, top, _strongest(results, top[0]) if top else "")
 
 
 def _strongest(results: Results, position: int) -> str:
     label = f" (label {words.quoted(results.labels[position])})" if results.labels else ""
-    gain = words.number(float(results.scores["score"][position]))
-    return f"Strongest: row {results.index[position]}{label}, {gain} nats likelier under models trained on it."
+    who, gain = f"row {results.index[position]}{label}", words.number(float(results.scores["score"][position]))
+    return f"The most memorized is {who}: it is {gain} nats more likely under models that trained on it."
 
 
 def _regions(groups: Sequence[Group], evidence: Finding | None) -> Verdict:
     named = [group for kind in ("label", "cell") if (group := most_in_need(groups, kind))]
     if not named:
-        few = f"No group has {MIN_EXAMPLES} examples or more and others to compare with."
-        none = few if groups else "Not asked in this run."
+        few = f"No group has at least {MIN_EXAMPLES} examples and other examples to compare it with."
+        none = few if groups else "This run has no groups of examples."
         sentence = evidence.sentence if evidence else none
         return Verdict("regions", sentence, evidence, list(evidence.examples[:SHOWN]) if evidence else [])
     group = named[0]
-    who, gap = (
-        f"{group.kind} {words.quoted(group.name)}",
-        f"{words.number(group.mean)} nats against {_rest(group)}",
-    )
-    sentence = f"No group clearly stands out: the highest of {MIN_EXAMPLES} examples or more, {who}, averages {gap}."
+    who, mean = f"{group.kind} {words.quoted(group.name)}", words.number(group.mean)
+    gap = f"{mean} nats on average, all others {words.number(group.rest)}"
+    sentence = f"No group clearly stands out. The highest is {who}: its {group.n:,} examples score {gap}."
     if stands_out(group, groups):
-        sentence = f"Most needed for {who}: its {group.n:,} examples average {gap}."
+        sentence = f"The group most in need of data is {who}: its {group.n:,} examples score {gap}."
     return Verdict("regions", sentence, group, list(group.examples[:SHOWN]), _cell(named[1]) if named[1:] else "")
 
 
 def _cell(group: Group) -> str:
     mean, bounds = words.number(group.mean), words.interval(group.interval)
-    return f"Highest cell: cell {group.name}, {mean} nats ({bounds}), n = {group.n:,}."
-
-
-def _rest(group: Group) -> str:
-    return f"{words.number(group.rest)} for the rest"
+    return f"The cell with the highest mean is {group.name}: {mean} nats (95% interval {bounds}; n = {group.n:,})."
 
 
 def _neighbors(results: Results, evidence: Finding | None) -> Verdict:
-    sentence = evidence.sentence if evidence else "Not available in this run."
+    sentence = evidence.sentence if evidence else "This run has no nearest neighbours."
     near = results.neighbors or {}
     if not len(near.get("most", ())):
         return Verdict("neighbors", sentence, evidence, [])
     examples = [int(p) for p in (near["most"][0], *near["most_neighbors"][0][: SHOWN - 1]) if p >= 0]
-    aside = "Shown first is the most memorized example, then its nearest neighbours."
+    aside = "The most memorized example is shown first, then its nearest neighbours."
     return Verdict("neighbors", sentence, evidence, examples, aside)

@@ -1,4 +1,4 @@
-"""Numbers as people read them. Every function answers None and NaN with words, never with "nan"."""
+"""Numbers as text. Every function returns words for None and NaN, never "nan"."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,12 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def known(value: float | None) -> TypeGuard[float]:
-    """Whether a number is there."""
+    """Return whether a number is defined."""
     return value is not None and math.isfinite(value)
 
 
 def missing(one_repeat: bool) -> str:
-    """Say that a number is not there, and why where the design tells.
+    """Return the words for a missing number, with the reason if the design has one repeat.
 
     >>> missing(True)
     'not available (one repeat)'
@@ -23,9 +23,9 @@ def missing(one_repeat: bool) -> str:
 
 
 def number(value: float | None, missing: str = MISSING) -> str:
-    """Write a value to three significant digits, whole numbers whole, with a true minus sign.
+    """Format a value with three significant digits, whole numbers without decimals, with a true minus sign.
 
-    What is smaller than 10⁻⁹ is taken for rounding of zero.
+    Values below 10⁻⁹ count as rounding errors of zero.
 
     >>> number(-8.1), number(1797), number(0.05), number(0.0000123), number(6e-18), number(float("nan"))
     ('−8.10', '1,797', '0.05', '1.2×10⁻⁵', '0', 'not available')
@@ -41,7 +41,7 @@ def number(value: float | None, missing: str = MISSING) -> str:
 
 
 def fixed(value: float | None, missing: str = "n/a") -> str:
-    """Write a value with two decimals, for columns that align.
+    """Format a value with two decimals, for aligned columns.
 
     >>> fixed(-1234.5), fixed(None)
     ('−1,234.50', 'n/a')
@@ -50,7 +50,7 @@ def fixed(value: float | None, missing: str = "n/a") -> str:
 
 
 def probability(value: float | None, missing: str = MISSING) -> str:
-    """Write a p- or q-value.
+    """Format a p- or q-value.
 
     >>> probability(0.031), probability(3e-9), probability(0.0)
     ('0.031', '3×10⁻⁹', '< 10⁻³⁰⁰')
@@ -63,7 +63,7 @@ def probability(value: float | None, missing: str = MISSING) -> str:
 
 
 def interval(bounds: Sequence[float] | None, missing: str = MISSING, decimals: int | None = None) -> str:
-    """Write an interval, both ends with as many decimals: those given, or enough for three digits.
+    """Format an interval, both ends with the same number of decimals: those given, or enough for three digits.
 
     >>> interval([-0.04, 8.5]), interval([0.0, 0.2]), interval([0.0, 0.2], decimals=2), interval(None)
     ('−0.04 to 8.50', '0.0 to 0.2', '0.00 to 0.20', 'not available')
@@ -79,7 +79,7 @@ def interval(bounds: Sequence[float] | None, missing: str = MISSING, decimals: i
 
 
 def share(part: int, whole: int) -> str:
-    """Write a share as a percentage.
+    """Format a share as a percentage.
 
     >>> share(933, 1797), share(1, 60000), share(0, 5)
     ('52%', '0.0017%', '0%')
@@ -89,7 +89,7 @@ def share(part: int, whole: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write a time.
+    """Format a duration.
 
     >>> duration(0.4), duration(130), duration(7320)
     ('0.4 s', '2 min 10 s', '2 h 2 min')
@@ -101,7 +101,7 @@ def duration(seconds: float) -> str:
 
 
 def roughly(seconds: float) -> str:
-    """Write a time that is only expected.
+    """Format a duration that is an estimate.
 
     >>> roughly(0.4), roughly(130), roughly(7320)
     ('1 s', '2 min', '2.0 hours')
@@ -112,7 +112,7 @@ def roughly(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Write a number of bytes.
+    """Format a number of bytes.
 
     >>> size(5e6), size(3e9)
     ('5 MiB', '2.8 GiB')
@@ -133,7 +133,7 @@ def nearest(rank: int) -> str:
 
 
 def quoted(name: str, width: int = 60) -> str:
-    """Write a name from the data inside a sentence, in quotes unless it is one plain word, cut to `width`.
+    """Format a name from the data for use in a sentence: in quotes unless it is one plain word, cut to `width`.
 
     >>> quoted("8"), quoted("tabby cat"), quoted("x" * 9, 5)
     ('8', '“tabby cat”', '“xxxx…”')
@@ -144,7 +144,7 @@ def quoted(name: str, width: int = 60) -> str:
 
 
 def plain(value: object) -> str:
-    """Write a setting as one would read it aloud; a long list by its beginning and its length.
+    """Format a setting in plain words; a long list by its beginning and its length.
 
     >>> plain([64, 128]), plain({"a": 5}), plain(None), plain(True), plain(range(90))
     ('64, 128', 'a 5', 'none', 'yes', '0, 1, 2, 3, 4, 5, 6, 7, ... (90 in all)')
@@ -160,7 +160,7 @@ def plain(value: object) -> str:
 
 
 def design(settings: Mapping[str, object]) -> str:
-    """Write the design of the refits.
+    """Describe the design of the refits.
 
     >>> design({"kind": "k_fold", "folds": 5, "repeats": 8})
     '5 folds × 8 repeats, 40 refits'

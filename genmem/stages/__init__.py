@@ -1,4 +1,4 @@
-"""The stages of an audit: each reads a run, computes one thing and stores it; a stored result is not made again."""
+"""The stages of an audit: each reads a run, computes one thing and stores it; stored results are not recomputed."""
 
 from genmem.stages._copies import copies
 from genmem.stages._copycheck import check_copies

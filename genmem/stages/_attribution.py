@@ -1,7 +1,7 @@
 """How influence is computed for the model of a run: along the trajectory of a network, or by leaving examples out.
 
-Either way is asked for samples of the model and for what shaped each query; `used` are the positions of the examples
-it considers, in order, and `about` is how it is done.
+Both methods draw samples of the model and attribute queries to training examples; `used` are the sorted positions of
+the examples considered, and `about` describes the method.
 """
 
 from collections.abc import Mapping
@@ -25,31 +25,35 @@ from genmem.run.directory import Run
 from genmem.seeding import seed32, stream
 from genmem.training.trajectory import Trajectory, load_trajectory
 
-BUDGET = {"cpu": 3e11, "cuda": 3e13}  # examples x parameters x checkpoints x draws: minutes, for most networks
-LEAST = 256  # examples that are considered even so
+BUDGET = {"cpu": 3e11, "cuda": 3e13}  # examples x parameters x checkpoints x draws; takes minutes for most networks
+LEAST = 256  # examples that are considered even beyond the budget
 MOST_REFITS = 500
 UNITS = {
     "complete": "nats",
     "adam": "nats",
     "lr": "nats, for one step on the example alone at each checkpoint",
 }
-SCALES = {"dot": "{}", "cosine": "cosines of gradients, from -1 to 1", "query": "{}, over the length of its gradient"}
+SCALES = {
+    "dot": "{}",
+    "cosine": "cosines of gradients, from -1 to 1",
+    "query": "{}, divided by the length of the training example's gradient",
+}
 
 FloatArray = NDArray[np.float64]
 Positions = NDArray[np.intp]
 
 
 class Skipped(Exception):
-    """Influence is not computed; the text says why."""
+    """Influence is not computed; the text gives the reason."""
 
 
 @dataclass(frozen=True)
 class Attributed:
-    """What was found of the n examples considered and m queries; positions are indices into those examples.
+    """Influence of n examples considered on m queries; positions are indices into the examples considered.
 
     `own`, `error`: (n,) self-influence and its standard error. `proponents`, `opponents` and their scores: (m, k),
-    the strongest first, -1 where none stands out. `about`: how it was done. `by_scale`: the proponents when scores
-    are divided by the norms of gradients.
+    strongest first, -1 if there are fewer. `about`: description of the method. `by_scale`: the proponents if scores
+    are divided by norms of gradients.
     """
 
     own: FloatArray
@@ -63,7 +67,7 @@ class Attributed:
 
 
 class AlongTrajectory:
-    """TracIn along the checkpoints of the network that was trained on all examples."""
+    """TracIn along the checkpoints of the network trained on all examples."""
 
     def __init__(self, run: Run, model: DeepDensity, X: NDArray[Any], asked: dict[str, Any]) -> None:
         trajectory = load_trajectory(run.path / "trajectory")
@@ -91,13 +95,13 @@ class AlongTrajectory:
         }
 
     def attribute(self, Z: NDArray[Any], k: int, folder: Path, progress: Listener) -> Attributed:
-        """Return unbiased self-influence with its error over draws, and the strongest; what was stopped goes on."""
+        """Return unbiased self-influence with its error over draws, and the strongest; unfinished sums are resumed."""
         ledger, k, scale = Ledger(folder / "queries"), min(k, len(self.X)), self.asked["scale"]
         how: dict[str, Any] = {name: self.asked[name] for name in ("weights", "draws", "seed")}
         found = top_influences(
             self.model, self.X, Z, k=k, scale=scale, ledger=ledger, progress=_share(progress, 0, 0.5), **how
         )
-        others = {  # of sums that are there already
+        others = {  # from the same sums, without further gradients
             other: top_influences(self.model, self.X, Z, k=k, scale=other, ledger=ledger, **how)
             for other in SCALES
             if other != scale
@@ -111,11 +115,11 @@ class AlongTrajectory:
 
     def _note(self, optimiser: str) -> str:
         asked, count = self.asked, self.about["checkpoints"]
-        how = f"TracIn along {count} checkpoints, weights {asked['weights']}, {asked['draws']} draws of each."
+        how = f"TracIn along {count} checkpoints, weights {asked['weights']}, {asked['draws']} draws for each example."
         return f"{how} {optimiser}".strip()
 
     def sample(self, count: int) -> NDArray[Any]:
-        """Return samples of the network as training left it."""
+        """Return samples of the trained network."""
         if not count:
             return np.empty((0, *self.X.shape[1:]), np.float32)
         return np.asarray(self.model.sample(count, random_state=seed32(self.seed, "influence samples")))
@@ -124,27 +128,27 @@ class AlongTrajectory:
 def _considered(
     model: DeepDensity, trajectory: Trajectory, n: int, asked: dict[str, Any]
 ) -> tuple[Positions, str | None]:
-    """Return the positions of the training examples to consider, and a sentence where these are not all."""
+    """Return the positions of the training examples to consider, and a sentence if these are not all."""
     parameters = sum(p.numel() for p in model.module_.parameters() if p.requires_grad)
     each = parameters * len(trajectory) * asked["draws"]
     budget = BUDGET[next(model.module_.parameters()).device.type]
     count = max(LEAST, int(budget / each)) if asked["examples"] == "auto" else int(asked["examples"])
     if count >= n:
         return np.arange(n), None
-    why = "" if asked["examples"] != "auto" else f" (the budget is {budget:.0e} gradients of a parameter)"
+    why = "" if asked["examples"] != "auto" else f" (the budget is {budget:.0e} derivatives)"
     chosen = np.sort(stream(asked["seed"], "influence examples").choice(n, count, replace=False))
-    return chosen, f"Of {n:,} training examples a random {count:,} were considered{why}."
+    return chosen, f"A random {count:,} of {n:,} training examples were considered{why}."
 
 
 class LeavingOut:
-    """Densities that leave examples out exactly: by arithmetic, or by a refit each, made once for all queries."""
+    """Exact leave-one-out for densities: in closed form, or by one refit per example for all queries."""
 
     def __init__(self, run: Run, model: Any, X: NDArray[Any], asked: dict[str, Any]) -> None:
         family = family_of(model)
         if family.by_refits and len(X) > MOST_REFITS:
             raise Skipped(
-                f"Influence was not computed: a Gaussian mixture has to be refitted without each of its {len(X):,} "
-                f"examples, and more than {MOST_REFITS} refits are not made."
+                f"Influence was not computed: a Gaussian mixture must be refitted without each of its {len(X):,} "
+                f"examples, which is done for at most {MOST_REFITS}."
             )
         refuse_scale(asked["scale"])
         self.model, self.X, self.seed, self.used = model, X, asked["seed"], np.arange(len(X))
@@ -152,8 +156,8 @@ class LeavingOut:
         self.about = {"method": method, "unit": "nats", "note": note_on(family, len(X))}
 
     def attribute(self, Z: NDArray[Any], k: int, folder: Path, progress: Listener) -> Attributed:
-        """Return exact influences."""
-        if self.by_refits:  # the examples are queries too
+        """Return exact influence."""
+        if self.by_refits:  # the examples are also queries
             scores = influence_scores(self.model, self.X, np.concatenate([self.X, Z]), seed=self.seed)
             own, rest = scores.diagonal().copy(), scores[:, len(self.X) :]
             return Attributed(own, np.zeros(len(own)), *strongest(rest, k))
@@ -163,14 +167,14 @@ class LeavingOut:
         return Attributed(own, np.zeros(len(own)), *lists)
 
     def sample(self, count: int) -> NDArray[Any]:
-        """Return samples of the density fitted to all examples; none where it cannot be drawn from."""
+        """Return samples of the density fitted to all examples; none if it cannot be sampled."""
         if not count:
             return np.empty((0, *self.X.shape[1:]))
         try:
-            # In float32 the covariances of a mixture may be no covariances to whoever draws with them.
+            # In float32, covariances of a mixture may fail the checks of numpy's sampler.
             fitted = seeded(self.model, self.seed).fit(np.asarray(self.X, np.float64))
             return draw(fitted, count, seed32(self.seed, "influence samples"))
-        except NotImplementedError:  # kernels that scikit-learn cannot draw from
+        except NotImplementedError:  # kernels that scikit-learn cannot sample
             return np.empty((0, *self.X.shape[1:]))
 
 
@@ -178,18 +182,18 @@ Way = AlongTrajectory | LeavingOut
 
 
 def way_of(run: Run, model: Any, X: NDArray[Any], asked: dict[str, Any]) -> Way:
-    """Return how influence is computed for a model.
+    """Return the method by which influence is computed for a model.
 
     Raises:
-        Skipped: it would take too many refits.
-        ModelError: there is no way.
-        IncompleteRunError: a network without a trajectory.
+        Skipped: it would need too many refits.
+        ModelError: influence is not defined for this kind of model.
+        IncompleteRunError: the run of a network has no trajectory.
     """
     return (AlongTrajectory if isinstance(model, DeepDensity) else LeavingOut)(run, model, X, asked)
 
 
 def _share(progress: Listener, start: float, stop: float) -> Listener:
-    """Return a listener that reports a part of the stage."""
+    """Return a listener that reports progress of one part of the stage."""
     return lambda said: progress(
         Progress("influence", start + (stop - start) * said.done / max(said.total, 1), 1, said.detail)
     )

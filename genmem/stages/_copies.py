@@ -1,4 +1,4 @@
-"""Ask whether the model of a run repeats its training set: its samples against what it saw and what it did not."""
+"""Does the model of a run repeat its training set? Compares its samples with training and held-out examples."""
 
 import time
 from collections.abc import Callable
@@ -28,19 +28,19 @@ from genmem.stages._describe import report_again
 from genmem.stages._plan import shape_for
 from genmem.training.trajectory import load_trajectory
 
-SAMPLES = (1000, 10_000)  # as many as examples were held out, but no fewer and no more than these
-FOLDS = 5  # of the examples one is held out, where the plan leaves out whole groups
-SCORED = 1000  # examples of each set whose log p is computed anew
+SAMPLES = (1000, 10_000)  # bounds of the default number of samples, which is that of held-out examples
+FOLDS = 5  # one of them is held out if the plan leaves out whole groups
+SCORED = 1000  # examples of each set for which log p is computed
 
 Test = str | PathLike[str] | NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Sets:
-    """A fitted model and what it is checked against.
+    """A fitted model with its training and held-out examples.
 
-    `train`: positions in the run of what it was fitted to. `test`: those of held-out examples, or None where these
-    come from elsewhere. `T`, `H`: the values of both, as the model takes them.
+    `train`: positions of the training examples in the run. `test`: positions of the held-out examples, or None if they
+    are not of the run. `T`, `H`: the values of both, in the form that the model takes.
     """
 
     fitted: Any
@@ -63,30 +63,30 @@ def copies(
     seed: int | None = None,
     progress: Listener = ignore,
 ) -> dict[str, Any]:
-    """Check samples of the model for copies: results/copycheck.json and .npz, and a new report if there is one.
+    """Check samples of the model for copies; writes results/copycheck.json and .npz, and updates the report.
 
-    Without `test` the model is refitted once without the first fold of the plan, so that there are examples of the
-    same source it never saw; with it, samples are those of the model trained on all examples. Done once, it is not
-    done again unless it is asked otherwise.
+    Without `test`, the model is refitted once without the first fold of the plan, which serves as held-out set. With
+    `test`, samples are those of the model trained on all examples. A stored result is recomputed only if arguments
+    differ.
 
     Args:
         run: a planned run.
-        model: the planned model, where the plan alone cannot make it.
-        test: held-out examples: an array or a file such as `genmem.load` takes, of the same source as the run's data,
-            and not among them. They are prepared as those were.
-        samples: how many samples to draw; as many as there are held-out examples without it, 1,000 to 10,000.
-        space: in which distances are measured: "raw", "pooled", "pca" or "latent", the posterior means of the
-            network (see `genmem.copycheck`).
-        level: the false-discovery rate of samples and rows that are named.
-        seed: of samples and tests; the run's own without it.
-        progress: told what is going on.
+        model: the planned model, if it cannot be made from the plan alone.
+        test: held-out examples, an array or a file as for `genmem.load`: of the same source as the run's data but not
+            among them. They are prepared like the run's data.
+        samples: number of samples; by default as many as there are held-out examples, but 1,000 to 10,000.
+        space: feature space: "raw", "pooled", "pca" or "latent", the posterior means of the network (see
+            `genmem.copycheck`).
+        level: false-discovery rate of the listed samples and training examples.
+        seed: seed of samples and tests; by default that of the run.
+        progress: called with each report of progress.
 
     Returns:
-        What results/copycheck.json holds.
+        The contents of results/copycheck.json.
 
     Raises:
-        DataError: an argument is out of range, or the held-out examples do not fit those of the run.
-        ModelError: the model cannot be fitted, or cannot be sampled from; or it has no latent space.
+        DataError: an argument is out of range, or the held-out examples do not match those of the run.
+        ModelError: the model cannot be fitted or sampled, or has no latent space.
         IncompleteRunError: with `test`, the run has no trajectory yet.
     """
     _check(samples, seed)
@@ -110,7 +110,7 @@ def copies(
 def _check(samples: Any, seed: Any) -> None:
     if samples is not None and not is_count(samples):
         raise DataError(
-            expected="samples to be a whole number of at least 1", got=repr(samples), do="Change samples, or drop it."
+            expected="samples to be a whole number of at least 1", got=repr(samples), do="Change samples, or omit it."
         )
     if seed is not None and not is_seed(seed):
         raise DataError(expected="seed to be a whole number of at least 0", got=repr(seed), do="Change seed.")
@@ -122,13 +122,13 @@ def _source(test: Test | None) -> str:
     return fspath(test) if isinstance(test, str | PathLike) else "array"
 
 
-# --- the model and its two sets
+# --- the model, its training set and its held-out set
 
 
 def _refitted(run: Run, model: Any, progress: Listener) -> Sets:
-    """Return the model refitted without the first fold; a random fold where whole groups are left out.
+    """Return the model refitted without the first fold, or without a random fold if the plan leaves out groups.
 
-    A group that is left out, say a label, is of another kind than the rest: distances to it are no null.
+    A group, such as a label, differs from the rest of the data: distances to it are not a valid null.
     """
     splits, X = run.splits(), np.asarray(run.data().X)
     grouped = splits.kind == "leave_out"
@@ -136,12 +136,12 @@ def _refitted(run: Run, model: Any, progress: Listener) -> Sets:
     fitted = refit_one(run, held_out, model, progress=progress)
     train, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     which = "a random fifth of the examples" if grouped else "the first fold of the plan"
-    note = f"The model was refitted once without {which}: {len(train):,} examples to train on, {len(test):,} held out."
+    note = f"The model was refitted once without {which}: {len(train):,} training and {len(test):,} held-out examples."
     return Sets(fitted, train, test, X[train], X[test], note, None if grouped else _stored_log_probs(run, held_out))
 
 
 def _stored_log_probs(run: Run, held_out: NDArray[np.bool_]) -> Any:
-    """Return log p of both sets under the refit of the first split that the run stores; None where it has none."""
+    """Return log p of both sets under the stored refit of the first split, or None if there is none."""
     try:
         log_probs = run.log_probs()[0].astype(np.float64)
     except IncompleteRunError:
@@ -150,7 +150,7 @@ def _stored_log_probs(run: Run, held_out: NDArray[np.bool_]) -> Any:
 
 
 def _trained(run: Run, model: Any, outside: NDArray[Any]) -> Sets:
-    """Return the model trained on all examples, with held-out examples from outside."""
+    """Return the model trained on all examples, with held-out examples from outside the run."""
     model, X = planned_model(run, model), np.asarray(run.data().X)
     if isinstance(model, DeepDensity):
         trajectory = load_trajectory(run.path / "trajectory")
@@ -158,13 +158,15 @@ def _trained(run: Run, model: Any, outside: NDArray[Any]) -> Sets:
             raise IncompleteRunError(
                 expected=f"the model trained on all examples in {run.path / 'trajectory'}",
                 got="none",
-                do=f"Run `genmem fit {run.path}` first, or leave out test.",
+                do=f"Run `genmem fit {run.path}` first, or omit test.",
             )
         fresh = clone(model).set_params(device=ensure_probe(run, model)["device"])
         fitted = fresh.restore(trajectory[-1].state_dict(), X.shape[1:], trajectory.n_train)
     else:
         fitted = refit_one(run, np.zeros(len(X), bool), model)
-    note = f"The model was trained on all {len(X):,} examples of the run; {len(outside):,} held-out ones were given."
+    note = (
+        f"The model was trained on all {len(X):,} examples of the run; {len(outside):,} held-out examples were given."
+    )
     log_prob = tuple(_log_probs(fitted, rows, run.seed) for rows in (X, outside))
     return Sets(fitted, np.arange(len(X)), None, X, outside, note, log_prob)  # type: ignore[arg-type]
 
@@ -175,21 +177,21 @@ def _log_probs(fitted: Any, rows: NDArray[Any], seed: int) -> NDArray[np.float64
 
 
 def _outside(run: Run, model: Any, test: Test) -> NDArray[Any]:
-    """Return held-out examples as the model of the run takes them, prepared as the run's own were."""
+    """Return held-out examples in the form that the model takes, prepared like the run's data."""
     chosen, given = planned_model(run, model), load(test)
     shape = tuple(run.plan["data"]["event_shape"])
     shaped = shape_for(chosen, given)
     if shaped.X.shape[1:] != shape:
         raise DataError(
-            expected=f"held-out examples of shape {shape}, as those of the run",
+            expected=f"held-out examples of shape {shape}, like those of the run",
             got=f"{shaped.X.shape[1:]} in {given.source}",
-            do="Pass examples of the same source and form.",
+            do="Pass examples of the same source and shape.",
         )
-    # A stream of their own: with that of the run, row i would share the noise of its row i.
+    # A separate random stream: with that of the run, row i would share its noise with row i of the run.
     return prepare(shaped, getattr(chosen, "likelihood", None), seed32(run.seed, "held-out examples")).X
 
 
-# --- what is found
+# --- the check
 
 
 def _compute(run: Run, sets: Sets, asked: dict[str, Any], source: str) -> dict[str, Any]:
@@ -220,11 +222,11 @@ def _drawn(fitted: Any, count: int, seed: int) -> NDArray[Any]:
         return draw(fitted, count, seed32(seed, "copycheck samples"))
     except GenmemError:
         raise
-    except Exception as error:  # kernels that cannot be drawn from, and models of others
+    except Exception as error:  # kernels that cannot be sampled, and errors in users' models
         raise ModelError(
             expected=f"{type(fitted).__name__} to sample",
             got=reason(error),
-            do="Use `genmem copycheck` with samples of your own, or another model.",
+            do="Pass samples of your own to `genmem copycheck`, or use another model.",
         ) from error
 
 
@@ -251,7 +253,7 @@ def _data(sets: Sets, S: NDArray[Any], source: str) -> dict[str, Any]:
 
 
 def _arrays(check: CopyCheck, sets: Sets, S: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """Return results/copycheck.npz; training rows are positions in the run, and so are held-out ones that are its."""
+    """Return the arrays of results/copycheck.npz; examples of the run are given by position."""
     pairs = {**check.pairs, "stands_out": stands_out(check.pairs)}
     shown = one_for_each_row(pairs)
     at = {"sample": S, "train": sets.T, "test": sets.H}

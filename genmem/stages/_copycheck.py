@@ -1,4 +1,4 @@
-"""Check the samples of any generator for copies of its training set: three sets in, a folder with a report out."""
+"""Check the samples of any generator for copies of its training set: from three sets to a folder with a report."""
 
 import datetime
 import json
@@ -43,9 +43,9 @@ Source = str | PathLike[str] | NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Checked:
-    """A copy check and the folder it is in.
+    """A copy check and its folder.
 
-    `numbers` are those a condition can name. `failed`: whether the condition that was asked about holds.
+    `numbers`: the numbers that a condition can name. `failed`: whether the condition `fail_if` holds.
     """
 
     path: Path
@@ -73,34 +73,34 @@ def check_copies(
     command: str | None = None,
     progress: Listener = ignore,
 ) -> Checked:
-    """Check samples of any generator for copies of its training set, and write what is found into a folder.
+    """Check samples of any generator for copies of its training set, and write the results into a folder.
 
     Files: report.html (one offline page), copycheck.json (every number), pairs.parquet (the most suspicious samples,
-    the training row and the held-out row nearest to each), samples.parquet and rows.parquet (p and q of each sample
-    and each training row). Files of an earlier check in the folder are replaced.
+    each with its closest training and held-out example), samples.parquet and rows.parquet (p and q of each sample and
+    each training example). Files of an earlier check in the folder are replaced.
 
     Args:
-        train: what the model was trained on: an array, or a path as for `genmem.load`.
-        test: examples of the same source that it never saw.
-        samples: what it generated.
-        out: the folder; `runs/<samples>-copycheck` without it.
-        array: the array of .npz files that holds the rows.
-        categorical: columns of tables whose numbers are codes, beside those that hold text.
-        scale: of columns of numbers, "range" or "spread" of the training set: every column has the same say.
-        id_column: a column of tables that is no part of the data and tells what rows are called.
-        image_shape: (h, w) or (h, w, channels) of images that come as flat rows.
-        space: in which distances are measured (see `genmem.copycheck`).
-        level: the false-discovery rate of samples and rows that are named.
-        seed: the root of all randomness.
-        redact: show row numbers and distances only; no pictures, no values, no names of files or columns.
-        fail_if: a condition such as "copied_share_low > 0.01" on `Checked.numbers`.
+        train: the training set of the model: an array, or a path as for `genmem.load`.
+        test: held-out examples: from the same source, never seen by the model.
+        samples: samples of the model, unselected.
+        out: the folder; by default `runs/<samples>-copycheck`.
+        array: name of the array in .npz files.
+        categorical: columns of tables whose numbers are codes; columns of text are always categorical.
+        scale: scale numeric columns by their "range" or "spread" in the training set, for equal weights of columns.
+        id_column: a column of tables that only identifies rows.
+        image_shape: (h, w) or (h, w, channels) of images that are given as flat rows.
+        space: feature space in which distances are measured (see `genmem.copycheck`).
+        level: false-discovery rate of the listed samples and training examples.
+        seed: seed of all randomness.
+        redact: omit pictures, values, and names of rows and columns; row numbers and distances stay.
+        fail_if: a condition on `Checked.numbers`, such as "copied_share_low > 0.01".
         command: the command line, for the report.
-        progress: told what is going on.
+        progress: called with each report of progress.
 
     Raises:
-        DataError: a set cannot be read or does not fit the others; training and held-out set are one; the condition
-            cannot be read, or what it asks about is undefined (the files are there all the same).
-        RunError: the folder is a run, holds files of others, or cannot be written.
+        DataError: a set cannot be read or does not match the others; training and held-out set are the same; the
+            condition is malformed, or depends on an undefined number (the files are written nevertheless).
+        RunError: the folder is a run, contains other files, or cannot be written.
     """
     asked = {name: value for name, value in locals().items() if name not in ("command", "progress")}
     condition = None if fail_if is None else parse_condition(fail_if, names())
@@ -135,7 +135,7 @@ def _folder(out: str | PathLike[str] | None, samples: Source) -> Path:
     """Return the folder to write to.
 
     Raises:
-        RunError: it holds something else than an earlier check.
+        RunError: it contains something other than an earlier check.
     """
     folder = Path(out) if out is not None else Path("runs") / f"{_stem(samples)}-copycheck"
     try:
@@ -147,8 +147,8 @@ def _folder(out: str | PathLike[str] | None, samples: Source) -> Path:
     if names and FILES["about"] not in names and not _is_unfinished(names):
         what = "a run" if "run.json" in names else f"other files ({min(names)})"
         raise RunError(
-            expected=f"a new or empty folder at {folder}, or that of an earlier check",
-            got=f"one that holds {what}",
+            expected=f"a new or empty folder at {folder}, or the folder of an earlier check",
+            got=f"one that contains {what}",
             do="Choose another --out.",
         )
     _refuse_unwritable(folder)
@@ -156,19 +156,19 @@ def _folder(out: str | PathLike[str] | None, samples: Source) -> Path:
 
 
 def _is_unfinished(names: Collection[str]) -> bool:
-    """Whether these are files of a check that was killed while it wrote them, the pairs first."""
+    """Return whether these are files of a check that was killed while writing; pairs are written first."""
     whole = {name for name in names if not name.endswith(PARTIAL)}
     begun = {name.split(".parquet.")[0] for name in set(names) - whole}
     return whole <= set(FILES.values()) and (FILES["pairs"] in whole or (not whole and begun == {"pairs"}))
 
 
 def _refuse_unwritable(folder: Path) -> None:
-    """Refuse a folder that can be neither made nor written to, before hours of work rather than after."""
+    """Raise an error before the check if the folder cannot be created or written to."""
     there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(parent))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise RunError(
-            expected=f"a folder that can be written at {folder}",
-            got=f"{there}, which is {'read-only' if there.is_dir() else 'no folder'}",
+            expected=f"a writable folder at {folder}",
+            got=f"{there}, which is {'read-only' if there.is_dir() else 'not a folder'}",
             do="Choose another --out, or change the permissions.",
         )
 
@@ -178,8 +178,8 @@ def _refuse_one_set_twice(sets: ThreeSets) -> None:
     if len(train) == len(test) and fingerprint(train) == fingerprint(test):
         raise DataError(
             expected="held-out examples that the model was not trained on",
-            got=f"the training set again: {sets.sources['train']} and {sets.sources['test']} hold the same rows",
-            do="Hold examples out before training: without them nothing tells copies from rows that are alike.",
+            got=f"the training set itself: {sets.sources['train']} and {sets.sources['test']} contain the same rows",
+            do="Hold examples out before training: without them, copies cannot be told from similar examples.",
         )
 
 
@@ -192,7 +192,7 @@ def _named(source: Any) -> str:
 
 
 def _asked(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what was asked, arrays and functions by name only, with the line of Python that repeats it."""
+    """Return the arguments, with arrays and functions by name only, and the line of Python that repeats the check."""
     return {
         "python": python_line(check_copies, asked),
         **{name: _named(asked[name]) for name in ("train", "test", "samples")},
@@ -211,9 +211,9 @@ def _load(sources: Sequence[Source], image_shape: Sequence[int] | None, **how: A
     shape, event = tuple(image_shape), sets.arrays[0].shape[1:]
     if len(shape) not in (2, 3) or math.prod(shape) != math.prod(event) or sets.arrays is not sets.values:
         raise DataError(
-            expected=f"an image shape of {math.prod(event)} values, those of a row",
+            expected=f"an image shape of {math.prod(event)} values, the number in a row",
             got=f"{' x '.join(map(str, shape))} for {'encoded tables' if sets.arrays is not sets.values else event}",
-            do="Correct --image-shape, or drop it.",
+            do="Correct --image-shape, or omit it.",
         )
     return replace(sets, image_shape=shape)
 
@@ -223,8 +223,8 @@ def _check(sets: ThreeSets, *, space: Any, level: float, seed: int) -> CopyCheck
 
 
 def _words(check: CopyCheck, sets: ThreeSets, redact: bool) -> str:
-    """Return where distances were taken: tables may have been encoded before."""
-    words = sets.words.partition(":")[0] if redact else sets.words  # what follows may name a column
+    """Describe the feature space, including the encoding of tables."""
+    words = sets.words.partition(":")[0] if redact else sets.words  # the rest may name a column
     if words == "values as given":
         return check.space
     return words if check.space == "raw values" else f"{check.space} of {words}"
@@ -266,7 +266,7 @@ def _results(check: CopyCheck, about: Mapping[str, Any], sets: ThreeSets, redact
 
 
 def _write(folder: Path, check: CopyCheck, about: Mapping[str, Any], results: CopyResults) -> None:
-    """Write all files; copycheck.json, by which the folder is known, comes last."""
+    """Write all files; copycheck.json, which marks the folder as a check, comes last."""
     page = render_copies(results).encode("utf-8", "replace")
     text = json.dumps(about, indent=2, allow_nan=False) + "\n"
     for name, columns in tables(check).items():

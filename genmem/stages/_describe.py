@@ -1,4 +1,4 @@
-"""Set the scores beside the data: nearest neighbours, regions, and the report of it all."""
+"""Relate the scores to the data: nearest neighbours, regions, and the report."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ COMPONENTS = 32
 
 
 def neighbors(run: Run, *, progress: Listener = ignore) -> None:
-    """Find the nearest other training examples of every example: results/neighbors.npz."""
+    """Find the nearest neighbours of every example among the others: results/neighbors.npz."""
     with stage(run, "neighbors"):
         progress(Progress("neighbors", 0, 1))
         scores, n = run.result("scores")["score"], run.plan["data"]["n"]
@@ -57,7 +57,7 @@ def regions(run: Run, *, progress: Listener = ignore) -> None:
         run.write_result("cells", cell=cells, space=np.asarray(space))
         kinds = {} if data.labels is None else {"label": data.labels}
         groups = [
-            {"kind": kind, **_told(group, len(per_repeat))}
+            {"kind": kind, **_as_json(group, len(per_repeat))}
             for kind, members in {**kinds, "cell": cells}.items()
             for group in group_scores(per_repeat, members)
         ]
@@ -66,7 +66,7 @@ def regions(run: Run, *, progress: Listener = ignore) -> None:
 
 
 def _coordinates(run: Run, data: Data) -> tuple[NDArray[Any], str]:
-    """Return what cells are cut in, and what that is called: latent means, or the data's leading components."""
+    """Return the coordinates of the cells and their name: latent means, or leading principal components of the data."""
     if run.has_result("latents"):
         means = run.result("latents")["mean"]
         if means.size:
@@ -79,13 +79,13 @@ def _coordinates(run: Run, data: Data) -> tuple[NDArray[Any], str]:
     return reduced.fit_transform(flat), "data"
 
 
-def _told(group: GroupScore, repeats: int) -> dict[str, Any]:
-    """Return a group as JSON holds it, without p at one repeat, which is blind to the refits."""
+def _as_json(group: GroupScore, repeats: int) -> dict[str, Any]:
+    """Return a group for JSON; with one repeat without p, which would ignore the variation between refits."""
     return dict(to_json(group if repeats > 1 else replace(group, p_value=np.nan)))
 
 
 def report(run: Run, *, progress: Listener = ignore) -> Path:
-    """Write audit.json and report.html from what is stored, and return the report's path."""
+    """Write audit.json and report.html from stored results, and return the path of the report."""
     with stage(run, "report"):
         progress(Progress("report", 0, 1))
         run.write_json("audit.json", summarise(run))
@@ -95,8 +95,8 @@ def report(run: Run, *, progress: Listener = ignore) -> Path:
 
 
 def report_again(run: Run, *, progress: Listener = ignore) -> None:
-    """Write the report anew, where there is one and what it rests on is still there."""
-    needed = ("scores", "nearest", "neighbors", "cells")  # scoring anew takes some of these away
+    """Rewrite an existing report, if the results it needs are still stored."""
+    needed = ("scores", "nearest", "neighbors", "cells")  # a new score stage removes some of these
     if (run.path / "report.html").exists() and all(run.has_result(name) for name in needed):
         report(run, progress=progress)
 
@@ -108,7 +108,7 @@ NEIGHBORS = 10
 
 
 def nearest_others(run: Run) -> Arrays:
-    """Return distances and indices (n, k) of the nearest other examples, and `duplicate_of` (n,)."""
+    """Return distances and indices (n, k) of the nearest neighbours, and `duplicate_of` (n,)."""
     if not run.has_result("nearest"):
         X = np.asarray(run.data().X)
         k = min(NEIGHBORS, len(X) - 1)
@@ -118,7 +118,7 @@ def nearest_others(run: Run) -> Arrays:
 
 
 def _duplicate_of(X: NDArray[Any]) -> NDArray[np.intp]:
-    """Return the first other row that is identical to each row, -1 where there is none."""
+    """Return for each example the first other one that is identical to it, or -1."""
     groups = identical_groups(X)
     order = np.argsort(groups, kind="stable")
     found = np.full(len(X), -1)

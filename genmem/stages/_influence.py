@@ -1,4 +1,4 @@
-"""Ask which training examples shaped the most memorized examples, samples of the model, and each example itself."""
+"""Which training examples shaped the most memorized examples, samples of the model, and each example itself?"""
 
 import shutil
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ from genmem.run.storage import Arrays
 from genmem.stages._attribution import Attributed, Skipped, Way, way_of
 from genmem.stages._describe import nearest_others, report_again
 
-CHECKED = 128  # examples whose own strongest proponent should be themselves
-DEPTH = 5  # proponents of these that are looked at
+CHECKED = 128  # examples of the self check, which should be their own strongest proponents
+DEPTH = 5  # proponents of each that the findings use
 SUMS = "influence"  # the folder of unfinished sums
 SCORE = "memorization score"
-NEIGHBOR = 5  # the distance to it is what self-influence is held against
+NEIGHBOR = 5  # rank of the neighbour whose distance is correlated with self-influence
 
 Queries = int | Sequence[int]
 
@@ -46,34 +46,35 @@ def influence(
     recompute: bool = False,
     progress: Listener = ignore,
 ) -> dict[str, Any]:
-    """Find which training examples shaped the model: results/influence.npz and .json, and a new report if there is one.
+    """Find which training examples shaped the model; writes results/influence.npz and .json, and updates the report.
 
-    Networks by TracIn along the trajectory of the model trained on all examples; kernel and k-NN densities exactly;
-    Gaussian mixtures by refits where there are few examples. Stopped, it goes on where it was; done, it is not done
-    again unless it is asked otherwise, the scores have changed, or `recompute` says so.
+    The influence of networks is estimated by TracIn along the trajectory of the model trained on all examples; that of
+    kernel and k-NN densities is exact; that of Gaussian mixtures comes from refits, if there are few examples. An
+    interrupted computation resumes. A stored result is recomputed only if arguments or scores have changed, or with
+    `recompute`.
 
     Args:
         run: a scored run.
-        model: the planned model, where the plan alone cannot make it.
-        queries: how many of the most memorized examples to explain, or the positions of some examples.
-        samples: how many fresh samples of the model to explain.
-        k: how many proponents and opponents of each to keep.
-        draws: of latent variables, for each example and checkpoint.
-        weights: of checkpoints: "complete", "lr" or "adam" (see `genmem.influence.checkpoint_weights`).
-        scale: "dot"; "cosine", divided by the lengths of both gradients; or "query", by that of the training example
-            alone. Networks only. Another one costs nothing, as another k.
-        examples: how many training examples to consider, drawn at random; "auto" is all of them, or as many as stay
-            within the budget for gradients.
-        seed: of draws, samples and the choice of examples; the run's own without it.
-        recompute: forget what is there, unfinished sums included, and compute all of it again.
-        progress: told what is going on.
+        model: the planned model, if it cannot be made from the plan alone.
+        queries: number of most memorized examples to use as queries, or the positions of chosen examples.
+        samples: number of fresh samples of the model to use as queries.
+        k: number of proponents and opponents to keep for each query.
+        draws: number of latent draws for each example and checkpoint.
+        weights: weights of checkpoints: "complete", "lr" or "adam" (see `genmem.influence.checkpoint_weights`).
+        scale: "dot"; "cosine", which divides by the lengths of both gradients; or "query", which divides by that of the
+            training example's. For networks only. Another scale or k reuses the sums.
+        examples: number of training examples to consider, drawn at random; "auto" is all of them, or as many as the
+            budget of gradients allows.
+        seed: seed of draws, samples and the choice of examples; by default that of the run.
+        recompute: discard stored results and unfinished sums, and compute everything again.
+        progress: called with each report of progress.
 
     Returns:
-        What results/influence.json holds.
+        The contents of results/influence.json.
 
     Raises:
         DataError: an argument is out of range.
-        ModelError: influence is not known for this kind of model, or not with these weights.
+        ModelError: influence is not defined for this kind of model, or with these weights.
         IncompleteRunError: the run has no scores, or no trajectory.
     """
     _check(run, queries, samples=samples, k=k, draws=draws, examples=examples, seed=seed)
@@ -103,7 +104,7 @@ def _check(run: Run, queries: Queries, **numbers: Any) -> None:
         whole = positions.ndim == 1 and positions.size and positions.dtype.kind in "iu"
         if not whole or positions.min() < 0 or positions.max() >= n:
             raise DataError(
-                expected=f"how many of the most memorized examples to explain, or positions from 0 to {n - 1}",
+                expected=f"a number of most memorized examples, or positions from 0 to {n - 1}",
                 got=repr(queries)[:80],
                 do="Change queries.",
             )
@@ -151,7 +152,7 @@ def _compute(
 def _attribute(
     run: Run, way: Way, X: NDArray[Any], asked: dict[str, Any], progress: Listener
 ) -> tuple[Arrays, dict[str, Any]]:
-    """Return the arrays of results/influence.npz, and how they were computed."""
+    """Return the arrays of results/influence.npz, and a description of the method."""
     drawn, memorized = way.sample(asked["samples"]), np.asarray(asked["queries"], np.intp)
     checked = way.used[:CHECKED]
     kinds = {"checked": X[checked], "memorized": X[memorized], "samples": drawn}
@@ -171,7 +172,7 @@ def _attribute(
 
 
 def _rows(found: Attributed, name: str, rows: slice, used: NDArray[np.intp]) -> Arrays:
-    """Return what was found for some queries, in positions of the run."""
+    """Return proponents and opponents of some queries, as positions in the run."""
     ahead, against = found.proponents[rows], found.opponents[rows]
     return {
         f"{name}_proponents": np.where(ahead < 0, -1, used[ahead]),
@@ -182,8 +183,8 @@ def _rows(found: Attributed, name: str, rows: slice, used: NDArray[np.intp]) -> 
 
 
 def _itself(way: Way, arrays: Arrays) -> NDArray[np.float64]:
-    """Return the influence of each checked example on itself as a query, NaN where it is not among the strongest."""
-    if way.about["method"] != "trajectory":  # without noise they are the same
+    """Return the influence of each checked example on itself as a query; NaN if it is not among the strongest."""
+    if way.about["method"] != "trajectory":  # without noise it equals self-influence
         return np.asarray(arrays["self_influence"][: len(arrays["checked"])])
     mine = arrays["checked_proponents"] == arrays["checked"][:, None]
     scores = np.where(mine, arrays["checked_proponent_scores"], 0).sum(1)
@@ -191,7 +192,7 @@ def _itself(way: Way, arrays: Arrays) -> NDArray[np.float64]:
 
 
 def _ledgers(run: Run, way: Way, Z: NDArray[Any], asked: dict[str, Any]) -> Path:
-    """Return the folder of unfinished sums: one for each question, so that none goes on with those of another."""
+    """Return the folder of unfinished sums, one for each set of arguments, so that sums never mix."""
     manifest = run.path / "trajectory" / "manifest.json"
     told = [str(asked[name]) for name in ("weights", "draws", "seed")] + [fingerprint(Z), fingerprint(way.used)]
     told.append(manifest.read_text() if manifest.exists() else "")
@@ -205,7 +206,7 @@ def _forget_others(folder: Path) -> None:
 
 
 def _correlations(run: Run, used: NDArray[np.intp], own: NDArray[np.float64]) -> list[Correlation]:
-    """Return the rank correlations of self-influence with what it might be, or be no more than."""
+    """Return the rank correlations of self-influence with the score, and with cheaper quantities."""
     scores, near = run.result("scores"), nearest_others(run)["distances"]
     rank = min(NEIGHBOR, near.shape[1])
     against = {
@@ -220,7 +221,7 @@ def _correlations(run: Run, used: NDArray[np.intp], own: NDArray[np.float64]) ->
     for name, values in against.items():
         with_own, n = _correlation(own, values[used])
         told = Correlation(name, with_own.rho, with_own.standard_error, with_own.interval, n)
-        if name != SCORE:  # beside it, how well the same ranks examples as the score does, without any influence
+        if name != SCORE:  # the same quantity against the score, as a baseline
             with_score, _ = _correlation(values[used], score)
             told = replace(told, score_rho=with_score.rho, score_interval=with_score.interval)
         found.append(told)
@@ -228,6 +229,6 @@ def _correlations(run: Run, used: NDArray[np.intp], own: NDArray[np.float64]) ->
 
 
 def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[stats.Correlation, int]:
-    """Return the rank correlation over the examples where both are finite, and how many these are."""
+    """Return the rank correlation over the examples for which both are finite, and their number."""
     there = np.isfinite(a) & np.isfinite(b)
     return stats.spearman(a[there], b[there]), int(there.sum())

@@ -1,4 +1,4 @@
-"""Settle what is asked: the data, the model with settings that suit them, the splits, and how to refit."""
+"""Plan an audit: data, a model with settings that suit them, splits, and the method of refitting."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -46,16 +46,16 @@ def plan(
     importance_samples: int | Literal["auto"] = "auto",
     request: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Load and prepare the data, settle the model, choose the splits and how to refit, and write the plan.
+    """Load and prepare the data, set up the model, choose splits and the method of refitting, and write the plan.
 
-    Arguments and errors are those of `audit`; an existing run with the same plan is opened.
+    Arguments and errors are those of `audit`. An existing run with the same plan is opened.
     """
     start = time.perf_counter()
     numbers = {"folds": folds, "repeats": repeats, "seed": seed, "importance_samples": importance_samples}
     _check_numbers({**numbers, "subset": subset, "epochs": epochs, "max_repeats": max_repeats})
     if max_repeats is not None and max_repeats < repeats:
         raise DataError(
-            expected=f"max_repeats of at least repeats, {repeats}", got=f"{max_repeats}", do="Change one of them."
+            expected=f"max_repeats of at least repeats ({repeats})", got=f"{max_repeats}", do="Change one of them."
         )
     score_epochs = [score_epochs] if isinstance(score_epochs, int) else score_epochs
     loaded = load(
@@ -83,7 +83,7 @@ def plan(
         if request is not None:
             run.write_json("request.json", dict(request))
         if not run.looks and repeats < run.splits().n_repeats:
-            run.use_repeats(repeats)  # the others are there to be added
+            run.use_repeats(repeats)  # the others may be added later
         ensure_probe(run)
     return run
 
@@ -91,7 +91,7 @@ def plan(
 def _design(
     data: Data, folds: int | None, repeats: int, seed: int, together: bool, fraction: float | None, leave_out: Any
 ) -> Splits:
-    """Return the splits asked for: folds, unless a fraction or groups are given."""
+    """Return the requested splits: folds, unless a fraction or groups are given."""
     n = len(data.X)
     if sum((together, fraction is not None, leave_out is not None)) > 1:
         raise DataError(
@@ -102,8 +102,8 @@ def _design(
     if folds is not None and (fraction is not None or leave_out is not None):
         raise DataError(
             expected="one design of the splits",
-            got="folds beside fraction or leave_out, which take the place of folds",
-            do="Drop folds.",
+            got="folds together with fraction or leave_out, which replace folds",
+            do="Omit folds.",
         )
     if fraction is not None:
         return Splits.subsets(n, fraction, subset_length(fraction) * repeats, seed)
@@ -118,9 +118,7 @@ def _groups_asked(data: Data, leave_out: Any) -> Any:
     if not (isinstance(leave_out, str) and leave_out == "labels"):
         return leave_out
     if data.labels is None:
-        raise DataError(
-            expected='labels, to leave out by (leave_out="labels")', got="data without labels", do="Give labels."
-        )
+        raise DataError(expected='labels, for leave_out="labels"', got="data without labels", do="Pass labels.")
     return data.labels
 
 
@@ -153,10 +151,10 @@ def _default_out(data: Any, model: Any) -> Path:
 
 
 def settle_model(model: Any, settings: Mapping[str, Any], data: Data, epochs: int | None, seed: int = 0) -> Any:
-    """Return the model asked for; a built-in one asked for by name gets settings that suit the data.
+    """Return the requested model; a built-in model given by name gets settings that suit the data.
 
     Raises:
-        ModelError: no such model or setting, or it is not a density.
+        ModelError: the model or a setting is unknown, or the model is not a density.
     """
     changes = {**settings} | ({} if epochs is None else {"epochs": epochs})
     if isinstance(model, str):
@@ -172,27 +170,27 @@ def _changed(model: Any, changes: dict[str, Any]) -> Any:
         raise ModelError(
             expected=f"settings of {type(model).__name__} ({', '.join(model.get_params())})",
             got=", ".join(changes),
-            do="Correct them, or set them where the model is made.",
+            do="Correct the settings, or set them when the model is made.",
         ) from error
 
 
 def shape_for(model: Any, data: Data) -> Data:
-    """Return the data with examples of the shape the model takes: vectors, images, or as they are.
+    """Return the data with examples in the shape that the model takes: vectors, images, or unchanged.
 
     Raises:
-        DataError: the model takes images and these are not.
+        DataError: the model takes images and the examples are not images.
     """
     kind = getattr(model, "example_kind", "vector" if type(model).__module__.startswith("sklearn.") else "any")
     if kind == "vector" and data.X.ndim > 2:
         return replace(data, X=data.X.reshape(len(data.X), -1))
     images = kind == "image" or (kind == "image or vector" and data.X.ndim > 2)
-    small = data.image_shape is None and data.X.ndim > 2  # or no image at all: the model says
+    small = data.image_shape is None and data.X.ndim > 2  # or not an image: the model raises an error
     if not images or small or data.X.shape[1:] == data.image_shape:
         return data
     if data.image_shape is None:
         raise DataError(
             expected=f"images for {type(model).__name__}: (n, height, width) or (n, height, width, 3)",
             got=f"shape {data.X.shape}",
-            do="Give images, or choose a model of vectors, such as vae.",
+            do="Pass images, or choose a model of vectors, such as vae.",
         )
     return replace(data, X=to_images(data.X, data.image_shape))

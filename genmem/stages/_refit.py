@@ -1,4 +1,4 @@
-"""Train what the audit needs: the leave-out refits, and the model on all examples."""
+"""Train the networks of an audit: the refits with examples left out, and the model on all examples."""
 
 import math
 import warnings
@@ -21,8 +21,8 @@ from genmem.seeding import seed32
 from genmem.training.trajectory import load_trajectory, save_trajectory
 
 CHECKPOINTS = 10
-FIRST_LOOK = 3  # repeats; fewer say too little about their own noise to stop by
-GROWTH = 1.5  # from one look to the next
+FIRST_LOOK = 3  # repeats; the noise of fewer is not known well enough to stop
+GROWTH = 1.5  # of the number of repeats, from one look to the next
 
 Count = int | Literal["auto"]
 
@@ -39,11 +39,11 @@ def refit(
     recompute: bool = False,
     progress: Listener = ignore,
 ) -> None:
-    """Refit the model with examples left out until every shard is there; see `genmem.refit` for what is not said here.
+    """Refit the model with examples left out until all shards are done; see `genmem.refit` for the other arguments.
 
-    `dask` is the address of a dask scheduler whose workers do the refits. With `target_reliability`, repeats are added,
-    of those planned, until the scores reach it; it is looked at after numbers of repeats that do not depend on the
-    data (each half as many more again). `recompute` computes damaged shards, and those of failed refits, again.
+    `dask` is the address of a dask scheduler whose workers do the refits. With `target_reliability`, planned repeats
+    are added until the scores reach it; it is checked after numbers of repeats that do not depend on the data (each
+    1.5 times the last). `recompute` computes damaged shards and those of failed refits again.
 
     Raises:
         DataError: the target is not between 0 and 1.
@@ -52,7 +52,9 @@ def refit(
     """
     if target_reliability is not None and not 0 < target_reliability < 1:
         raise DataError(
-            expected="a target reliability between 0 and 1", got=f"{target_reliability}", do="0.9 is a high one."
+            expected="a target reliability between 0 and 1",
+            got=f"{target_reliability}",
+            do="Change it; 0.9 is high.",
         )
     with stage(run, "refit"), reached(executor, dask) as where:
         if recompute:
@@ -66,15 +68,15 @@ def refit(
             leaveout.refit(run, model, executor=where, workers=workers, lanes=lanes, progress=progress)
         if target_reliability is not None and not (found := _reliability(run)) >= target_reliability:
             warnings.warn(
-                f"Reliability {found:.2f} with all {run.repeats} repeats planned, not {target_reliability:g}: "
-                "plan more with --max-repeats in a new run directory.",
+                f"The reliability is {found:.2f} with all {run.repeats} planned repeats, not {target_reliability:g}. "
+                "Plan more with --max-repeats in a new run directory.",
                 stacklevel=2,
             )
 
 
 @contextmanager
 def reached(executor: Executor | None, dask: str | None) -> Iterator[Executor | None]:
-    """Yield where to compute: the executor, the workers of a dask scheduler, or None, this machine."""
+    """Yield the executor, the workers of a dask scheduler, or None for this machine."""
     if dask is None:
         yield executor
     else:
@@ -83,7 +85,7 @@ def reached(executor: Executor | None, dask: str | None) -> Iterator[Executor | 
 
 
 def _next_look(run: Run, target: float) -> int | None:
-    """Return how many repeats to look at next; None where the target is reached or no more are planned."""
+    """Return the number of repeats at the next look; None if the target is reached or no more are planned."""
     now, planned = run.repeats, run.splits().n_repeats
     if now >= planned:
         return None
@@ -96,7 +98,7 @@ def _reliability(run: Run) -> float:
 
 
 def fit(run: Run, model: Any = None, *, progress: Listener = ignore) -> None:
-    """Train the model on all examples; keep its trajectory and, where it has a posterior, the mean of each example."""
+    """Train the model on all examples; store its trajectory and, if it has a posterior, all posterior means."""
     chosen = planned_model(run, model)
     if not isinstance(chosen, DeepDensity) or (run.has_result("latents") and load_trajectory(run.path / "trajectory")):
         return

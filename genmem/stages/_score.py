@@ -1,4 +1,4 @@
-"""Turn refits into scores: how much is the encoder's, how scores grew during training, and what they are."""
+"""From refits to scores: the amortization gap, memorization over training, and the scores."""
 
 import warnings
 from concurrent.futures import Executor
@@ -50,21 +50,22 @@ def posterior(
     recompute: bool = False,
     progress: Listener = ignore,
 ) -> Correction | None:
-    """Measure what the encoder adds to the scores, and refit posteriors as far as it matters: results/posterior.npz.
+    """Measure the amortization gap of the scores, and fit posteriors to examples if it matters: results/posterior.npz.
 
     Args:
-        run: a run whose refits are done.
-        posterior: "amortised" (log p through the encoder), "refit" (through a posterior refitted to each example) or
-            "auto": a sample and all flagged examples, and everywhere if the encoder's part is above 5% of the mean.
+        run: a run whose refits are complete.
+        posterior: "amortised" (amortized posteriors, from the encoder), "refit" (posteriors fitted to each example), or
+            "auto": fitted for a random subset and all flagged examples, and for all examples if the amortization gap is
+            above 5% of the mean score.
         executor: where to compute (see `refit`).
-        workers: processes on this machine (see `refit`).
-        dask: the address of a dask scheduler whose workers compute.
+        workers: number of processes on this machine (see `refit`).
+        dask: address of a dask scheduler whose workers compute.
         recompute: compute damaged files again.
-        progress: told of refits done.
+        progress: called with each report of progress.
 
     Raises:
-        ModelError: the model has no posterior to refit.
-        RunError: a file is damaged, or the refits kept no weights.
+        ModelError: the model has no posterior to fit.
+        RunError: a file is damaged, or the weights of the refits were not stored.
     """
     with stage(run, "posterior"), reached(executor, dask) as where:
         if recompute:
@@ -107,11 +108,11 @@ def _write_correction(run: Run, found: Correction | None) -> None:
 def score(run: Run, *, estimator: str = "mean_log", progress: Listener = ignore) -> MemorizationScores:
     """Compute memorization scores from the refits: results/scores.npz, results/trajectory.npz, scores.parquet.
 
-    "adjusted" computes the default scores and, beside them, scores shrunk towards what cheap facts predict.
+    "adjusted" computes the default scores and, in addition, scores shrunk towards a prediction from covariates.
     """
     with stage(run, "score"):
         splits, data = run.used_splits(), run.data()
-        run.drop_results("neighbors", "cells", "adjusted")  # they follow from the scores that are about to change
+        run.drop_results("neighbors", "cells", "adjusted")  # they depend on the scores
         progress(Progress("score", 0, 2))
         _write_curve(run, splits)
         progress(Progress("score", 1, 2))
@@ -123,7 +124,7 @@ def score(run: Run, *, estimator: str = "mean_log", progress: Listener = ignore)
         if estimator == "adjusted":
             try:
                 shrunk = _adjusted(run, splits, found, halves)
-            except DataError as error:  # the default scores stand; a check says why there are no others
+            except DataError as error:  # only the default scores are stored; a check gives the reason
                 run.write_result("adjusted", ok=-1, reason=str(error), slope=np.nan, slope_error=np.nan)
         _write_scores(run, data, found, halves, shrunk)
         progress(Progress("score", 2, 2))
@@ -139,9 +140,9 @@ def _write_curve(run: Run, splits: Splits) -> None:
 
 
 def _halves(log_probs: NDArray[np.float32], splits: Splits, estimator: str) -> Arrays:
-    """Return scores and log_prob_out from one half of the repeats and the other: (2, n), or none at one repeat.
+    """Return scores and log_prob_out from each half of the repeats, (2, n); nothing with one repeat.
 
-    Compared across the halves they share no noise. NaN where failed refits leave a half without a score.
+    Across halves they share no noise. NaN if failed refits leave a half without a score.
     """
     if splits.n_repeats < 2:
         return {}
@@ -169,30 +170,30 @@ def _half_rows(splits: Splits) -> list[NDArray[np.bool_]]:
     return [first, ~first]
 
 
-# --- scores shrunk towards what cheap facts predict
+# --- scores shrunk towards a prediction from covariates
 
 
 def _adjusted(run: Run, splits: Splits, found: MemorizationScores, halves: Arrays) -> AdjustedScores:
     data, near = run.data(), nearest_others(run)
     whole = np.ones(splits.n_splits, np.bool_)
-    facts = [_facts(run, splits, near["distances"], data, rows) for rows in (whole, *_half_rows(splits))]
+    known = [_covariates(run, splits, near["distances"], data, rows) for rows in (whole, *_half_rows(splits))]
     there = bool(halves) and bool(np.isfinite(halves["half_score"]).all())
     return adjust(
         found.score,
         found.standard_error,
-        facts[0],
+        known[0],
         groups=identical_groups(np.asarray(data.X)),
         repeats=np.isfinite(found.per_repeat).sum(0),
         placebo=found.placebo if found.placebo.size else None,
         half_scores=halves["half_score"] if there else None,
-        half_covariates=facts[1:] if there else None,
+        half_covariates=known[1:] if there else None,
         forbidden={"log_prob_out": found.log_prob_out},
         seed=run.seed,
     )
 
 
-def _facts(run: Run, splits: Splits, distances: NDArray[Any], data: Data, rows: NDArray[np.bool_]) -> Any:
-    """Return the covariates, those of refits from some rows alone: log p in at all scored epochs but the last."""
+def _covariates(run: Run, splits: Splits, distances: NDArray[Any], data: Data, rows: NDArray[np.bool_]) -> Any:
+    """Return the covariates; log_prob_in at all scored epochs but the last is from the refits of the given rows."""
     epochs = run.score_epochs[:-1]
     if not rows.any():
         return None
@@ -206,7 +207,7 @@ def _mean_in(log_probs: NDArray[np.float32], held_out: NDArray[np.bool_]) -> NDA
     return np.asarray(log_probs[sound].mean(0, where=~held_out[sound], dtype=np.float64))
 
 
-# --- what is stored
+# --- stored results
 
 
 def _write_scores(
@@ -214,7 +215,7 @@ def _write_scores(
 ) -> None:
     arrays = {name: getattr(found, name) for name in SCORES}
     run.write_result("scores", **arrays, **halves, estimator=np.asarray(found.estimator))
-    columns = _parts(run, len(data.X)) if found.estimator == "mean_log" else {}  # parts of no other estimate
+    columns = _parts(run, len(data.X)) if found.estimator == "mean_log" else {}  # other estimators have no parts
     if exact := write_exact(run):
         columns["leave_one_out"] = exact["score"]
     if shrunk is not None:
@@ -228,12 +229,12 @@ def _write_scores(
 
 
 def _ok(shrunk: AdjustedScores) -> NDArray[Any]:
-    """Return 1 where the guards hold, 0 where they do not, -1 where it could not be told."""
+    """Return 1 if the guards hold, 0 if they do not, -1 if they could not be tested."""
     return np.asarray(-1 if shrunk.ok is None else int(shrunk.ok))
 
 
 def _parts(run: Run, n: int) -> dict[str, NDArray[np.float64]]:
-    """Return the decoder and encoder part of each score, NaN where the posterior was not refitted."""
+    """Return each score without its amortization gap, and the gap; NaN if no posterior was fitted to the example."""
     found, columns = correction_of(run), {}
     if found is None:
         return {}
@@ -243,26 +244,26 @@ def _parts(run: Run, n: int) -> dict[str, NDArray[np.float64]]:
     return columns
 
 
-# --- exact scores, where there is a closed form
+# --- exact scores of models with a closed form
 
 
 def write_exact(run: Run) -> Arrays:
-    """Write results/exact.npz, the scores with one example left out: `score`, `log_prob_in`, `log_prob_out`, (n,) each.
+    """Write results/exact.npz, exact leave-one-out scores: `score`, `log_prob_in`, `log_prob_out`, (n,) each.
 
     Returns:
-        What was written; nothing for a model without a closed form.
+        The arrays written; none for a model without a closed form.
     """
     run.drop_results("exact")
     try:
         model = planned_model(run, None)
-    except ModelError:  # it cannot be imported here; the refits do not need it any more
+    except ModelError:  # it cannot be imported here; the refits no longer need it
         return {}
     if not has_closed_form(model):
         return {}
     try:
         found = leave_one_out(model, np.asarray(run.data().X))
-    except (DataError, ModelError) as error:  # no closed form for these settings: the scores of refits stand
-        warnings.warn(f"No exact leave-one-out scores: {error}", stacklevel=3)
+    except (DataError, ModelError) as error:  # no closed form for these settings; the scores of refits remain
+        warnings.warn(f"Exact leave-one-out scores were not computed: {error}", stacklevel=3)
         return {}
     arrays = {"score": found.score, "log_prob_in": found.log_prob_in, "log_prob_out": found.log_prob_out}
     run.write_result("exact", **arrays)

@@ -203,7 +203,7 @@ def test_redacted_files_hold_no_values_and_no_names():
         assert b"secret-" not in text and b"private_size" not in text and b"private_kind" not in text, file.name
     page = re.sub(r"<style.*?</style>", "", Path("closed/report.html").read_text(), flags=re.S)
     assert "<img" not in page and ".14159" not in page and ".1416" not in page
-    assert re.search(r"Sample \d+</b> from training row \d+ ", page)
+    assert re.search(r"Sample \d+</b> from training example \d+ ", page)
 
 
 def test_folders_of_others_are_left_alone(capsys):
@@ -240,7 +240,7 @@ def test_a_check_that_was_killed_while_writing_is_made_anew(monkeypatch):
 def test_where_nothing_can_be_written_costs_no_time(capsys, monkeypatch):
     monkeypatch.setattr("genmem.stages._copycheck.load_three", lambda *_, **__: pytest.fail("was loaded first"))
     assert run(["copycheck", *SETS, "--out", "train.npy/deep/down"]) == 2
-    assert "which is no folder" in capsys.readouterr().err
+    assert "which is not a folder" in capsys.readouterr().err
     monkeypatch.setattr("os.access", lambda _, mode: not mode & os.W_OK)  # whoever runs tests may write anywhere
     assert run(["copycheck", *SETS, "--out", "new/out"]) == 2
     assert "which is read-only" in capsys.readouterr().err and not Path("new").exists()
@@ -253,7 +253,7 @@ def test_the_training_set_is_no_held_out_set(capsys):
     Path("again.npy").write_bytes(Path("train.npy").read_bytes())
     for test in ("train.npy", "again.npy"):
         assert run(["copycheck", "--train", "train.npy", "--test", test, *SETS[4:], "--out", "bad"]) == 2
-        assert "the training set again" in capsys.readouterr().err and not Path("bad").exists()
+        assert "the training set itself" in capsys.readouterr().err and not Path("bad").exists()
 
 
 def test_bad_input_exits_2_with_a_sentence(capsys):

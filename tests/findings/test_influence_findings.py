@@ -47,10 +47,10 @@ def test_latent_distances_are_shares_of_the_others():
     means = np.array([[0.0], [9.0], [1.0], [2.0], [99.0], [4.0], [-4.0]])  # of 7 examples, the one at 9 is left out
     found = lists([0, 2, 3, 4], [9, 5, 4, -1], [6, 0, -1], [-3, -2, -9], [0, 2, 3, 4, 5, 6])
     near, far = latent_distance(found, means)
-    assert near.value == pytest.approx((0 + 1) / 2 / 4)  # of 2, 3, 4, 5, 6: none nearer than 2, one than 3
+    assert near.value == pytest.approx((0 + 1) / 2 / 4)  # of 2, 3, 4, 5, 6: none closer than 2, one than 3
     assert far.value == pytest.approx(2.5 / 4)  # 2, 3, and as near as 5
     assert near.null == far.null == 0.5 and near.n == 1
-    assert "12% of the other examples" in near.sentence and "opponents do" in far.sentence
+    assert "in the closest 12% of all examples" in near.sentence and "5 strongest opponents rank" in far.sentence
 
 
 def test_random_proponents_lie_at_one_half():

@@ -54,11 +54,11 @@ def test_page_one_answers_three_questions(make):
     page = render_copies(make())
     words = visible(page)
     order = [
-        "Do samples copy training rows?",
+        "Do samples copy training examples?",
         "Copies found. At least 2% of samples are copies.",
-        "Which samples, from which rows?",
+        "Which samples copy which training examples?",
         "9 of 300 samples stand out.",
-        "What would this test have missed?",
+        "What could this check have missed?",
         "Copies of 1% of samples would be found.",
     ]
     places = [words.index(text) for text in order]
@@ -88,7 +88,7 @@ def test_a_row_copied_often_is_shown_once_first_and_counted():
     at = one_for_each_row(found, least=30)
     assert at[:3].tolist() == [0, 5, 2] and len(at) == 24
     assert len(set(found["train"][at])) == 24 and found["stands_out"][at[:7]].all()
-    assert visible(render_copies(digits_check())).count("nearest to this row too: 1 more sample") == 1
+    assert visible(render_copies(digits_check())).count("1 more sample is closest to this example") == 1
 
 
 @pytest.mark.parametrize(("flagged", "shown"), [(0, 8), (3, 8), (9, 8), (12, 11), (30, 24)])
@@ -108,8 +108,8 @@ def test_what_is_nearer_to_a_held_out_row_does_not_stand_out():
 @pytest.mark.parametrize("verdict", ["sharp but not copying", "no evidence"])
 def test_without_copies_no_pair_is_called_one(verdict):
     page = visible(render_copies(digits_check(verdict=verdict)))
-    assert "from training row" not in page and "stands out" not in page.replace("No sample stands out", "")
-    assert "nearest to training row" in page
+    assert "from training example" not in page and "stands out" not in page.replace("No sample stands out", "")
+    assert "closest to training example" in page
 
 
 def test_rows_of_a_table_show_where_the_held_out_row_differs_most():
@@ -156,7 +156,7 @@ def test_redacted_pages_hold_no_pictures_and_no_values(make):
     plates = copies(redacted).plates
     assert "<img" not in page and "data:" not in page.replace("img-src data:", "")
     assert all(not plate.pictures and not plate.columns for plate in plates)
-    assert "col0" not in page and "Row numbers only, as asked." in page
+    assert "col0" not in page and "As requested, only row numbers are shown." in page
     assert f"Sample {check.pairs['sample'][0]}" in visible(page)  # ids and distances stay
     assert plates[0].distances in page
 
@@ -190,7 +190,7 @@ def test_the_page_of_a_run_holds_the_same(tmp_path, say):
     words = visible(re.sub(r"<script\b.*?</script>", " ", page, flags=re.S))
     assert words.count("Does the model repeat its training set?") == 2
     row = int(pairs(rows=40)["train"][0]) * 3  # of the source: every third
-    assert f"Sample {pairs(rows=40)['sample'][0]} from training row {row} stands out" in words
+    assert f"Sample {pairs(rows=40)['sample'][0]} from training example {row} stands out" in words
     assert {tag for tag, _ in tags} & {"iframe", "object", "form", "link", "base"} == set()
     assert ("Measures that reports often give" in words) and "Column Sample Training Held out" in words
 

@@ -203,7 +203,7 @@ def test_a_subset_is_said(copied, monkeypatch):
     assert len(list((copied.path / "influence").iterdir())) == 1  # the sums of other questions are forgotten
     assert stages.influence(copied, **{**ASKED, "queries": [7, 3]})["subset"] is None
     assert copied.result("influence")["memorized"].tolist() == [7, 3]
-    assert "What shaped the chosen examples" in visible(copied.path / "report.html")
+    assert "Which other examples shaped the chosen examples?" in visible(copied.path / "report.html")
 
 
 # --- the command line, and other models

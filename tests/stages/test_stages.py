@@ -28,7 +28,7 @@ def X(blobs):
 
 @pytest.mark.slow
 def test_repeats_are_added_until_the_scores_are_reliable(X, tmp_path):
-    with pytest.warns(UserWarning, match="all 6 repeats"):
+    with pytest.warns(UserWarning, match="all 6 planned repeats"):
         found = genmem.audit(X, out=tmp_path / "r", repeats=2, max_repeats=6, target_reliability=0.999, **QUICK)
     run = Run.open(found.path)
     assert run.looks == (2, 3, 5, 6)  # none of it depends on the data, only where it ends
@@ -70,7 +70,7 @@ def test_designs(X, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("design", "said"), [({"folds": 3}, "its fold (trained on 67%"), ({"fraction": 0.5}, "random part")]
+    ("design", "said"), [({"folds": 3}, "its fold (trained on 67%"), ({"fraction": 0.5}, "random subset")]
 )
 def test_the_estimand_is_that_of_the_design(design, said, X, tmp_path):
     asked = genmem.audit(X, out=tmp_path / "r", repeats=1, **UNFOLDED, **design).summary["asked"]
@@ -238,8 +238,8 @@ def test_adjusted_scores_that_cannot_be_had_cost_nothing_else(X, tmp_path):
 
 @pytest.mark.slow
 def test_a_target_out_of_reach_is_said(X, tmp_path):
-    with pytest.raises(DataError, match="at least repeats, 3"):
+    with pytest.raises(DataError, match=r"at least repeats \(3\)"):
         stages.plan(X, out=tmp_path / "n", repeats=3, max_repeats=2, **QUICK)
     run = stages.plan(X, out=tmp_path / "r", repeats=3, **QUICK)
-    with pytest.warns(UserWarning, match=r"with all 3 repeats planned, not 0\.999"):
+    with pytest.warns(UserWarning, match=r"with all 3 planned repeats, not 0\.999"):
         stages.refit(run, target_reliability=0.999)
