@@ -258,7 +258,7 @@ def test_other_designs_are_calibrated_too():
 
 @pytest.mark.parametrize("repeats", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_examples_no_refit_trained_on_have_uniform_p(repeats):
-    """Real refits of a kernel density estimate; the scored examples were in no training set, so their labels mean nothing."""
+    """Real refits of a kernel density estimate; no training set had the scored examples: their labels are arbitrary."""
     rng = np.random.default_rng(12)
     p = []
     for study in range(12):
