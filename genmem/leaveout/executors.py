@@ -186,7 +186,7 @@ class _Crew:
     def _gone(self, error: BaseException) -> RunError:
         lost = self._client is not None and self._client.status != "running"
         return RunError(
-            expected="the dask scheduler to answer" if lost else "workers that live",
+            expected="the dask scheduler to answer" if lost else "running workers",
             got=f"{type(error).__name__}: {error}",
             do=f"{KEPT} If workers run out of memory, use fewer of them or fewer --lanes.",
         )

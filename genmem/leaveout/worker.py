@@ -58,7 +58,7 @@ def refuse_blame(error: BaseException) -> None:
         raise OutOfMemory(reason(error)) from error
     if isinstance(error, RuntimeError) and "cuda error" in said:
         raise RunError(
-            expected="the device to compute",
+            expected="a device that works",
             got=reason(error),
             do="Run the same command again in a new process; what is finished is kept.",
         ) from error

@@ -201,7 +201,7 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
     def _check_fitted(self) -> None:
         if not hasattr(self, "module_"):
             raise ModelError(
-                expected=f"a fitted {type(self).__name__}", got="one before fit", do="Call `fit(X)` first."
+                expected=f"a fitted {type(self).__name__}", got="an unfitted one", do="Call `fit(X)` first."
             )
 
     def _check_settings(self) -> None:

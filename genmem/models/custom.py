@@ -169,7 +169,7 @@ class ModuleDensity(DeepDensity):
         if self.log_weights is not None and (self.log_prob is not None or self.bound):
             other = "log_prob" if self.log_prob is not None else "bound=True"
             raise ModelError(
-                expected="one way to log p",
+                expected="one way to compute log p",
                 got=f"log_weights and {other}",
                 do="Keep log_weights for importance sampling, or the other for an exact log p or a bound.",
             )

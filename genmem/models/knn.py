@@ -83,7 +83,7 @@ class KNNDensity(BaseEstimator):  # type: ignore[misc]
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "X_"):
-            raise ModelError(expected="a fitted KNNDensity", got="one before fit", do="Call `fit(X)` first.")
+            raise ModelError(expected="a fitted KNNDensity", got="an unfitted one", do="Call `fit(X)` first.")
 
 
 def knn_log_density(radius: NDArray[np.float64], k: int, n: int, d: int) -> NDArray[np.float64]:

@@ -177,7 +177,7 @@ def _check_structure(module: PairModule, x: Tensor) -> None:
         found = structure(modelled, guided, x)
     if found != module.structure:
         raise ModelError(
-            expected="the same sites whatever x is", got=f"{found} after {module.structure}", do="Drop the branch."
+            expected="the same sites whatever x is", got=f"{found} after {module.structure}", do="Remove the branch."
         )
 
 

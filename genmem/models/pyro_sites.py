@@ -199,7 +199,9 @@ def _check_latents(latent: dict[str, Site], drawn: dict[str, Site]) -> None:
             )
         if name not in latent and not site["infer"].get("is_auxiliary"):
             raise _refuse(
-                "every latent of the guide to be one of the model", f"{name!r} in the guide only", "Name them alike."
+                "every latent of the guide to be one of the model",
+                f"{name!r} in the guide only",
+                "Use one name for both.",
             )
     for name, site in latent.items():
         if name not in drawn:

@@ -98,7 +98,7 @@ def _state(model: Any) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         return network, {"event_shape": [int(size) for size in model.event_shape_], "n_train": model.n_train_}
     learned = _learned(model)
     if not learned:
-        raise ModelError(expected=f"a fitted {type(model).__name__}", got="one before fit", do="Call `fit(X)` first.")
+        raise ModelError(expected=f"a fitted {type(model).__name__}", got="an unfitted one", do="Call `fit(X)` first.")
     arrays = {name: value for name, value in learned.items() if isinstance(value, np.ndarray)}
     return arrays, {name: _number(name, value) for name, value in learned.items() if name not in arrays}
 

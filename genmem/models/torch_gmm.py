@@ -319,7 +319,7 @@ class TorchGaussianMixture(BaseEstimator):  # type: ignore[misc]
     def _check_fitted(self) -> None:
         if not hasattr(self, "means_"):
             raise ModelError(
-                expected=f"a fitted {type(self).__name__}", got="one before fit", do="Call `fit(X)` first."
+                expected=f"a fitted {type(self).__name__}", got="an unfitted one", do="Call `fit(X)` first."
             )
 
 

@@ -116,7 +116,7 @@ class TorchKernelDensity(BaseEstimator):  # type: ignore[misc]
     def _check_fitted(self) -> None:
         if not hasattr(self, "X_"):
             raise ModelError(
-                expected=f"a fitted {type(self).__name__}", got="one before fit", do="Call `fit(X)` first."
+                expected=f"a fitted {type(self).__name__}", got="an unfitted one", do="Call `fit(X)` first."
             )
 
 

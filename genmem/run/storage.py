@@ -110,7 +110,7 @@ def read_tensors(file: Path, stamp: str = "") -> Arrays:
 def damaged(file: Path, got: str) -> RunError:
     """Return the error for a file with other contents than were written."""
     return RunError(
-        expected=f"a sound file {file}",
+        expected=f"an undamaged file {file}",
         got=got,
         do="Run the same command with --recompute to compute it again, or delete the file.",
     )

@@ -251,7 +251,7 @@ def _check_sizes(Q: NDArray[Any], B: NDArray[Any], k: int, available: int) -> No
     if Q.shape[1] != B.shape[1]:
         raise DataError(
             expected="queries and base of one width",
-            got=f"{Q.shape[1]} and {B.shape[1]} values a row",
+            got=f"{Q.shape[1]} and {B.shape[1]} values per row",
             do="Pass both in the same form.",
         )
     if not 1 <= k <= available:

@@ -554,7 +554,7 @@ def test_a_damaged_ledger_says_what_to_do(tmp_path):
     call()
     file = next(tmp_path.glob("queries00000-0*.npz"))
     file.write_bytes(file.read_bytes()[:-40])
-    with pytest.raises(RunError, match="sound file.*delete the file"):
+    with pytest.raises(RunError, match="undamaged file.*delete the file"):
         call()
     file.unlink()
     call()
