@@ -89,7 +89,7 @@ def permutation_p_by_loop(log_probs, held_out, repeat, example):
 def placebo_p_by_loop(log_probs, held_out, repeat, shifts, prior_variance, prior_df):
     """Return p by placebo at one or two repeats, one example and one shift at a time (one split out per repeat).
 
-    shifts: (m, L), how far the sham held-out split lies from the true one in each repeat.
+    shifts: (m, L), how far the placebo held-out split lies from the true one in each repeat.
     """
     n = log_probs.shape[1]
     groups = [[s for s in range(len(repeat)) if repeat[s] == r] for r in sorted(set(repeat))]
@@ -117,12 +117,12 @@ def placebo_p_by_loop(log_probs, held_out, repeat, shifts, prior_variance, prior
 
 def roll_by_loop(held_out, repeat, shift):
     """Return the held-out matrix with the rows of repeat r moved on by shift[r]."""
-    sham = np.zeros_like(held_out)
+    moved = np.zeros_like(held_out)
     for k, r in enumerate(sorted(set(repeat))):
         splits = [s for s in range(len(repeat)) if repeat[s] == r]
         for position, s in enumerate(splits):
-            sham[splits[(position + shift[k]) % len(splits)]] = held_out[s]
-    return sham
+            moved[splits[(position + shift[k]) % len(splits)]] = held_out[s]
+    return moved
 
 
 def kde_log_density(X, points, bandwidth):
@@ -236,7 +236,7 @@ def kde_leave_one_out(X, bandwidth):
 def curve_by_loop(log_probs, held_out, repeat, levels, rotations, placebos):
     """Return statistics (C,), their rotations (g, C) and placebos (m, C) at one epoch of K folds, by example.
 
-    rotations: (g, L), how far the folds of each repeat are turned. placebos: (m, L), how far the sham fold lies from
+    rotations: (g, L), how far the folds of each repeat are turned. placebos: (m, L), how far the placebo fold lies from
     the true one, which is dropped; they are moved by (score - true contrast with the in-splits of a placebo), averaged
     over the placebos. Splits that are NaN have failed.
     """

@@ -1,9 +1,9 @@
 """Latent draws for gradients: the same for a row whatever the batch, and independent between rows and purposes.
 
-The noise of row i, draw s derives from (seed, purpose, optimiser step, i // 128, s // 16), as in evaluation; so x and
-z never share any, not even where the queries are the training examples. A network that draws for itself gets whole
-blocks of 128 rows, the last one filled up with copies of its last row, each under a seed of its own; for the
-gradient of each draw, a call for each draw (also what all examples share is then drawn anew).
+The noise of row i, draw s derives from (seed, purpose, optimizer step, i // 128, s // 16), as in evaluation. Therefore
+x and z never share noise, not even if the queries are the training examples. A network that draws its own noise is
+called on whole blocks of 128 rows, the last one filled up with copies of its last row, each with its own seed. For the
+gradient of each draw, it is called once per draw (noise that all examples share is then drawn again).
 """
 
 from collections.abc import Callable
@@ -26,11 +26,11 @@ class Streams:
     """The noise of one side, training examples or queries, at one checkpoint.
 
     Args:
-        seed: the root.
+        seed: of all noise.
         purpose: which side.
-        step: the optimiser step of the checkpoint.
+        step: the optimizer step of the checkpoint.
         draws: of each row.
-        shape: of one draw, as the network says; None: it draws for itself.
+        shape: of one draw, as the network declares it; None: the network draws its own noise.
     """
 
     seed: int
@@ -48,7 +48,7 @@ class Streams:
         return torch.cat(blocks, 1)[:, start - first * BLOCK : stop - first * BLOCK]
 
     def seed_of(self, start: int, *draw: int) -> int:
-        """Return the seed of a call of a network that draws for itself, on the block that starts at a row."""
+        """Return the seed of a call on the block that starts at a row, for a network that draws its own noise."""
         return seed_for(self.seed, self.purpose, self.step, start // BLOCK, *draw)
 
     def _block(self, block: int, device: torch.device) -> Tensor:
@@ -59,12 +59,12 @@ class Streams:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Per-example gradients under the noise of streams.
+    """Per-example gradients with the noise of streams.
 
     Args:
         gradients: of one network.
         streams: of one side.
-        whole: the network draws for itself and by chance: it is called on whole blocks.
+        whole: the network draws its own random noise: it is called on whole blocks.
     """
 
     gradients: PerExampleGradients
@@ -125,7 +125,7 @@ def _cut(piece: Piece, n: int) -> Piece:
 
 
 def _beside(draws: list[Features]) -> Features:
-    """Return gradients of several draws of the same examples as those of each example by draw."""
+    """Return gradients of several draws of the same examples, arranged by example and then by draw."""
 
     def joined(pieces: list[Piece]) -> Piece:
         if isinstance(pieces[0], Rows):

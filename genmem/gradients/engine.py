@@ -1,11 +1,11 @@
-"""Per-example gradients of any network whose forward pass gives a loss for each example, and their products.
+"""Per-example gradients of any network whose forward pass returns a loss for each example, and their products.
 
     gradients = PerExampleGradients(module, X, noise=noise)
     print(gradients.coverage)
     scores = inner(gradients.features(X, noise), gradients.features(Z, other_noise))  # (len(X), len(Z))
 
 Numbers do not depend on how examples are cut into batches, up to the rounding of the network's own precision (about
-1e-6 of |g_x| |g_z| in float32); sums over layers and terms are kept in float64.
+1e-6 of |g_x| |g_z| in float32); sums over layers and terms are float64.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -40,27 +40,27 @@ from genmem.gradients.products import Direction, Features, along
 from genmem.training.ensemble import isolated_streams
 
 TRIED = 3  # examples
-MIDDLE = 1  # of them: where examples are taken for a sequence, it sees another one, whichever way that goes
+MIDDLE = 1  # of them: if a network takes examples for a sequence, this one sees another, in either direction
 
 
 class PerExampleGradients:
-    """The gradients of each example's loss with respect to the parameters that a network has.
+    """The gradients of each example's loss with respect to the parameters of a network.
 
-    Which way each gradient is computed is found out here, once; where others are loaded into the network, `renew`.
+    How each gradient is computed is determined here, once; after other parameters are loaded into the network, `renew`.
 
     Args:
         module: a network in evaluation mode. With `noise`, it is called as `module(x, draws=, noise=)`.
-        x: examples it can be tried on, (n, *event); three are used.
-        noise: (draws, n, *noise_shape) or None, as `features` will get it; any values.
-        loss: `loss(module, x) -> (batch,)`, or `loss(module, x, noise)` with noise; None: the network gives it.
+        x: examples to test the network on, (n, *event); three are used.
+        noise: (draws, n, *noise_shape) or None, of the form that `features` will receive; any values.
+        loss: `loss(module, x) -> (batch,)`, or `loss(module, x, noise)` with noise; None: the network returns it.
         hooks: False computes all gradients by `vmap`.
 
     Attributes:
-        coverage: by which way each parameter's gradient is computed.
+        coverage: how each parameter's gradient is computed.
 
     Raises:
-        ModelError: examples of a batch see each other (batch normalisation in training mode), the loss is not one
-            for each example, or it does not depend on any parameter that is trained.
+        ModelError: examples of a batch influence each other (batch normalization in training mode), the loss is not one
+            number for each example, or it does not depend on any trained parameter.
 
     >>> x = torch.arange(12.0).view(4, 3)
     >>> gradients = PerExampleGradients(nn.Linear(3, 2), x, loss=lambda module, x: module(x).square().sum(1))
@@ -83,10 +83,10 @@ class PerExampleGradients:
             self._try_out()
 
     def renew(self) -> None:
-        """Go on with the parameters that the network has now: the ways stay, unless an example speaks against them.
+        """Continue with the network's current parameters: the methods stay, unless the gradient of an example differs.
 
-        Its gradient is held against a plain backward pass, and against that of the example alone; where it differs,
-        all is found out anew.
+        It is compared with a plain backward pass, and with that of the example alone; if it differs, all methods are
+        determined again.
 
         Raises:
             ModelError: see above.
@@ -103,30 +103,30 @@ class PerExampleGradients:
         self._way_along: str | None = None
         self._find_ways()
 
-    # --- what it gives
+    # --- results
 
     def features(self, x: Tensor, noise: Tensor | None = None, *, draws: int = 1, seed: int = 0) -> Features:
-        """Return the gradients of each example, averaged over draws, as `inner` and its like take them.
+        """Return the gradients of each example, averaged over draws, as `inner` and similar functions take them.
 
         Args:
             x: examples, (n, *event).
             noise: (draws, n, *noise_shape) for networks that take noise.
-            draws: of networks that draw for themselves.
-            seed: of the noise that a network draws for itself; it then depends on what is in the batch.
+            draws: of networks that draw their own noise.
+            seed: of the noise that a network draws itself; the noise then depends on the other rows of the batch.
         """
         return self._features(x, noise, draws, seed, 1)
 
     def features_by_draw(self, x: Tensor, noise: Tensor | None, *, draws: int | None = None, seed: int = 0) -> Features:
-        """Return a gradient for each draw, or for each of `draws` blocks of them: what `gram` takes.
+        """Return a gradient for each draw, or for each of `draws` blocks of draws: the input of `gram`.
 
         Args:
             x: examples, (n, *event).
             noise: (draws or a multiple, n, *noise_shape).
-            draws: how many gradients an example has; None: one for each draw of the noise.
+            draws: number of gradients of an example; None: one for each draw of the noise.
             seed: see `features`.
 
         Raises:
-            ModelError: the draws of the noise cannot be cut into so many blocks of one size.
+            ModelError: the draws of the noise cannot be divided into this number of equal blocks.
         """
         total = draws if noise is None else len(noise)
         draws = total if draws is None else draws
@@ -147,7 +147,7 @@ class PerExampleGradients:
     def gradient(
         self, x: Tensor, noise: Tensor | None = None, *, weights: Tensor | None = None, draws: int = 1, seed: int = 0
     ) -> dict[str, Tensor]:
-        """Return the gradient of the sum of losses, weighted if asked, by parameter: one ordinary backward pass."""
+        """Return the gradient of the sum of losses, weighted if requested, by parameter: one ordinary backward pass."""
         x, noise = self._cast(x, noise)
         with torch.enable_grad():
             losses = self._run(x, noise, draws=draws, seed=seed)
@@ -160,8 +160,8 @@ class PerExampleGradients:
     ) -> Tensor:
         """Return <g_x, v> of each example by one forward-mode pass, without any gradient: (n,), float64.
 
-        Two backward passes take its place where the first direction shows that forward mode is not right here; and
-        gradients of each example where a network cannot be differentiated twice.
+        Two backward passes replace it if the first direction shows that forward mode is wrong for this network, and
+        gradients of each example if the network cannot be differentiated twice.
 
         Args:
             x: examples, (n, *event).
@@ -191,7 +191,7 @@ class PerExampleGradients:
         return fallback.twice_backward(losses, self.trained, direction)
 
     def _find_way_along(self, direction: Direction) -> str:
-        """Return the first way that works here."""
+        """Return the first method that works for this network."""
         if self._forward_mode_is_right(direction, range(TRIED)):
             return "forward"
         x, noise = self._examples
@@ -205,7 +205,7 @@ class PerExampleGradients:
         return self._way_along != "forward" or self._forward_mode_is_right(direction, [MIDDLE])
 
     def _forward_mode_is_right(self, direction: Direction, some: Sequence[int]) -> bool:
-        """Try it: some operations have no forward mode; and there embeddings forget which row is padding."""
+        """Test it: some operations have no forward mode, and in this mode embeddings ignore which row is padding."""
         if any(isinstance(m, nn.Embedding) and m.padding_idx is not None for m in self.module.modules()):
             return False
         x, noise = self._examples
@@ -250,7 +250,7 @@ class PerExampleGradients:
             rows |= self._mapped(list(self.coverage.vmap), x, noise, draws, seed)
         pieces |= {name: Rows(values) for name, values in rows.items()}
         truth = dict(zip(checked, found[len(unused) :], strict=True))
-        if checked and copies:  # what flows through copies always adds up
+        if checked and copies:  # contributions through copies always add up
             truth |= self.gradient(x, noise, draws=draws, seed=seed)
         refuse_wrong(pieces, truth)
         self._verified = True
@@ -279,7 +279,7 @@ class PerExampleGradients:
         return vmap_rows(self.loss, names, x, noise, draws=draws, streams=own)
 
     def _streams(self, x: Tensor, noise: Tensor | None, seed: int) -> AbstractContextManager[None]:
-        """Seed torch's global streams for networks that draw from them; they are one for all threads."""
+        """Seed torch's global streams, which all threads share, for networks that draw from them."""
         return isolated_streams(x.device, seed) if noise is None else nullcontext()
 
     def _cast(self, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -288,10 +288,10 @@ class PerExampleGradients:
         x = x.to(like.device, like.dtype if floats else x.dtype)
         return x, None if noise is None else noise.to(like)
 
-    # --- finding out
+    # --- how gradients are computed
 
     def _tried(self, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return three examples, far from one another, with two draws: no layout is mistaken for another then."""
+        """Return three examples, far from one another, with two draws, so that no layout is mistaken for another."""
         rows = torch.linspace(0, len(x) - 1, TRIED).round().long()
         x = x[rows.to(x.device)]
         if noise is not None:
@@ -311,7 +311,7 @@ class PerExampleGradients:
         return not torch.equal(first, second)
 
     def _still_right(self) -> bool:
-        """Return whether the gradient of one example is that of autograd, in its batch and alone."""
+        """Return whether the gradient of one example equals that of autograd, in its batch and alone."""
         (x, noise), self._verified = self._examples, True
         if self._finds_own_draws() != self._draws_own:
             return False
@@ -353,7 +353,7 @@ class PerExampleGradients:
         )
 
     def _refuse_mixed(self, some: Sequence[int]) -> Tensor:
-        """Refuse a loss that is not one for each example, or that changes with the others of a batch; return all."""
+        """Refuse a loss that is not one number per example, or depends on others of its batch; return all losses."""
         x, _ = self._examples
         with torch.enable_grad():
             x = x.requires_grad_() if x.is_floating_point() and self._draws_own else x
@@ -364,15 +364,15 @@ class PerExampleGradients:
         return losses
 
     def _differ_alone(self, losses: Tensor, some: Sequence[int]) -> bool:
-        """Return whether any of some losses has another gradient in this batch than by itself, by more than rounding.
+        """Return whether any of some losses has another gradient in this batch than alone, by more than rounding.
 
-        All three are looked at first: in a network that takes the batch for a sequence, one sees none of the others.
+        All three are examined first: in a network that takes the batch for a sequence, one of them sees no other.
         """
         x, noise = self._examples
         alone = [(x[i : i + 1], None if noise is None else noise[:, i : i + 1]) for i in some]
         try:
             with torch.enable_grad():
                 others = torch.cat([self._run(*one, draws=self._tried_draws) for one in alone])
-        except Exception:  # a batch of one is refused in many ways where examples are normalised together
+        except Exception:  # a batch of one is refused in many ways if examples are normalized together
             return True
         return differ(losses[some], others, self.trained)

@@ -1,12 +1,13 @@
 """The gradients of one parameter for each of n examples: written out, or as sums of few outer products.
 
-A weight may be multiplied with a mask of zeros and ones, as in autoregressive networks. With left factors d and right
-factors a, and L_p the rows of the weight that see the same columns C_p,
+A weight may be multiplied by a mask of zeros and ones, as in autoregressive networks. With left factors d, right
+factors a, and L_p the rows of the weight that use the same columns C_p,
 
     <M * (d a^T), M * (d' a'^T)> = sum over p of (d . d' over L_p) (a . a' over C_p)
 
-An autoregressive mask is a staircase, C_1 within C_2 within C_3: the second factor of each step is that of the one
-before and what its new columns add. So all steps together take as many multiplications as the layer without a mask.
+An autoregressive mask is a staircase, C_1 within C_2 within C_3: the second factor of each step is that of the previous
+step plus the contribution of its new columns. All steps together thus take as many multiplications as the layer
+without a mask.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +22,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 AT_ONCE = 2**22  # values of an intermediate result
 LONG = 2**15  # numbers whose products are summed in the network's own precision
-NOTHING = 64  # roundings: a parameter's share of a gradient that may be no more than that
+NOTHING = 64  # roundings: a smaller share of a gradient may be rounding alone
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,12 @@ class Rows:
 
     @property
     def size(self) -> int:
-        """The numbers in one gradient."""
+        """The number of values in one gradient."""
         return self.values.shape[1]
 
     @property
     def kept(self) -> int:
-        """The numbers held of one gradient."""
+        """The number of values stored for one gradient."""
         return self.size
 
     def sum(self) -> Tensor:
@@ -75,31 +76,31 @@ class Outer:
 
     @property
     def terms(self) -> int:
-        """The outer products of one gradient, in each group."""
+        """The number of outer products of one gradient, in each group."""
         return self.right.shape[2]
 
     @property
     def size(self) -> int:
-        """The numbers in one gradient."""
+        """The number of values in one gradient."""
         return self.right.shape[0] * self.width * self.right.shape[3]
 
     @property
     def kept(self) -> int:
-        """The numbers held of one gradient."""
+        """The number of values stored for one gradient."""
         return (self.left.numel() + self.right.numel()) // max(1, len(self))
 
     @property
     def width(self) -> int:
-        """The numbers of a left factor, written out."""
+        """The number of values of a left factor, written out."""
         return self.left.shape[3]
 
     @property
     def cost(self) -> int:
-        """The multiplications that the product of two terms takes."""
+        """The number of multiplications for the product of two terms."""
         return self.kept // max(1, self.terms)
 
     def products(self, other: "Outer", some: slice, others: slice) -> Iterable[Tensor]:
-        """Yield the products of all terms with all others, of each group: (some terms, other terms) in each matrix."""
+        """Yield the products of all terms with all others, for each group: a matrix (some terms, other terms)."""
         for group in range(len(self.right)):
             here, there = self.right[group, some].flatten(0, 1), other.right[group, others].flatten(0, 1)
             yield self._left_products(other, group, some, others).mul_(here @ there.T)
@@ -151,7 +152,7 @@ class Outer:
 
 @dataclass(frozen=True)
 class Lookup(Outer):
-    """The gradients of an embedding: `left` is (1, n, terms), the row each right factor goes to; -1 is nowhere.
+    """The gradients of an embedding: `left` is (1, n, terms), the row that each right factor is added to; -1 is none.
 
     `rows` is the number of rows of the parameter.
     """
@@ -160,15 +161,15 @@ class Lookup(Outer):
 
     @property
     def width(self) -> int:
-        """The numbers of a left factor, written out: one of them is 1."""
+        """The number of values of a left factor, written out: one of them is 1."""
         return self.rows
 
     def _left_products(self, other: Outer, group: int, some: slice, others: slice) -> Tensor:
-        """Return 1 where two terms go to the same row."""
+        """Return 1 if two terms belong to the same row."""
         return _same(self.left[0, some].flatten(), other.left[0, others].flatten(), self.right)
 
     def _left_gram(self, some: slice, draws: int) -> Tensor:
-        """Return 1 where two terms of an example go to the same row."""
+        """Return 1 if two terms of an example belong to the same row."""
         rows = self._by_example(self.left[:, some], draws)
         return _same(rows, rows, self.right)
 
@@ -186,7 +187,7 @@ class Lookup(Outer):
         return ((ways * self.right[0]).sum(2) * (self.left[0] >= 0)).sum(1)
 
     def _spread(self, rows: Tensor, right: Tensor) -> Tensor:
-        out = right.new_zeros(len(rows), self.rows + 1, right.shape[-1])  # the last row takes what goes nowhere
+        out = right.new_zeros(len(rows), self.rows + 1, right.shape[-1])  # the last row is for -1
         at = torch.where(rows >= 0, rows, self.rows).unsqueeze(-1).expand_as(right)
         return out.scatter_add_(1, at, right)[:, :-1]
 
@@ -194,7 +195,7 @@ class Lookup(Outer):
 def long_products(x: Tensor, z: Tensor) -> Tensor:
     """Return x z^T of matrices with long rows, (..., n, size) and (..., m, size): (..., n, m), float64.
 
-    Libraries add up a long row in few accumulators; a float32 sum of a million squares is off by up to 2e-4 so.
+    Libraries add up a long row in few accumulators; a float32 sum of a million squares then has an error of up to 2e-4.
     """
     total = torch.zeros(*x.shape[:-1], z.shape[-2], dtype=torch.float64, device=x.device)
     for start in range(0, x.shape[-1], LONG):
@@ -211,12 +212,12 @@ Piece = Rows | Outer
 
 
 def some_values(piece: Piece) -> Tensor:
-    """Return a tensor of a piece, for its dtype and device."""
+    """Return a tensor of a piece, which has its dtype and device."""
     return piece.values if isinstance(piece, Rows) else piece.right
 
 
 def chunks(n: int, each: int, times: int = 1) -> Iterator[slice]:
-    """Yield slices of n things that have `each` values: as many as fit `AT_ONCE`, or so many times it; one at least."""
+    """Yield slices of n things with `each` values: as many as fit `AT_ONCE`, or so many times it; at least one."""
     step = max(1, times * AT_ONCE // max(1, each))
     return (slice(start, min(n, start + step)) for start in range(0, n, step))
 
@@ -224,15 +225,15 @@ def chunks(n: int, each: int, times: int = 1) -> Iterator[slice]:
 # --- weights under a mask of zeros and ones
 
 
-OF_A_STEP = 12  # multiplications in a long sum that take as long as adding up one step
-_MADE: Any = WeakIdKeyDictionary()  # from the mask of a layer
+OF_A_STEP = 12  # multiplications in a long sum that take as long as the addition of one step
+_MADE: Any = WeakIdKeyDictionary()  # by the mask of a layer
 
 
 @dataclass(frozen=True)
 class Step:
-    """Rows of a weight that see the same columns: those of the step before and some new ones, or `afresh` only these.
+    """Rows of a weight that use the same columns: those of the previous step and new ones, or only new ones (`afresh`).
 
-    `rows` and `columns` are places in the orders of a `Mask`.
+    `rows` and `columns` are positions in the orders of a `Mask`.
     """
 
     rows: slice
@@ -242,7 +243,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Mask:
-    """A mask as steps: `values` is (l, r), `rows` and `columns` are the orders in which steps are stretches."""
+    """A mask as steps: `values` is (l, r), `rows` and `columns` are orders in which steps are contiguous."""
 
     values: Tensor
     rows: Tensor
@@ -251,9 +252,9 @@ class Mask:
 
     @classmethod
     def of(cls, layer: nn.Module) -> Self | None:
-        """Return the mask of a layer; None if it has none of the shape of its weight, or one of other numbers.
+        """Return the mask of a layer; None if it has none of the shape of its weight, or one with other numbers.
 
-        That the layer multiplies by it is not known from here: gradients read off so are to be checked.
+        This does not tell whether the layer multiplies by it: gradients computed this way must be checked.
         """
         mask, weight = getattr(layer, "mask", None), getattr(layer, "weight", None)
         if not isinstance(mask, Tensor) or not isinstance(weight, Tensor) or mask.shape != weight.shape:
@@ -275,7 +276,7 @@ class Mask:
 
     @property
     def cost(self) -> int:
-        """The multiplications that the product of two outer products takes."""
+        """The number of multiplications for the product of two outer products."""
         return len(self.rows) + len(self.columns) + OF_A_STEP * len(self.steps)
 
     def products(self, left: Tensor, right: Tensor, other_left: Tensor, other_right: Tensor) -> Tensor:
@@ -298,7 +299,7 @@ class Mask:
 def steps_of(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp], list[Step]]:
     """Return the orders of rows and of columns of a mask (l, r), and its steps; rows without columns are left out.
 
-    Columns that are seen afresh come up in the order of columns again.
+    Columns of a step that starts afresh appear in the order of columns again.
 
     >>> steps_of(np.array([[True, False, True], [True, False, False]]))
     (array([1, 0]), array([0, 2]), [Step(rows=slice(0, 1, None), columns=slice(0, 1, None), afresh=True), \
@@ -327,8 +328,8 @@ def _next(taken: Sequence[int], count: int) -> slice:
 
 @dataclass(frozen=True)
 class Masked(Outer):
-    """The gradients of a masked weight as sums of outer products, (1, n, terms, l) and (1, n, terms, r), of which the
-    mask takes away what it covers.
+    """The gradients of a masked weight as sums of outer products, (1, n, terms, l) and (1, n, terms, r), multiplied by
+    the mask.
     """
 
     mask: Mask | None = None
@@ -340,7 +341,7 @@ class Masked(Outer):
 
     @property
     def cost(self) -> int:
-        """The multiplications that the product of two terms takes."""
+        """The number of multiplications for the product of two terms."""
         return self._mask.cost
 
     def products(self, other: Outer, some: slice, others: slice) -> list[Tensor]:

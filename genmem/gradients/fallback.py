@@ -1,4 +1,4 @@
-"""Gradients of parameters that no layer rule reaches: one for each example, written out; and what is refused."""
+"""Gradients of parameters without a layer rule: one for each example, written out; and networks that are refused."""
 
 import inspect
 import warnings
@@ -20,21 +20,21 @@ Streams = Callable[[], AbstractContextManager[None]]
 
 
 class PerExampleLoss(nn.Module):
-    """The loss of each example as a network of its own, so that parameters can be swapped while any loss runs.
+    """The loss of each example as a network of its own, so that parameters can be replaced whatever the loss.
 
     Args:
         module: the network.
-        loss: `loss(module, x)`, or `loss(module, x, noise)` if it takes noise; None is the network itself.
+        loss: `loss(module, x)`, or `loss(module, x, noise)` if it takes noise; None: the network returns it.
     """
 
     def __init__(self, module: nn.Module, loss: Loss | None = None) -> None:
         super().__init__()
-        self.module, self._loss = module, (loss,)  # in a tuple: a loss that is a module is none of its parts
+        self.module, self._loss = module, (loss,)  # in a tuple: a loss that is a module must not become a submodule
 
     def forward(self, x: Tensor, noise: Tensor | None = None, draws: int = 1) -> Tensor:
         """Return the loss of each example: (batch,)."""
         (loss,) = self._loss
-        x = x.clone()  # a network may overwrite what it is given
+        x = x.clone()  # a network may overwrite its input
         if loss is not None:
             return loss(self.module, x) if noise is None else loss(self.module, x, noise)
         if noise is not None:
@@ -44,7 +44,7 @@ class PerExampleLoss(nn.Module):
         return result
 
     def takes_draws(self) -> bool:
-        """Return whether draws can be asked for without giving noise."""
+        """Return whether the network accepts a number of draws without noise."""
         (loss,) = self._loss
         return loss is None and "draws" in inspect.signature(self.module.forward).parameters
 
@@ -55,7 +55,7 @@ class PerExampleLoss(nn.Module):
         return result
 
     def state(self) -> dict[str, Tensor]:
-        """Return the parameters by name, outside any graph; those that are one tensor count once."""
+        """Return the parameters by name, detached; shared ones count once."""
         return {name: p.detach() for name, p in self.module.named_parameters()}
 
 
@@ -70,8 +70,8 @@ def vmap_rows(
 ) -> dict[str, Tensor]:
     """Return the gradient of each example by `vmap(grad)`: (batch, size) for each of the named parameters.
 
-    A network that draws for itself does so inside `streams()`, once for all examples together. That gives the
-    gradients of its losses in a batch only if what it draws does not depend on the batch: latents that all share.
+    A network that draws its own noise does so inside `streams()`, once for all examples together. The result equals the
+    gradients of its losses in a batch only if the noise does not depend on the batch: latents that all examples share.
     """
     fixed = loss.state()
     chosen = {name: fixed.pop(name) for name in names}
@@ -93,10 +93,10 @@ def vmap_rows(
 
 
 def copies_of(parameters: Mapping[str, Tensor], dimensions: Mapping[str, int], n: int) -> dict[str, Tensor]:
-    """Return each parameter once for each example: (n, 1, ..., 1, *shape), with so many ones as `dimensions` says.
+    """Return a copy of each parameter for each example: (n, 1, ..., 1, *shape), with as many ones as `dimensions` says.
 
-    A network that uses a parameter in element-wise operations only does not notice, and the gradient of a copy is
-    that of its example, from the one backward pass that the layers need anyway.
+    A network that uses a parameter only in element-wise operations runs unchanged. The gradient of a copy is that of
+    its example, from the backward pass that the layers need anyway.
     """
     return {
         name: parameters[name].expand(n, *(1,) * ones, *parameters[name].shape) for name, ones in dimensions.items()
@@ -115,7 +115,7 @@ def _gradient(value: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, Tens
 
 
 def dense(gradient: Tensor | None, parameter: Tensor) -> Tensor:
-    """Return a gradient as an ordinary tensor: None is zero, and those of embeddings may be sparse."""
+    """Return a gradient as an ordinary tensor: None is zero, and gradients of embeddings may be sparse."""
     if gradient is None:
         return torch.zeros_like(parameter)
     return gradient.to_dense() if gradient.is_sparse else gradient
@@ -146,7 +146,7 @@ def forward_mode(
 def twice_backward(losses: Tensor, parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor]) -> Tensor:
     """Return d/de loss(theta + e v) of each example by two backward passes: (batch,).
 
-    For operations without a forward-mode rule. J^T u is linear in u, and its derivative along v is J v.
+    For operations without a forward-mode rule: J^T u is linear in u, and its derivative along v is J v.
     """
     weights = torch.zeros_like(losses, requires_grad=True)
     names = list(direction)
@@ -155,11 +155,11 @@ def twice_backward(losses: Tensor, parameters: Mapping[str, Tensor], direction: 
     return torch.autograd.grad(sum(products, torch.zeros_like(losses[0])), weights)[0]
 
 
-# --- what is refused, and what to do about it
+# --- networks that are refused
 
 
 def refuse_unfit(module: nn.Module, trained: Mapping[str, Tensor]) -> None:
-    """Refuse a network without parameters to train, or whose examples see each other or chance."""
+    """Refuse a network without parameters to train, or whose examples depend on each other or on chance."""
     if not trained:
         raise ModelError(
             expected="a network with parameters to differentiate by",
@@ -194,20 +194,20 @@ def _refuse_layer(name: str, layer: nn.Module, why: str, do: str) -> None:
 
 @contextmanager
 def working() -> Iterator[None]:
-    """Refuse a network that torch cannot run, or differentiate, on the examples that are tried."""
+    """Refuse a network that torch cannot run, or differentiate, on the test examples."""
     try:
         yield
     except RuntimeError as error:
         raise ModelError(
             expected="a network that takes these examples, and a loss with a gradient",
             got=f"an error of torch: {str(error).splitlines()[0][:300]}",
-            do="Pass examples as it was trained on; on the way to the loss leave out numpy, .item() and operations "
-            "without a derivative.",
+            do="Pass examples of the form it was trained on; between parameters and loss, avoid numpy, .item() and "
+            "operations without a derivative.",
         ) from error
 
 
 def refuse_shape(losses: Any, n: int) -> None:
-    """Refuse losses that are not one for each example."""
+    """Refuse losses that are not one number for each example."""
     if not isinstance(losses, Tensor) or losses.shape != (n,):
         raise ModelError(
             expected=f"a loss for each example, shape ({n},)",
@@ -225,12 +225,12 @@ def refuse_constant(losses: Tensor, trained: Mapping[str, Tensor]) -> None:
         raise ModelError(
             expected="a loss that can be differentiated by the network's parameters",
             got="one that depends on none of them",
-            do="Remove detach(), .item(), no_grad() and numpy from the way to the loss.",
+            do="Remove detach(), .item(), no_grad() and numpy between the parameters and the loss.",
         )
 
 
 def see_each_other(losses: Tensor, x: Tensor, some: Sequence[int]) -> bool:
-    """Return whether one of some losses has a slope along another example of its batch."""
+    """Return whether one of some losses has a nonzero derivative with respect to another example of its batch."""
     if not x.requires_grad:
         return False
     slopes = [torch.autograd.grad(losses[i], x, allow_unused=True, retain_graph=True)[0] for i in some]
@@ -242,7 +242,7 @@ def see_each_other(losses: Tensor, x: Tensor, some: Sequence[int]) -> bool:
 
 
 def differ(losses: Tensor, others: Tensor, trained: Mapping[str, Tensor]) -> bool:
-    """Return whether losses and others have different gradients, by more than rounding."""
+    """Return whether two sets of losses have different gradients, by more than rounding."""
     norms, errors = (lengths(loop_rows(some, trained)).square() for some in (losses, losses - others))
     return bool((errors > 1e-6 * norms.clamp(min=1e-6 * float(norms.max()))).any())
 
@@ -253,23 +253,23 @@ def refuse_mixed(mixed: bool) -> None:
         raise ModelError(
             expected="a loss of each example that does not depend on the others in its batch",
             got="one that does",
-            do="Call .eval() first; do not divide by the batch size, nor normalise over the batch.",
+            do="Call .eval() first; do not divide by the batch size or normalize over the batch.",
         )
 
 
 def refuse_used(gradients: Mapping[str, Tensor | None]) -> None:
-    """Refuse gradients of parameters that were thought to have none; None is none."""
+    """Refuse nonzero gradients of parameters that had none on the test examples; None stands for zero."""
     used = [name for name, gradient in gradients.items() if gradient is not None]
     if used:
         raise ModelError(
             expected="a loss that depends on the same parameters in every batch",
-            got=f"one that uses {', '.join(used)} here and not in the examples tried first",
-            do="Pass hooks=False, and examples to try that use every part of the network.",
+            got=f"one that uses {', '.join(used)} here and not in the test examples",
+            do="Pass hooks=False, and test examples that use every part of the network.",
         )
 
 
 def refuse_wrong(pieces: Mapping[str, Piece], sums: Mapping[str, Tensor | None]) -> None:
-    """Refuse gradients that do not add up to that of the whole batch; done once, on the first one."""
+    """Refuse gradients that do not add up to that of the whole batch; done once, on the first batch."""
     squares = {name: pieces[name].squares().sum().clamp(min=0) for name in sums if name in pieces}
     for name, truth in sums.items():
         if name not in pieces or truth is None:

@@ -1,4 +1,4 @@
-"""One forward and one backward pass that note what goes into each layer and what comes back to its output."""
+"""One forward and one backward pass that record the input of each layer and the gradient of its output."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,13 +25,13 @@ class Call:
 
     @property
     def place(self) -> Place:
-        """Where calls are alike."""
+        """The layer and number of leading dimensions; calls with equal ones have the same layout."""
         return self.layer, len(self.lead)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which leading dimension counts the examples; with `per`, the first one, flattened with others.
+    """Which leading dimension indexes the examples; with `per`, the first one, flattened with others.
 
     `per` is "call" if the examples vary fastest (draw by draw), "example" if they vary slowest.
     """
@@ -40,7 +40,7 @@ class Layout:
     per: str | None = None
 
     def fits(self, lead: tuple[int, ...], n: int) -> bool:
-        """Return whether n examples may be laid out so."""
+        """Return whether n examples may have this layout."""
         return self.axis < len(lead) and (lead[self.axis] == n if self.per is None else lead[0] % n == 0)
 
     def arrange(self, values: Tensor, lead: int, n: int) -> Tensor:
@@ -56,14 +56,14 @@ class Layout:
 
 
 def possible_layouts(lead: tuple[int, ...]) -> list[Layout]:
-    """Return all layouts of calls with so many leading dimensions, the plainest first."""
+    """Return all layouts of calls with so many leading dimensions, the simplest first."""
     plain = [Layout(axis) for axis in range(len(lead))]
     return [*plain, Layout(per="call"), Layout(per="example")] if lead else []
 
 
 @contextmanager
 def noted(layers: Mapping[str, nn.Module]) -> Iterator[list[Call]]:
-    """Note the calls of these layers whose outputs depend on something by a gradient."""
+    """Record the calls of these layers whose outputs require a gradient."""
     calls: list[Call] = []
     handles = [
         layer.register_forward_hook(_noting(name, kind, calls), with_kwargs=True, prepend=True)
@@ -86,8 +86,8 @@ def _noting(name: str, kind: Kind, calls: list[Call]) -> Callable[..., None]:
         trailing = kind.trailing(layer)
         leading = 1 if trailing is None else output.ndim - trailing
         if leading < 1:
-            return  # no example is to be seen in this call: its parameters will not add up, and go another way
-        # The edge is that of the output as it is now: an activation may overwrite the tensor afterwards.
+            return  # this call has no examples: gradients of its parameters will not add up, and another method is used
+        # The edge is that of the current output: an activation may overwrite the tensor afterwards.
         calls.append(Call(name, values.detach(), get_gradient_edge(output), tuple(output.shape[:leading])))
 
     return note
@@ -101,6 +101,6 @@ def backward(
     Gradients of weights are not computed unless they are among the others.
     """
     inputs = [*(call.edge for call in calls), *others]
-    # Edges and tensors may be mixed, whatever the type of `inputs` says.
+    # Edges and tensors may be mixed, despite the type of `inputs`.
     found = torch.autograd.grad(loss, inputs, allow_unused=True, retain_graph=keep) if inputs else ()  # type: ignore[arg-type]
     return list(found[: len(calls)]), list(found[len(calls) :])

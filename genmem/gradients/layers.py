@@ -1,8 +1,8 @@
-"""What the gradient of each kind of layer is made of: its input, and the gradient that comes back to its output.
+"""The gradient of each kind of layer, computed from its input and the gradient of its output.
 
 A rule takes both, (n, calls, *shape) with the example first, and returns for each parameter of the layer either
 outer products or the gradients themselves; n is one chunk of the examples. Rules exist for exact computations only:
-whether a layer is used as its class says is checked by `probing` before any rule is trusted.
+`probe` checks that a layer is used as its class says before any rule is trusted.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from genmem.gradients.factored import Lookup, Mask, Masked, Outer, Piece, Rows, chunks
 
-FASTER_FOR = 4  # times the room of outer products is worth the library's own routine, where there is one
+FASTER_FOR = 4  # the library's own routine, if there is one, is worth this many times the memory of outer products
 
 Pieces = dict[str, Piece]
 Rule = Callable[[nn.Module, Tensor, Tensor], Pieces]
@@ -64,7 +64,7 @@ def _conv(layer: nn.Conv2d, a: Tensor, d: Tensor) -> Pieces:
 
 
 def _conv_transpose(layer: nn.ConvTranspose2d, a: Tensor, d: Tensor) -> Pieces:
-    # Each input position writes a patch of the output, so its term is (input there, patch of what came back).
+    # Each input position writes a patch of the output: its term is (input there, gradient of this patch).
     padding = [side for pad in reversed(_padding(layer)) for side in (pad, pad)]
     right = _grouped(_patches(F.pad(d, padding), layer, a.shape[3:]), layer.groups)
     return {"weight": Outer(_grouped(a.flatten(3), layer.groups), right), "bias": Rows(d.flatten(3).sum((1, 3)))}
@@ -73,7 +73,7 @@ def _conv_transpose(layer: nn.ConvTranspose2d, a: Tensor, d: Tensor) -> Pieces:
 def _conv_rows(layer: nn.Module, a: Tensor, d: Tensor) -> Pieces:
     """Return the gradients of a convolution written out, by the library's own routine for one example at a time.
 
-    On a CPU it beats products of patches, which take many times the room of the input.
+    On a CPU it is faster than products of patches, which take many times the memory of the input.
     """
     assert isinstance(
         layer, nn.Conv2d | nn.ConvTranspose2d | nn.Conv1d | nn.ConvTranspose1d | nn.Conv3d | nn.ConvTranspose3d
@@ -101,7 +101,7 @@ def _grouped(values: Tensor, groups: int) -> Tensor:
 
 
 def _patches(values: Tensor, layer: nn.Conv2d | nn.ConvTranspose2d, positions: Sequence[int]) -> Tensor:
-    """Return the window over which each position looks: (n, calls, channels * kernel, positions).
+    """Return the input window of each position: (n, calls, channels * kernel, positions).
 
     A window that no position uses is dropped: strides may not divide the size, and output padding adds a rim.
     """
@@ -137,7 +137,7 @@ class Kind:
 
     rule: Rule
     trailing: Callable[[nn.Module], int | None]
-    rows: Rule | None = None  # the same written out, where there is a faster way on a CPU
+    rows: Rule | None = None  # the same written out, if there is a faster way on a CPU
     gives: tuple[str, ...] = ("weight", "bias")  # a layer may have other parameters: pruned ones, or a user's own
 
 
@@ -173,12 +173,12 @@ KINDS: dict[type[nn.Module], Kind] = {
 
 
 def kind_of(layer: nn.Module) -> Kind | None:
-    """Return how this layer is read; None if no rule is known."""
+    """Return the kind of a layer; None if no rule is known."""
     return next((kind for known, kind in KINDS.items() if isinstance(layer, known)), None)
 
 
 def readable(layer: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters of a layer whose gradients a rule may give, by their own names."""
+    """Return the parameters of a layer that a rule may give gradients for, by their own names."""
     kind, own = kind_of(layer), layer._parameters
     return {name: p for name in (() if kind is None else kind.gives) if (p := own.get(name)) is not None}
 
@@ -187,7 +187,7 @@ def readable(layer: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def pieces_of(layer: nn.Module, calls: Sequence[tuple[Tensor, Tensor]], wanted: Sequence[str]) -> Pieces:
-    """Return what the gradients of the `wanted` parameters are, over all calls of a layer.
+    """Return the gradients of the `wanted` parameters, over all calls of a layer.
 
     Args:
         layer: of a known kind.
@@ -201,7 +201,7 @@ def pieces_of(layer: nn.Module, calls: Sequence[tuple[Tensor, Tensor]], wanted: 
 
 
 def joined(pieces: Sequence[Piece]) -> Piece:
-    """Return the sum of gradients of one parameter: more terms where that is smaller than writing them out."""
+    """Return the sum of gradients of one parameter: more terms if that is smaller than writing them out."""
     first = pieces[0]
     if len(pieces) == 1:
         return first
@@ -219,7 +219,7 @@ def joined(pieces: Sequence[Piece]) -> Piece:
 
 
 def _one_call(kind: Kind, layer: nn.Module, a: Tensor, d: Tensor, wanted: Sequence[str], calls: int) -> Pieces:
-    """Return the pieces of one of so many calls; gradients that take less room written out are, a few at a time."""
+    """Return the pieces of one of so many calls; gradients are written out, a few at a time, if they are smaller so."""
     rule, rows = kind.rule, kind.rows if d.device.type == "cpu" else None
     sample = rule(layer, a[:1], d[:1])
     outer = [piece for name, piece in sample.items() if name in wanted and isinstance(piece, Outer)]

@@ -1,11 +1,11 @@
-"""How the gradients of a network can be had: found out and checked against autograd on two or three examples.
+"""How the gradients of a network can be computed, determined and checked against autograd on two or three examples.
 
-Hooks see the layers that are called, not what the network does with their weights elsewhere; nor do shapes say which
-dimension counts the examples. So nothing is assumed: each loss is differentiated by itself, with the parameters as
-they are and with all of them moved at random (a layer that ends in zeros would hide those before it). A layer's
-layout is the one under which one example's loss sends nothing to another's calls. A parameter is read off its layers
-if that gives its gradient for every example in both networks; else each example gets its own copy of it, if that does;
-else it goes by `vmap`, else by one backward pass for each example.
+Hooks see the layers that are called, not other uses of their weights, and shapes do not say which dimension indexes the
+examples. Therefore nothing is assumed: each loss is differentiated separately, with the parameters as they are and with
+all of them perturbed at random (a last layer of zeros would hide those before it). The layout of a layer is the one in
+which the loss of one example has no gradient at another's calls. A parameter's gradient is read off its layers if that
+is right for every example in both networks; otherwise each example gets its own copy of the parameter, if that is
+right; otherwise `vmap` is used, and finally one backward pass for each example.
 """
 
 import warnings
@@ -29,10 +29,10 @@ Run = Callable[[Mapping[str, Tensor] | None], Tensor]
 
 @dataclass(frozen=True)
 class Coverage:
-    """By which way the gradient of each parameter is computed; each maps names to numbers of values.
+    """How the gradient of each parameter is computed; each attribute maps names to numbers of values.
 
-    `hooks`: read off the layers; `copies`: each example has a copy of its own; `vmap`: by `torch.func.vmap`; `loop`:
-    by a backward pass for each example; `unused`: the loss does not depend on them, their gradient is 0; `frozen`:
+    `hooks`: read off the layers; `copies`: each example has its own copy; `vmap`: by `torch.func.vmap`; `loop`: by a
+    backward pass for each example; `unused`: the loss does not depend on them, their gradient is 0; `frozen`:
     `requires_grad` is false, they are left out.
     """
 
@@ -45,7 +45,7 @@ class Coverage:
 
     @property
     def covered(self) -> int:
-        """The number of parameters whose gradients count, zeros included."""
+        """The number of parameters with a gradient, zero gradients included."""
         return sum(sum(part.values()) for part in (self.hooks, self.copies, self.vmap, self.loop, self.unused))
 
     def __str__(self) -> str:
@@ -60,20 +60,20 @@ class Coverage:
 
 
 class Reading(NamedTuple):
-    """Which parameters of which layers are read, (layer, own name) -> name, and how calls are laid out."""
+    """The parameters that are read off layers, (layer, own name) -> name, and the layouts of calls."""
 
     names: Mapping[tuple[str, str], str]
     layouts: Mapping[Place, Layout]
 
 
 class Probe(NamedTuple):
-    """One set of parameters on the examples that are tried: what autograd gives for each loss by itself."""
+    """One set of parameters on the test examples: autograd's gradients of each loss separately."""
 
     calls: Sequence[Call]
     backs: Sequence[Sequence[Tensor | None]]  # of each example, of each call
     truth: Mapping[str, Tensor]  # (examples, size)
-    used: set[str]  # what some loss depends on
-    parameters: Mapping[str, Tensor]  # those that were moved
+    used: set[str]  # parameters that some loss depends on
+    parameters: Mapping[str, Tensor]  # those that were perturbed
 
     @property
     def lengths(self) -> Tensor:
@@ -87,7 +87,7 @@ def read(
     """Return the pieces of the parameters that are read off layers.
 
     Raises:
-        ModelError: a layer is called in a way it was not when the network was tried.
+        ModelError: a layer is called in another way than in the tests of the network.
     """
     layers = dict(module.named_modules())
     arranged: dict[str, list[tuple[Tensor, Tensor]]] = {}
@@ -112,22 +112,22 @@ def _layout(reading: Reading, call: Call, n: int) -> Layout:
     layout = reading.layouts.get(call.place)
     if layout is None or not layout.fits(call.lead, n):
         raise ModelError(
-            expected="a network that calls its layers alike for every batch",
-            got=f"layer {call.layer!r} called with {call.lead} for {n} examples, unlike in the first ones tried",
+            expected="a network that calls its layers in the same way for every batch",
+            got=f"layer {call.layer!r} called with {call.lead} for {n} examples, unlike for the test examples",
             do="Pass hooks=False to compute all gradients by vmap.",
         )
     return layout
 
 
 def layers_of(module: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers whose gradients a rule may give: those with a parameter of their own that is trained."""
+    """Return the layers that a rule may give gradients for: those with a trained parameter of their own."""
     return {
         name: layer for name, layer in module.named_modules() if any(p.requires_grad for p in readable(layer).values())
     }
 
 
 def probe(module: nn.Module, run: Run, trained: Mapping[str, Tensor], moved: bool) -> Probe | None:
-    """Differentiate each loss by itself; None if moved parameters give losses that are not finite."""
+    """Differentiate each loss separately; None if perturbed parameters give losses that are not finite."""
     parameters = dict(trained)
     if moved:
         parameters = {name: p.requires_grad_() for name, p in _moved(trained).items()}
@@ -153,7 +153,7 @@ def _moved(trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def reading_of(module: nn.Module, probes: Sequence[Probe], trained: Mapping[str, Tensor]) -> Reading:
-    """Return what can be read off layers: the parameters whose gradients come out right in every probe."""
+    """Return what can be read off layers: the parameters with correct gradients in every probe."""
     layouts = _layouts(probes)
     names = {id(p): name for name, p in trained.items()}
     places = {layer for layer, _ in layouts}
@@ -187,10 +187,10 @@ def _sum(parts: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def agree(found: Tensor, truth: Tensor, lengths: Tensor) -> bool:
-    """Return whether gradients, (n, size), are those of autograd up to rounding.
+    """Return whether gradients, (n, size), equal those of autograd up to rounding.
 
-    That of a parameter without effect (a bias that a norm takes away) is nothing but rounding, so the `lengths` of
-    whole gradients, (n,), set what counts.
+    The gradient of a parameter without effect (a bias before a norm) is rounding alone, so the tolerance is relative to
+    the `lengths` of whole gradients, (n,).
     """
     eps = torch.finfo(truth.dtype).eps
     error = torch.linalg.vector_norm(found - truth.to(found.dtype), dim=1)
@@ -205,7 +205,7 @@ def _layouts(probes: Sequence[Probe]) -> dict[Place, Layout]:
 
 
 def _layout_of(place: Place, lead: tuple[int, ...], probes: Sequence[Probe]) -> Layout | None:
-    """Return the layout of the calls in one place; None if none fits or it cannot be told which does."""
+    """Return the layout of the calls in one place; None if no layout, or more than one, fits."""
     n = len(probes[0].backs)
     calls = [
         (call.lead, [backs[i] for backs in one.backs])
@@ -241,7 +241,7 @@ def _examples(layout: Layout, lead: tuple[int, ...], n: int) -> tuple[tuple[int,
 
 
 def by_copies(run: Run, names: Sequence[str], trained: Mapping[str, Tensor], probes: Sequence[Probe]) -> dict[str, int]:
-    """Return which of these parameters each example may have a copy of, and the ones in the shape of the copies."""
+    """Return which of these parameters may be copied for each example, and the number of ones in the copies' shape."""
     found: dict[str, int] = {}
     for name in names:
         for ones in range(MOST_ONES):
@@ -252,18 +252,18 @@ def by_copies(run: Run, names: Sequence[str], trained: Mapping[str, Tensor], pro
 
 
 def _copies_are_right(run: Run, name: str, ones: int, trained: Mapping[str, Tensor], one: Probe) -> bool:
-    """Return whether each loss depends on the copy of its example only, by the gradient that autograd gives."""
+    """Return whether each loss depends only on the copy of its example, with the gradient that autograd gives."""
     n = len(one.backs)
     parameters = {**trained, **one.parameters}
     copy = copies_of(parameters, {name: ones}, n)[name].detach().requires_grad_()
     try:
         with torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they are about a shape that nobody but this function asks for
+            warnings.simplefilter("ignore")  # they are about a shape that only this function uses
             losses = run({**one.parameters, name: copy})
         if losses.shape != (n,):
             return False
         rows = [torch.autograd.grad(loss, copy, retain_graph=True, allow_unused=True)[0] for loss in losses]
-    except Exception:  # whatever a network does with a shape that it was not made for
+    except Exception:  # a network may fail in any way on a shape it was not made for
         return False
     seen = torch.stack([dense(row, copy).reshape(n, -1) for row in rows])  # (losses, copies, size)
     truth = torch.zeros_like(seen)
@@ -272,11 +272,11 @@ def _copies_are_right(run: Run, name: str, ones: int, trained: Mapping[str, Tens
 
 
 def by_vmap(rows_of: Callable[[Sequence[str]], Mapping[str, Tensor]], names: Sequence[str], one: Probe) -> list[str]:
-    """Return which of these parameters `rows_of`, which is `vmap_rows`, gives the gradients of."""
+    """Return the parameters for which `rows_of`, which is `vmap_rows`, gives the right gradients."""
     if not names:
         return []
     try:
         rows = rows_of(names)
-    except Exception:  # vmap says in many ways what it cannot do, and so do networks
+    except Exception:  # vmap, and networks under it, fail in many ways
         return []
     return [name for name in names if agree(rows[name], one.truth[name], one.lengths)]

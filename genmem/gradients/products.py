@@ -1,12 +1,12 @@
-"""Products of per-example gradients that are kept as sums of few outer products, never written out where that is dear.
+"""Products of per-example gradients that are stored as sums of few outer products, written out only if that is cheaper.
 
-The gradient of a layer's weight for one example is G = sum over terms of left_t right_t^T: what went into the layer
-and what came back, at every position and draw. With it, as matrices of terms,
+The gradient of a layer's weight for one example is G = sum over terms of left_t right_t^T: the gradient of the output
+and the input, at every position and draw. With matrices of terms,
 
     <G_x, G_z> = sum of (left_x left_z^T) * (right_x right_z^T)
 
-A product of two gradients of l x r numbers costs terms_x terms_z (l + r) operations so, and l r written out. Each
-layer goes the cheaper way; sums over layers are kept in float64.
+A product of two gradients of l x r numbers then costs terms_x terms_z (l + r) operations, against l r written out. Each
+layer uses the cheaper way; sums over layers are float64.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ Direction = Mapping[str, Tensor]
 class Features:
     """The gradients of n examples: a piece for each parameter.
 
-    `draws` gradients in a row belong to one example; 1 where draws are averaged.
+    `draws` consecutive gradients belong to one example; 1 if draws are averaged.
     """
 
     pieces: Mapping[str, Piece]
@@ -36,7 +36,7 @@ class Features:
 
     @property
     def bytes(self) -> int:
-        """The memory held, in bytes."""
+        """The memory of the gradients, in bytes."""
         return sum(piece.kept * len(piece) * some_values(piece).element_size() for piece in self.pieces.values())
 
 
@@ -49,7 +49,7 @@ def inner(x: Features, z: Features, *, scale: Direction | None = None) -> Tensor
     Args:
         x: gradients under one network.
         z: gradients under the same network.
-        scale: the diagonal of a preconditioner P, by parameter: then <g_x, P g_z>. Gradients are written out for it,
+        scale: the diagonal of a preconditioner P, by parameter: then <g_x, P g_z>. This writes gradients out,
             a bounded number at a time; for a few directions `along` with P g_z is cheaper.
     """
     total = _zeros(x, len(x), len(z))
@@ -90,22 +90,22 @@ def along(x: Features, direction: Direction) -> Tensor:
 def unbiased_self_influence(products: Tensor) -> tuple[Tensor, Tensor]:
     """Return |E g|^2 without bias, and its standard error by the jackknife over draws: (n,) each.
 
-    (|sum_j g_j|^2 - sum_j |g_j|^2) / (m (m - 1)) for m draws: products of different draws only, for those of a draw
-    with itself add their variance. It may be negative. NaN with 1 draw; the standard error also with 2.
+    (|sum_j g_j|^2 - sum_j |g_j|^2) / (m (m - 1)) for m draws: products of different draws only, because products of a
+    draw with itself add their variance. It may be negative. NaN with 1 draw; the standard error also with 2.
 
     Args:
-        products: (n, m, m), from `gram`; weighted sums over checkpoints are good too.
+        products: (n, m, m), from `gram`; weighted sums over checkpoints are allowed too.
     """
     return unbiased_from_pairs(pairs_of_draws(products))
 
 
 def pairs_of_draws(products: Tensor) -> Tensor:
-    """Return the sum of each draw's products with all others, (n, m): all that `unbiased_self_influence` needs."""
+    """Return the sum of each draw's products with all others, (n, m): the input of `unbiased_from_pairs`."""
     return products.sum(2) - products.diagonal(dim1=1, dim2=2)
 
 
 def unbiased_from_pairs(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what `unbiased_self_influence` does, from `pairs_of_draws`: sums of them over checkpoints are good too."""
+    """Return what `unbiased_self_influence` does, from `pairs_of_draws` or their sums over checkpoints."""
     m, pairs = rows.shape[1], rows.sum(1)
     if m == 1:
         return torch.full_like(pairs, torch.nan), torch.full_like(pairs, torch.nan)
@@ -155,7 +155,7 @@ def _gram(piece: Piece, draws: int, scale: Tensor | None) -> Tensor:
 
 
 def _written_out_is_cheaper(piece: Outer, draws: int) -> bool:
-    # Of one example: (draws terms)^2 (l + r) against draws terms l r to write out and draws^2 l r to multiply.
+    # For one example: (draws terms)^2 (l + r), against draws terms l r to write out and draws^2 l r to multiply.
     return draws * piece.terms**2 * piece.cost > piece.size * (piece.terms + draws)
 
 
@@ -180,7 +180,7 @@ def _scaled_squares(piece: Piece, scale: Tensor) -> Tensor:
 
 
 def _dense_chunks(piece: Piece) -> Iterator[slice]:
-    """Yield all of what is written out already, else as much as makes a good matrix product."""
+    """Yield everything if it is already written out, otherwise as much as makes an efficient matrix product."""
     return iter([slice(0, len(piece))]) if isinstance(piece, Rows) else chunks(len(piece), piece.size, 4)
 
 

@@ -1,7 +1,7 @@
-"""The checkpoints of a training run, visited one after another, and what the gradients there add to sums.
+"""The checkpoints of a training run in order, and the contribution of the gradients at each to sums over checkpoints.
 
-Checkpoints are the outer loop: a network is loaded once, the gradients of the queries are kept while blocks of
-training examples pass by, and nothing of a checkpoint is kept but its share of the sums.
+Checkpoints are the outer loop: a network is loaded once, the gradients of the queries are kept while blocks of training
+examples are processed, and only the contribution of a checkpoint to the sums is stored.
 """
 
 import copy
@@ -31,18 +31,18 @@ FloatArray = NDArray[np.float64]
 GRADIENT_BYTES = {"cpu": 2**27, "cuda": 2**31}  # of one batch of training examples
 BATCH = {"cpu": 256, "cuda": 2048}  # rows at most
 IN_LEDGER = 512  # rows of a part, at least
-ROUNDING = 1e-6  # of a gradient: less is no sign of chance
-SUMS = 2**25  # values held where there is no ledger
+ROUNDING = 1e-6  # relative change of a gradient that rounding may cause: more means that the network draws noise
+SUMS = 2**25  # values held without a ledger
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A network and the checkpoints of its training, where there is no fitted model: pass it in place of one.
+    """A network and the checkpoints of its training, for use in place of a fitted model.
 
     `Trained(fresh_module(model.recipe(event_shape, n_train, seed=0), 0), load_trajectory(folder))` is that of a run.
 
     Args:
-        module: a network of the same architecture, on the device to compute on; its own weights play no part.
+        module: a network of the same architecture, on the device to compute on; its own weights are not used.
         trajectory: its checkpoints.
     """
 
@@ -52,7 +52,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the numbers, besides the data and the network: see `influence_scores`."""
+    """What determines the numbers, besides the data and the network: see `influence_scores`."""
 
     weights: str = "complete"
     draws: int = 16
@@ -60,13 +60,13 @@ class Settings:
     checkpoints: Sequence[int] | None = None
 
     def check(self) -> None:
-        """Raise a ModelError where one is out of range."""
+        """Raise a ModelError if one is out of range."""
         require("draws", self.draws, is_count, "an integer >= 1")
         require("seed", self.seed, is_seed, "an integer >= 0")
 
 
 class Visit(NamedTuple):
-    """One checkpoint: its weight, the diagonal of a preconditioner if there is one, gradients of both sides."""
+    """One checkpoint: its weight, the diagonal of a preconditioner (or none), the gradients of both sides."""
 
     weight: float
     scale: Direction | None
@@ -75,18 +75,18 @@ class Visit(NamedTuple):
 
 
 class Visits:
-    """The checkpoints that count, as gradients.
+    """The checkpoints with a positive weight, as gradients.
 
     Args:
         trained: the network and its checkpoints.
-        x: examples it can be tried on.
-        settings: what decides the numbers.
+        x: examples to test the network on.
+        settings: what determines the numbers.
 
     Attributes:
         weights: of these checkpoints.
-        draws: of each example: 1 where chance plays no part in the gradients.
-        random: whether it does.
-        batch: training examples whose gradients are taken at once.
+        draws: of each example: 1 if the gradients are not random.
+        random: whether they are random.
+        batch: training examples whose gradients are computed at once.
 
     Raises:
         ModelError: the trajectory or the network cannot be used; see `checkpoint_weights` and `PerExampleGradients`.
@@ -120,31 +120,31 @@ class Visits:
 
     @property
     def coverage(self) -> str:
-        """How many parameters take part and how their gradients are computed, at the checkpoints seen so far."""
+        """How many parameters are included and how their gradients are computed, at the checkpoints visited so far."""
         return "; ".join(self._coverage)
 
     @property
     def steps(self) -> list[int]:
-        """The optimiser steps of the checkpoints."""
+        """The optimizer steps of the checkpoints."""
         return [self._trajectory[i].step for i in self._positions]
 
     def at(self, i: int) -> Visit:
-        """Return what is to be known at the i-th checkpoint, until the next call."""
+        """Return the gradients at the i-th checkpoint; they are valid until the next call."""
         if self._now is None or self._now[0] != i:
             self._now = None
             self._now = i, self._visit(i)
         return self._now[1]
 
     def batch_for(self, *, by_draw: bool) -> int:
-        """Return how many examples' gradients fit the memory that is set aside for them: a power of two."""
+        """Return how many examples' gradients fit into the memory reserved for them: a power of two."""
         if self.whole:
             return BLOCK
         return min(_of(BATCH, self.device), _power(_of(GRADIENT_BYTES, self.device) // self.bytes_of_one(by_draw)))
 
     def bytes_of_one(self, by_draw: bool) -> int:
-        """Return the memory that the gradients of an example take."""
+        """Return the memory that the gradients of one example take."""
         drawn, x = self.at(len(self) - 1).train, self._tried
-        if self.whole and not by_draw:  # a whole block of rows takes long, and three tell as much
+        if self.whole and not by_draw:  # a whole block of rows takes long, and three say as much
             found = drawn.gradients.features(x, draws=self.draws)
         else:
             found = (drawn.by_draw if by_draw else drawn.features)(x, 0)
@@ -152,11 +152,11 @@ class Visits:
 
     @property
     def whole(self) -> bool:
-        """Whether the network draws for itself, a block of rows at a time."""
+        """Whether the network draws its own noise, for a block of rows at a time."""
         return self.random and self._shape is None
 
     def identity(self) -> dict[str, object]:
-        """Return what tells these visits from others."""
+        """Return what distinguishes these visits from others."""
         last = self._trajectory[self._positions[-1]]
         state = [
             name + digest(value.cpu().contiguous().view(-1).view(torch.uint8).numpy())
@@ -166,20 +166,20 @@ class Visits:
             "weights": self.settings.weights,
             "draws": self.draws,
             "seed": self.settings.seed,
-            "loss": "trained",  # as ledgers of older versions say
+            "loss": "trained",  # as in ledgers of older versions
             "steps": self.steps,
             "weight of each": self.weights.tolist(),
             "last checkpoint": fingerprint(*state),
         }
 
     def _find_out(self) -> None:
-        """See whether chance plays a part: in the gradients, for a loss may not show it before training."""
+        """Test whether the gradients are random; a loss may not show it before training."""
         drawn = self.at(len(self) - 1).train
         every = torch.ones(len(self._tried), dtype=torch.bool, device=self.device)
         one, other = (drawn.total(self._tried, block * BLOCK, every) for block in (0, 1))
         size = sum(float(value.square().sum()) for value in one.values())
         change = sum(float((one[name] - other[name]).square().sum()) for name in one)
-        self.random = not change <= ROUNDING**2 * size  # NaN counts as chance
+        self.random = not change <= ROUNDING**2 * size  # NaN counts as random
         self.draws = self.settings.draws if self.random else 1
         self._now = None if not self.random else self._now
 
@@ -190,9 +190,9 @@ class Visits:
             self._module.load_state_dict(checkpoint.state_dict(), strict=True)
         except RuntimeError as error:
             raise ModelError(
-                expected="the network that the trajectory is of",
-                got=f"another, to which its state at step {checkpoint.step} does not belong ({error})",
-                do="Make the network with the settings it was trained with.",
+                expected="the network of this trajectory",
+                got=f"another, which cannot load the state at step {checkpoint.step} ({error})",
+                do="Create the network with the settings it was trained with.",
             ) from error
         sides = [self._streams(side, checkpoint.step) for side in (TRAIN, QUERY)]
         if self._gradients is None:
@@ -213,29 +213,29 @@ class Visits:
 
 
 class Job(Protocol):
-    """What is summed over checkpoints."""
+    """A quantity that is summed over checkpoints."""
 
     @property
     def name(self) -> str:
-        """Of its parts."""
+        """The name of its parts."""
 
     @property
     def columns(self) -> int:
-        """Sums of an example."""
+        """The number of sums of an example."""
 
     @property
     def batch(self) -> int:
-        """Rows at once."""
+        """The number of rows at once."""
 
     def begin(self, i: int, visit: Visit) -> None:
         """Prepare for the i-th checkpoint."""
 
     def values(self, visit: Visit, x: Tensor, start: int) -> Tensor:
-        """Return what a checkpoint adds for the rows from `start`: (rows, columns)."""
+        """Return the contribution of a checkpoint for the rows from `start`: (rows, columns)."""
 
 
 class Count:
-    """Tells how much of the work is done."""
+    """Reports how much of the work is done."""
 
     def __init__(self, listener: Listener, total: int, visits: Visits) -> None:
         self._tell, self._total, self._visits, self._done = listener, total, visits, 0
@@ -254,7 +254,7 @@ def block_of(job: Job) -> int:
 def accumulate(visits: Visits, job: Job, x: Tensor, store: Store, count: Count) -> Iterator[tuple[int, FloatArray]]:
     """Yield (first row, sums) of each block of rows in order, (rows, columns) float64, from all checkpoints.
 
-    Without a ledger as many blocks as fit in memory go through all checkpoints together, then the next ones.
+    Without a ledger, as many blocks as fit into memory go through all checkpoints together, then the next ones.
     """
     size = block_of(job)
     starts = list(range(0, len(x), size))
@@ -295,21 +295,21 @@ def _block_values(visits: Visits, job: Job, visit: Visit, rows: Tensor, start: i
 
 
 def empty(shape: tuple[int, ...], checkpoints: int) -> Part:
-    """Return a part with nothing in it."""
+    """Return an empty part."""
     return Part(np.zeros(shape), np.zeros(checkpoints, np.bool_))
 
 
 def added(part: Part, values: FloatArray, i: int) -> Part:
-    """Return a part with the i-th checkpoint in it.
+    """Return a part with the i-th checkpoint added.
 
     Raises:
-        ModelError: values that are not finite.
+        ModelError: values are not finite.
     """
     if not np.isfinite(values).all():
         raise ModelError(
             expected="finite gradients at every checkpoint",
             got=f"{int((~np.isfinite(values)).sum())} products that are not, at checkpoint {i}",
-            do="Leave out examples whose loss is infinite, or fit again with a lower learning rate.",
+            do="Leave out examples with an infinite loss, or fit again with a lower learning rate.",
         )
     done = part.done.copy()
     done[i] = True
@@ -317,7 +317,7 @@ def added(part: Part, values: FloatArray, i: int) -> Part:
 
 
 def digest(values: NDArray[np.generic]) -> str:
-    """Return the checksum of an array that ledgers are known by: of its form and of the checksum of its bytes."""
+    """Return the checksum by which ledgers identify an array: of its dtype and shape and the checksum of its bytes."""
     whole = np.ascontiguousarray(values)
     of_bytes = fingerprint(whole.reshape(-1).view(np.uint8).data)
     return fingerprint(f"{whole.dtype.str}{whole.shape}", bytes.fromhex(of_bytes))

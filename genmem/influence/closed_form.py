@@ -1,4 +1,4 @@
-"""Influence without gradients: the formula, or the refits, that belong to a model, and the strongest of the scores."""
+"""Influence without gradients: by the closed form, or the refits, of a model; and the strongest of these scores."""
 
 from concurrent.futures import Executor
 from functools import partial
@@ -18,7 +18,7 @@ AT_ONCE = 2**22  # scores
 
 
 def family_of(model: Any, seed: int = 0, executor: Executor | None = None) -> LeaveOneOut:
-    """Return how a model leaves examples out; a mixture's refits run on the executor.
+    """Return how a model computes leave-one-out scores; the refits of a mixture run on the executor.
 
     Raises:
         ModelError: there is no way for this model or its settings.
@@ -35,10 +35,10 @@ def _refits_on(
 
 
 def note_on(family: LeaveOneOut, n: int) -> str:
-    """Say how the influence of n examples is computed."""
+    """Return a sentence that says how the influence of n examples is computed."""
     if family.by_refits:
-        return f"{n:,} refits, each without one example, from where the fit to all stood."
-    return "In closed form, exact: what leaving out one example alone does."
+        return f"{n:,} refits, each without one example, starting from the fit to all examples."
+    return "In closed form, exact: the effect of leaving out one example alone."
 
 
 def self_influence_of(family: LeaveOneOut, X: ArrayLike) -> FloatArray:
@@ -55,7 +55,7 @@ def formula_scores(family: LeaveOneOut, X_train: ArrayLike, X_query: ArrayLike, 
 def formula_top(
     family: LeaveOneOut, X_train: ArrayLike, X_query: ArrayLike, groups: ArrayLike | None, k: int, progress: Listener
 ) -> TopInfluences:
-    """Return the strongest, with the scores of a few queries at a time, of all where they come from refits."""
+    """Return the strongest, with the scores of a few queries at a time; of all queries at once if refits give them."""
     X, Z, of = _flat(family, X_train, X_query, groups)
     check_k(k, len(X))
     count = int(of.max()) + 1
@@ -80,7 +80,7 @@ def _flat(
 
 
 def _summed(family: LeaveOneOut, X: NDArray[Any], Z: NDArray[Any], groups: NDArray[np.intp], some: range) -> FloatArray:
-    """Return the scores on some groups of queries, (n, groups), from those of a few queries at a time."""
+    """Return the summed scores on some groups of queries, (n, groups), from those of a few queries at a time."""
     total = np.zeros((len(X), len(some)))
     rows = np.flatnonzero((groups >= some.start) & (groups < some.stop))
     step = len(rows) if family.by_refits else max(1, AT_ONCE // len(X))
@@ -91,7 +91,7 @@ def _summed(family: LeaveOneOut, X: NDArray[Any], Z: NDArray[Any], groups: NDArr
 
 
 def refuse_scale(scale: str) -> None:
-    """Refuse what scores are divided by where there are no gradients.
+    """Refuse a scale other than "dot" for a model without gradients.
 
     Raises:
         ModelError: it is not "dot".

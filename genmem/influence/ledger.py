@@ -18,31 +18,31 @@ SETTINGS = "ledger.json"
 
 
 class Part(NamedTuple):
-    """The sums of one block, and which checkpoints are in them: the done-bitmap of the block."""
+    """The sums of one block, and a bitmap of the checkpoints included in them."""
 
     sums: FloatArray
     done: NDArray[np.bool_]
 
 
 class Store(Protocol):
-    """Where parts are kept by name while checkpoints are visited."""
+    """Where parts are stored by name while checkpoints are visited."""
 
     def read(self, name: str) -> Part | None:
         """Return a part; None before the first `write`."""
 
     def write(self, name: str, part: Part) -> None:
-        """Keep a part: all of it or nothing."""
+        """Store a part completely or not at all."""
 
     def drop(self, name: str) -> None:
-        """Say that a part is not needed any more in this computation."""
+        """Declare that this computation no longer needs a part."""
 
     @property
     def lasts(self) -> bool:
-        """Whether parts outlive the process, and take no room in it."""
+        """Whether parts outlive the process and take none of its memory."""
 
 
 class Memory:
-    """Parts of this process."""
+    """Parts in the memory of this process."""
 
     lasts = False
 
@@ -54,23 +54,23 @@ class Memory:
         return self._parts.get(name)
 
     def write(self, name: str, part: Part) -> None:
-        """Keep a part."""
+        """Store a part."""
         self._parts[name] = part
 
     def drop(self, name: str) -> None:
-        """Forget a part."""
+        """Delete a part."""
         self._parts.pop(name, None)
 
 
 class Ledger:
-    """A folder of finished work of one call; the same call with it again resumes there, to the same bits.
+    """A folder of finished sums of one call; the same call with it again resumes there, with equal bits.
 
-    It holds a float64 sum for each training example and query (or draw, for self-influence), a file for each block of
-    examples, written anew after each checkpoint together with the list of checkpoints that are in it. Another `k` or
-    `scale` costs nothing then; a call with other data, checkpoints, draws or weights is refused.
+    It holds a float64 sum for each training example and query (or draw, for self-influence). Each block of examples has
+    a file, rewritten after each checkpoint together with the list of checkpoints included in it. Another `k` or `scale`
+    then costs nothing; a call with other data, checkpoints, draws or weights is refused.
 
     Args:
-        folder: is made if there is none; one for each computation.
+        folder: created if there is none; one for each computation.
     """
 
     lasts = True
@@ -84,8 +84,8 @@ class Ledger:
         """Hold the folder for a computation with these settings.
 
         Raises:
-            RunMismatchError: it is that of another computation.
-            RunError: another process holds it, or it cannot be read or written.
+            RunMismatchError: the folder belongs to another computation.
+            RunError: another process holds the folder, or it cannot be read or written.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ class Ledger:
         names = [name for name in sorted({*settings, *known}) if settings.get(name) != known.get(name)]
         if names:
             raise RunMismatchError(
-                expected=f"the computation that {self.folder} was made for",
+                expected=f"the computation that {self.folder} was created for",
                 got=f"another: {', '.join(f'{n} {settings.get(n)!r} after {known.get(n)!r}' for n in names)}",
                 do="Use another folder, or delete this one.",
             )
@@ -131,11 +131,11 @@ class Ledger:
         return Part(arrays["sums"], arrays["done"])
 
     def write(self, name: str, part: Part) -> None:
-        """Keep a part: all of it or nothing."""
+        """Store a part completely or not at all."""
         write_arrays(self._file(name), part._asdict(), self._stamp)
 
     def drop(self, name: str) -> None:
-        """Keep it nevertheless."""
+        """Keep the part nevertheless."""
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.npz"

@@ -1,4 +1,4 @@
-"""Influence by the way that fits the model: gradients, a formula where there is one, refits where there is none."""
+"""Influence by the method that fits the model: gradients, a closed form if there is one, otherwise refits."""
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -35,48 +35,48 @@ def influence_scores(
 ) -> FloatArray:
     """Return how much each training example shaped the model at each query: (n_train, n_query), nats.
 
-    `IF(x_i, z) = l(z; without x_i) - l(z; all)` with l = -log p. Positive: x_i is a proponent of z, training on it
-    makes z likelier. Negative: an opponent.
+    `IF(x_i, z) = l(z; without x_i) - l(z; all)` with l = -log p. A positive score marks a proponent of z: training on
+    x_i makes z more likely. A negative score marks an opponent.
 
     - Networks (any fitted `DeepDensity` with a trajectory, or `Trained`): TracIn, the sum over checkpoints of
-      w_c <g_c(x_i), g_c(z)>, with g_c the gradient of the loss that was trained (with its beta, not -log p), averaged
-      over `draws` draws that are independent between x_i and z. It is what training on x_i took off the loss of z, to
-      first order, not a refit without it. `top_influences` has the strongest only, without the matrix.
+      w_c <g_c(x_i), g_c(z)>, with g_c the gradient of the training loss (with its beta, not -log p), averaged over
+      `draws` draws that are independent between x_i and z. It is how much training on x_i reduced the loss of z, to
+      first order, not the effect of a refit without it. `top_influences` returns the strongest without the matrix.
     - scikit-learn's `KernelDensity` (any kernel of Euclidean distances; bandwidths "scott" and "silverman" depend on
       the number of examples, so leaving one out changes them) and `TorchKernelDensity`: exact, whether fitted or
-      not. With the Gaussian kernel always finite: an example on its own, the next one r bandwidths away, has a
-      self-influence of about r^2 / 2. With a kernel of bounded support +inf where x_i alone reaches the query.
-    - `KNNDensity`: exact, whether fitted or not. Where k training examples or more lie exactly on a query its
-      density is infinite, and without any one of them is still, if there are more than k: then the ratio of the two
-      counts as 1. If there are exactly k, each has influence +inf. Never NaN.
-    - scikit-learn's `GaussianMixture` and `TorchGaussianMixture`: no closed form. `X_train` is refitted n_train times
-      without one example, from where the fit with all had settled, each until the mean log p changes by less than
-      1e-12. That fit with all starts from the given mixture where it is fitted, else from a fit of its own.
+      not. With the Gaussian kernel scores are always finite: an isolated example, with its neighbour r bandwidths away,
+      has a self-influence of about r^2 / 2. With a kernel of bounded support, +inf if x_i alone reaches the query.
+    - `KNNDensity`: exact, whether fitted or not. If more than k training examples coincide with a query, its density is
+      infinite with and without any one of them, and the ratio of the two counts as 1. If exactly k coincide, each has
+      influence +inf. Scores are never NaN.
+    - scikit-learn's `GaussianMixture` and `TorchGaussianMixture`: there is no closed form. The mixture is refitted
+      n_train times without one example, starting from the converged fit to all, until the mean log p changes by less
+      than 1e-12. The fit to all examples starts from the given mixture if it is fitted, otherwise from its own fit.
 
-    Images are flattened for all but networks.
+    Images are flattened for all models but networks.
 
     Args:
         model: one of the above.
-        X_train: (n_train, *event) what the model is, or is to be, fitted to; of a network also some of it.
+        X_train: (n_train, *event) examples that the model is, or is to be, fitted to; for a network, also a subset.
         X_query: (m, *event); may be the training examples.
         weights: of checkpoints, see `checkpoint_weights`; networks only, as are all of the following but the seed.
         draws: of latent variables, for each example and checkpoint; networks that draw nothing have one.
-        seed: of the draws, or of the fit of a mixture without a fit and a random_state of its own.
-        scale: "dot"; "cosine", divided by the norms of x_i and z; or "query", by that of x_i alone, for large
-            gradients win every dot product. Norms are those of all checkpoints together, sqrt(sum_c w_c |g_c|^2) with
-            gradients averaged over draws, so a cosine lies within [-1, 1]. Neither is in nats.
+        seed: of the draws, or of the fit of an unfitted mixture without a random_state of its own.
+        scale: "dot"; "cosine", divided by the norms of x_i and z; or "query", by that of x_i alone, because large
+            gradients dominate dot products. Norms are over all checkpoints together, sqrt(sum_c w_c |g_c|^2) with
+            gradients averaged over draws, so a cosine is within [-1, 1]. The last two are not in nats.
         groups: (m,) the group of each query, integers from 0 without gaps: the losses of a group are summed, and it
             counts as one query.
-        checkpoints: positions in the trajectory of those to use; None: all.
-        ledger: where sums are kept, so that a killed computation resumes.
+        checkpoints: positions of the checkpoints to use in the trajectory; None: all.
+        ledger: where sums are stored, so that a killed computation resumes.
         progress: is told of every finished block.
         executor: runs the refits of a mixture; without it, this process does.
 
     Raises:
         DataError: the arrays are empty, not finite or do not fit each other, or leave too few examples for a fit.
-        ModelError: another model, settings with which it cannot be fitted, a network without a trajectory, or one
-            whose loss has no gradient for each example.
-        RunMismatchError: the ledger is that of another computation.
+        ModelError: the model is none of the above, its settings do not allow a fit, the network has no trajectory, or
+            its loss has no gradient for each example.
+        RunMismatchError: the ledger belongs to another computation.
 
     References:
         Understanding Instance-based Interpretability of Variational Auto-Encoders (Kong & Chaudhuri, 2021),
@@ -122,8 +122,8 @@ def top_influences(
 ) -> TopInfluences:
     """Return the k strongest proponents and opponents of each query, without holding n_train x n_query scores.
 
-    (Refits of a mixture give the scores of all queries at once: these are held.) Of equal scores the training example
-    that comes first counts as the stronger. Where all examples out of reach of a query are opponents alike, as for
+    (Refits of a mixture yield the scores of all queries at once; these are held.) Among equal scores, the training
+    example that comes first counts as the stronger. If all examples out of reach of a query are equal opponents, as for
     k-NN, none of them is named: -1.
 
     Args:
@@ -136,13 +136,13 @@ def top_influences(
         seed: of the draws, or of the fit of a mixture.
         scale: what scores are divided by.
         groups: (m,) the group of each query.
-        checkpoints: positions in the trajectory of those to use; None: all.
-        ledger: where sums are kept, so that a killed computation resumes, and another k or scale costs nothing.
+        checkpoints: positions of the checkpoints to use in the trajectory; None: all.
+        ledger: where sums are stored, so that a killed computation resumes, and another k or scale costs nothing.
         progress: is told of every finished block.
         executor: runs the refits of a mixture.
 
     Raises:
-        DataError, ModelError, RunMismatchError: see `influence_scores`; also for k beyond n_train.
+        DataError, ModelError, RunMismatchError: see `influence_scores`; also if k exceeds n_train.
 
     >>> from sklearn.neighbors import KernelDensity
     >>> X = np.array([[0.0], [1.0], [8.0]])
@@ -183,8 +183,8 @@ def self_influence(
 
     The diagonal of `influence_scores(model, X, X)`, without the matrix; see there for models, arguments and errors.
     It is never below log((n-1)/n) for k-NN and kernel densities. For networks it is sum_c w_c |E g_c(x)|^2, estimated
-    without bias from pairs of different draws (the square of an average over draws is too large by their variance
-    over their number): it may come out negative.
+    without bias from pairs of different draws, so it may be negative. (The square of an average over draws is too large
+    by their variance divided by their number.)
 
     Args:
         model: as there.
@@ -192,7 +192,7 @@ def self_influence(
         weights: as there.
         draws: as there; 2 or more.
         seed: as there.
-        return_std: return a pair, with the standard error over draws (the jackknife; up to twice too large where
+        return_std: return a pair, with the standard error over draws (by the jackknife; up to twice too large if
             self-influence is within its noise of 0): 0 for models that draw nothing, NaN with 2 draws.
         checkpoints: as there.
         ledger: as there.

@@ -1,4 +1,4 @@
-"""The strongest of a stream of scores, and what scores are divided by."""
+"""The strongest scores of a stream, and the scales that scores are divided by."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,12 +23,12 @@ class TopInfluences:
     Attributes:
         proponents: (n_query, k) indices of training examples, highest score first.
         proponent_scores: (n_query, k).
-        opponents: (n_query, k) indices, lowest score first; without gradients -1 where others are opponents as much.
+        opponents: (n_query, k) indices, lowest score first; without gradients, -1 if others are equally strong.
         opponent_scores: (n_query, k).
-        coverage: how many parameters took part, and how their gradients were computed; empty without gradients.
+        coverage: how many parameters are included, and how their gradients were computed; empty without gradients.
         weights: the kind of checkpoint weights; empty without gradients.
         scale: what the scores were divided by.
-        note: what the weights assume of the optimiser, or how scores were computed without gradients.
+        note: what the weights assume about the optimizer, or how scores were computed without gradients.
     """
 
     proponents: NDArray[np.int64]
@@ -49,14 +49,14 @@ class Best(NamedTuple):
 
 
 def nothing(queries: int) -> Best:
-    """Return the best of no scores at all."""
+    """Return the best of no scores."""
     return Best(np.empty((queries, 0), np.int64), np.empty((queries, 0)))
 
 
 def with_block(best: Best, scores: FloatArray, first: int, k: int) -> Best:
-    """Return the k highest of those so far and a block's.
+    """Return the k highest scores among those so far and those of a block.
 
-    Among equals the training example that comes first wins, whatever the blocks are, if these come in order.
+    Among equal scores the training example that comes first wins, whatever the blocks are, if these come in order.
 
     Args:
         best: so far.
@@ -74,9 +74,9 @@ def with_block(best: Best, scores: FloatArray, first: int, k: int) -> Best:
 def strongest(scores: FloatArray, k: int) -> tuple[Rows, FloatArray, Rows, FloatArray]:
     """Return the k proponents and opponents of each query, with their scores, from scores (n, m): (m, k) each.
 
-    Opponents that are no more so than others that are not among the k are marked -1: there is no telling them apart.
+    Opponents that are no stronger than others beyond the k are marked -1, because the choice would be arbitrary.
     """
-    # Copies, for a view would keep the whole order of n x m alive.
+    # Copies, because a view would keep the whole order of n x m in memory.
     ahead, against = (np.argsort(sign * scores, axis=0, kind="stable")[: k + 1].copy() for sign in (-1, 1))
     ahead, last = ahead[:k], np.take_along_axis(scores, against[-1:], 0)
     for_it, against_it = (np.take_along_axis(scores, order, 0) for order in (ahead, against[:k]))
@@ -85,7 +85,7 @@ def strongest(scores: FloatArray, k: int) -> tuple[Rows, FloatArray, Rows, Float
 
 
 def scaled(scores: FloatArray, train_squares: FloatArray, query_squares: FloatArray, scale: str) -> FloatArray:
-    """Return <x, z>, or that divided by |x| ("query") or |x| |z| ("cosine"); 0 where a norm is 0.
+    """Return <x, z>, or its quotient by |x| ("query") or |x| |z| ("cosine"); 0 if a norm is 0.
 
     Args:
         scores: (examples, queries) products <x, z>.
@@ -105,16 +105,16 @@ def check_scale(scale: str) -> None:
     """Check the name of a scale.
 
     Raises:
-        ModelError: it is none.
+        ModelError: it is unknown.
     """
     require("scale", scale, SCALES.__contains__, f"one of {', '.join(SCALES)}")
 
 
 def check_k(k: int, n_train: int) -> None:
-    """Check how many examples are asked for.
+    """Check the number of examples asked for.
 
     Raises:
-        ModelError: not from 1 to n_train.
+        ModelError: it is not from 1 to n_train.
     """
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= n_train:
         raise ModelError(

@@ -1,8 +1,8 @@
 """TracIn on the checkpoints of a training run: which examples lowered the loss of a query, to first order.
 
-At checkpoint c, a step on training example x moves the loss of a query z by -w_c <g_c(x), g_c(z)>, with g_c the
-gradient of the loss that was trained, averaged over latent draws. Summed over checkpoints that is the influence of x
-on z: positive for proponents, negative for opponents, in nats.
+At checkpoint c, a step on training example x changes the loss of a query z by -w_c <g_c(x), g_c(z)>, with g_c the
+gradient of the training loss, averaged over latent draws. The sum of w_c <g_c(x), g_c(z)> over checkpoints is the
+influence of x on z, in nats: positive for proponents, negative for opponents.
 
 References:
     Estimating Training Data Influence by Tracing Gradient Descent (Pruthi, Liu, Kale & Sundararajan, 2020),
@@ -112,7 +112,7 @@ def network_self_influence(
         raise ModelError(
             expected="2 or more draws, for an estimate from pairs of them",
             got="1",
-            do="Use 16; a single draw's square is too large by its variance.",
+            do="Use 16; the square of a single draw is too large by its variance.",
         )
     blocks = -(-len(x) // block_of(job))
     about = {"what": "self-influence", "X": digest(x.numpy()), "block": block_of(job), "batch": job.batch}
@@ -129,7 +129,7 @@ def network_self_influence(
 
 
 class _Work(NamedTuple):
-    """What pairs are computed from; `groups` of the queries, `single` where each is its own."""
+    """What pairs are computed from; `groups` of the queries, `single` if each is its own group."""
 
     trained: Trained
     visits: Visits
@@ -140,12 +140,12 @@ class _Work(NamedTuple):
 
     @property
     def queries(self) -> int:
-        """How many there are, groups counted as one."""
+        """The number of queries, each group counted as one."""
         return int(self.groups.max()) + 1
 
 
 class _Block(NamedTuple):
-    """Scores of the training examples from `first`, (rows, columns), at some queries; `last` of these queries."""
+    """Scores of the training examples from `first`, (rows, columns), on some queries; `last` block of these queries."""
 
     first: int
     columns: slice
@@ -172,7 +172,7 @@ def _opened(
 
 
 def _blocks(work: _Work, scale: str, ledger: Ledger | None, progress: Listener) -> Iterator[_Block]:
-    """Yield the scores of all training examples in order at some queries, then at the next."""
+    """Yield the scores of all training examples in order for some queries, then for the next ones."""
     visits, norms = work.visits, scale != "dot" or ledger is not None
     parts = parts_of(visits, work.queries, work.single)
     about = {
@@ -230,17 +230,17 @@ def _same_event(model: DeepDensity | Trained, x: Tensor, name: str) -> None:
         require_shape(x.shape[1:], known, f"{name} of examples", "as the network was trained on")
 
 
-# --- what a checkpoint adds
+# --- the contribution of a checkpoint
 
 
 QUERY_BYTES = {"cpu": 2**30, "cuda": 2**34}  # of the gradients of queries that are kept
-DIRECTIONS = 2  # at most, for forward mode to be cheaper than a backward pass and products
+DIRECTIONS = 2  # at most, so that forward mode is cheaper than a backward pass and products
 
 
 class SelfProducts:
     """Products of each draw's gradient with all others of the same example: (rows, draws).
 
-    |g|^2 in one column for networks without chance.
+    |g|^2 in one column for networks that draw nothing.
     """
 
     def __init__(self, visits: Visits) -> None:
@@ -250,30 +250,30 @@ class SelfProducts:
         self.name = "examples"
 
     def begin(self, i: int, visit: Visit) -> None:
-        """Need nothing."""
+        """Do nothing."""
 
     def values(self, visit: Visit, x: Tensor, start: int) -> Tensor:
-        """Return what a checkpoint adds for the rows from `start`: (rows, columns)."""
+        """Return the contribution of a checkpoint for the rows from `start`: (rows, columns)."""
         if self.by_draw:
             return pairs_of_draws(gram(visit.train.by_draw(x, start), scale=visit.scale))
         return squared_norms(visit.train.features(x, start), scale=visit.scale)[:, None]
 
 
 class Pairs:
-    """Products with some queries, or with groups of them; where norms are asked for, |g|^2 in a last column.
+    """Products with some queries, or with groups of them; with `norms`, |g|^2 in a last column.
 
-    Gradients of single queries are kept as they come, for all training examples. Those of groups are written out, as
-    are one or two queries: forward mode then takes the place of gradients of training examples.
+    Gradients of single queries are kept factored, for all training examples. Those of groups, and of one or two
+    queries, are written out: forward mode then replaces the gradients of training examples.
 
     Args:
         visits: the checkpoints.
         Z: all queries, (m, *event).
-        groups: (m,) what each is summed into.
-        some: the groups that are meant.
-        norms: whether to add up squared norms too.
-        store: keeps those of the queries.
+        groups: (m,) the group that each query is summed into.
+        some: the groups to compute.
+        norms: whether to sum squared norms too.
+        store: stores those of the queries.
         number: of this part of the queries.
-        single: each group is one query, in order.
+        single: whether each group is one query, in order.
     """
 
     def __init__(
@@ -308,7 +308,7 @@ class Pairs:
             self._gradients = [_multiplied(some, visit.scale) for some in self._gradients]
 
     def values(self, visit: Visit, x: Tensor, start: int) -> Tensor:
-        """Return what a checkpoint adds for the rows from `start`: (rows, columns)."""
+        """Return the contribution of a checkpoint for the rows from `start`: (rows, columns)."""
         if self._few:
             return torch.stack([visit.train.along(x, start, v) for v in self._directions(visit)], 1)
         found = visit.train.features(x, start)

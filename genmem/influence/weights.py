@@ -1,4 +1,4 @@
-"""What a checkpoint counts for: the steps until the next one, and how far each of them went."""
+"""The weight of a checkpoint: the number of steps until the next one, and the length of each step."""
 
 import math
 import operator
@@ -23,17 +23,17 @@ def checkpoint_weights(
 ) -> FloatArray:
     """Return the weight of each checkpoint in a sum over them: (checkpoints,).
 
-    With N examples trained on, a learning rate eta_c, and D_c optimiser steps from checkpoint c until
-    the next one used (the last one: until the end of training, usually 0):
+    With N training examples, a learning rate eta_c, and D_c optimizer steps from checkpoint c to the next one used (for
+    the last one: to the end of training, usually 0):
 
-    - "complete": eta_c D_c / N. Where each step is plain gradient descent on the mean loss of a batch, the influences
-      of all examples on z add up to the fall of z's loss, to first order in the steps.
-    - "adam": the same weight; gradients are multiplied by 1 / (sqrt(v) + 1e-8) besides, see `preconditioner`.
+    - "complete": eta_c D_c / N. If each step is plain gradient descent on the mean loss of a batch, the influences of
+      all examples on z add up to the decrease of z's loss, to first order in the steps.
+    - "adam": the same weight; in addition, gradients are multiplied by 1 / (sqrt(v) + 1e-8), see `preconditioner`.
     - "lr": eta_c, for checkpoints at even distances, up to a factor.
 
-    Momentum mu without Adam makes each step 1 / (1 - mu) times as long. Between checkpoints far apart gradients
-    shrink, and a checkpoint speaks for steps that were smaller than its own: then sums are too large by a factor, most
-    of which is due to the untrained network. Ranks suffer less.
+    Momentum mu without Adam makes each step 1 / (1 - mu) times as long. A checkpoint represents the steps after it, but
+    gradients shrink until the next one. If checkpoints are far apart, sums are therefore too large by a factor, most of
+    which is due to the untrained network. Ranks are affected less.
 
     Args:
         trajectory: checkpoints in the order of training.
@@ -41,8 +41,8 @@ def checkpoint_weights(
         checkpoints: positions of those used, in order; None: all.
 
     Raises:
-        ModelError: a checkpoint has no learning rate, steps do not grow, there are no such checkpoints, or no such
-            kind.
+        ModelError: a checkpoint has no learning rate, steps do not increase, or a checkpoint or the kind does not
+            exist.
 
     References:
         Estimating Training Data Influence by Tracing Gradient Descent (Pruthi, Liu, Kale & Sundararajan, 2020),
@@ -58,7 +58,7 @@ def checkpoint_weights(
         raise ModelError(
             expected="a trajectory in the order of training, with the number of examples trained on",
             got=f"steps {[c.step for c in trajectory]}, {trajectory.n_train}",
-            do="Mend the trajectory, or fit the model again.",
+            do="Correct the trajectory, or fit the model again.",
         )
     return np.asarray(rates * steps / trajectory.n_train)
 
@@ -67,7 +67,7 @@ def positions_of(trajectory: Trajectory, checkpoints: Sequence[int] | None) -> l
     """Return the positions of the checkpoints to use.
 
     Raises:
-        ModelError: there are none, they are not all there, or not in order.
+        ModelError: there are none, some do not exist, or they are not in order.
     """
     n = len(trajectory)
     try:
@@ -88,9 +88,9 @@ def preconditioner(
 ) -> dict[str, Tensor]:
     """Return the diagonal 1 / (sqrt(v) + 1e-8) by which Adam multiplied the steps after a checkpoint, by parameter.
 
-    v is the running mean of squared gradients, corrected for its start, at the *next* checkpoint used: at the first
-    one it is not there yet, and later it is known of the past alone. Adam's momentum averages gradients over some 10
-    steps, which hardly matters here. 0 for parameters that Adam never stepped.
+    v is the running mean of squared gradients, corrected for its start, at the *next* checkpoint used: the first
+    checkpoint has none yet, and later ones describe only the past. Adam's momentum averages gradients over about 10
+    steps, which hardly matters here. The diagonal is 0 for parameters that Adam never updated.
 
     Raises:
         ModelError: the trajectory has no second moments there.
@@ -112,18 +112,18 @@ def preconditioner(
 
 
 def note_on(kind: str, trajectory: Trajectory) -> str:
-    """Return what weights of this kind assume of the optimiser, in a sentence."""
+    """Return a sentence that says what weights of this kind assume about the optimizer."""
     adam = any(checkpoint.second_moments() for checkpoint in list(trajectory)[1:2])
     if kind == "adam":
         return "Steps are scaled as Adam scaled them, by its second moments at the next checkpoint."
     if kind == "lr":
-        return "Checkpoints count by their learning rates alone: scores have no scale of their own."
-    note = "Steps are taken to be those of plain gradient descent"
-    return note + ("; training was with Adam, whose steps differ: ranks mean more than sizes." if adam else ".")
+        return "Checkpoints are weighted by their learning rates alone: scores have no scale of their own."
+    note = "Steps are treated as plain gradient descent"
+    return note + ("; training used Adam, whose steps differ: ranks mean more than magnitudes." if adam else ".")
 
 
 def _intervals(trajectory: Trajectory, used: Sequence[int]) -> list[tuple[int, int]]:
-    """Return (checkpoint, the next one used, or the last of all)."""
+    """Return pairs of a checkpoint and the next one used, or the last of all."""
     return list(zip(used, [*used[1:], len(trajectory) - 1], strict=True))
 
 
@@ -133,6 +133,6 @@ def _learning_rate(trajectory: Trajectory, position: int) -> float:
         raise ModelError(
             expected="the learning rate of each checkpoint, a number > 0",
             got=f"{rate!r} at step {trajectory[position].step}",
-            do="Write it into the trajectory; without it the weight of a checkpoint is unknown.",
+            do="Add it to the trajectory; without it the weight of a checkpoint is unknown.",
         )
     return float(rate)

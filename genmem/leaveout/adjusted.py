@@ -1,11 +1,11 @@
-"""Memorization scores shrunk towards what cheap covariates predict: a ranking worth more refits than it cost.
+"""Empirical-Bayes shrinkage of memorization scores towards a cross-fitted prediction from covariates.
 
-The score of an example is its true value plus noise of the refits. Much of the true value can be predicted from facts
-that cost nothing: how far its neighbours are, how likely it became during training, its label. So each score is
-pulled towards a prediction made from *other* examples (cross-fitting), the more so the noisier it is and the better
-predictions do (empirical Bayes). Two guards: a covariate that carries the noise of the same refits would make the
-prediction repeat that noise, so copies of such arrays are refused, and the slope of (score - score of independent
-refits) on the prediction, which is the share of noise in the prediction, is measured and must be 0 within error.
+The result is a better ranking from the same refits. The score of an example is its true value plus noise of the refits.
+Cheap covariates predict much of the true value: distances to neighbours, likelihood during training, labels. Each score
+is therefore shrunk towards a prediction that is fitted to *other* examples (cross-fitting). The shrinkage is stronger
+for noisier scores and for better predictions. Two guards apply. A covariate with noise of the same refits would repeat
+that noise in the prediction, so copies of such arrays are refused. And the slope of (score - score of independent
+refits) on the prediction, which is the share of noise in the prediction, must be 0 within its error.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,34 +25,34 @@ from genmem.seeding import stream
 FloatArray = NDArray[np.float64]
 
 FOLDS = 5
-HELD_OUT_EXCESS = 2.0  # noise of a score over that of a placebo: 1.5 on digits, 2.5 on MNIST
-SIGNIFICANT = 4.0  # standard errors, which take examples as independent though they share refits
+HELD_OUT_EXCESS = 2.0  # variance of a score over that of a placebo: 1.5 on digits, 2.5 on MNIST
+SIGNIFICANT = 4.0  # standard errors, computed as if examples were independent, although they share refits
 NEGLIGIBLE = 0.01  # share of noise in the prediction that changes nothing
-HARMLESS = -0.05  # noise against the score's own, as log_prob_in may bring, makes no false gain
+HARMLESS = -0.05  # a negative slope, which log_prob_in may cause, does not exaggerate the gain
 
 
 @dataclass(frozen=True, eq=False)
 class AdjustedScores:
     """Scores of n examples shrunk towards a prediction, nats; arrays are (n,) float64.
 
-    For ranking and for point estimates only. Never use them for p values, flags, or to choose memorized sets or their
-    controls, and never correlate them with their own covariates: they are made of those. Keep the raw score beside.
+    Use them for rankings and point estimates only. Never use them for p values, flags, or the choice of memorized sets
+    or of their controls, and never correlate them with their own covariates. Keep the raw score beside them.
 
     Attributes:
         score: prediction + weight * (raw score - prediction).
-        prediction: what the covariates say, from a regression that saw neither the example nor its duplicates.
+        prediction: of a regression on the covariates that is fitted without the example and its duplicates.
         weight: from 0 (prediction only) to 1 (raw score only): signal / (signal + noise).
-        standard_error: of the score as an estimate of the true value, were signal and noise normal and known.
-        reliability: squared correlation to expect with the true values; compare with that of the raw scores. Its square
-            root times that of another study's raw scores is the correlation to expect between the two. NaN where
-            noise was not measured (one repeat).
-        slope: share of the prediction's variance that is noise of the same refits: of (score - score of the other
-            half of the repeats) on the prediction, over both directions. NaN where not measured.
-            Slightly below 0 is harmless: log_prob_in of the same refits is high where the score's noise is high, while
-            predictions fall with it.
+        standard_error: of the score as an estimate of the true value, if signal and noise are normal and known.
+        reliability: expected squared correlation with the true values; compare it with that of the raw scores. Its
+            square root times that of the raw scores of another study is the expected correlation between the two
+            studies. NaN if the noise was not measured (one repeat).
+        slope: share of the prediction's variance that is noise of the same refits: the slope of (score - score of the
+            other half of the repeats) on the prediction, over both directions. NaN if not measured. A slope slightly
+            below 0 is harmless: log_prob_in is high when the noise of the score is high, and predictions fall with
+            log_prob_in.
         slope_error: its standard error.
-        ok: whether the guards hold; None where the slope could not be measured and nothing else is wrong.
-        reason: why `ok` is not true, in a sentence; else empty.
+        ok: whether both guards pass; None if the slope could not be measured and nothing else is wrong.
+        reason: a sentence that says why `ok` is not true; empty otherwise.
     """
 
     score: FloatArray
@@ -66,7 +66,7 @@ class AdjustedScores:
     reason: str
 
     def slope_interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return the interval of the slope; it must reach 0, or come within .01 of it."""
+        """Return the interval of the slope; it must contain 0 or come within .01 of it."""
         return stats.student_interval(self.slope, self.slope_error, np.inf, level)
 
 
@@ -86,31 +86,32 @@ def adjust(
 ) -> AdjustedScores:
     """Shrink noisy scores towards a cross-fitted regression on cheap covariates.
 
-    Noise and signal both grow with the score, so both are curves over the prediction: noise is the mean squared
-    standard error near it, bent by the example's own where `repeats` says how much that is worth; signal is what the
-    squared residual exceeds noise by. Weight = signal / (signal + noise). The result is for ranking and point
-    estimates: **never** for p values, flags, the choice of memorized sets or of controls.
+    Noise and signal both grow with the score, so both are estimated as functions of the prediction. Noise is the mean
+    squared standard error of examples with a similar prediction, moderated towards the example's own error if `repeats`
+    is given. Signal is the squared residual minus the noise. Weight = signal / (signal + noise). The result is for
+    rankings and point estimates: **never** for p values, flags, the choice of memorized sets or of controls.
 
     Args:
         score: (n,) raw scores, nats.
-        standard_error: (n,) their errors over repeats; NaN where there is only one.
-        covariates: (n, c), see `covariates`. log_prob_out, the score and the gap of the same refits are forbidden:
-            they carry the noise of the score.
-        groups: (n,) identical examples share one; a group is never on both sides of a fit.
+        standard_error: (n,) their standard errors over repeats; NaN if there is one repeat.
+        covariates: (n, c), see `covariates`. log_prob_out, the score and the gap of the same refits are forbidden,
+            because they contain the noise of the score.
+        groups: (n,) group of each example; identical examples share one, which is never on both sides of a fit.
         repeats: L, one number or (n,), behind each standard error. Without it only their local mean is used.
-        placebo: (m, n) scores of sham folds: at one repeat, where no error is known, noise is taken as twice their
-            mean square, for refits spread more where the example is held out. A guess, and `reliability` stays NaN.
+        placebo: (m, n) scores of placebo folds. At one repeat, where no standard error is known, the noise is taken as
+            twice their mean square, because refits vary more at held-out examples. This is a guess, and `reliability`
+            stays NaN.
         half_scores: (2, n) scores from each half of the repeats, for the guard. Halves are noisier than the whole, so
-            the slope errs on the high side.
-        half_covariates: the covariates of each half *from its own refits alone*; covariates from all refits are
-            equally tied to both halves and hide any leak. Pass the same array twice where they use no refit.
-        forbidden: arrays (n,) by name of which no covariate may be a copy, such as log_prob_out.
-        folds: of the cross-fit, 2 or more.
-        seed: root of the folds.
+            the slope is overestimated rather than underestimated.
+        half_covariates: the covariates of each half *from its own refits alone*; covariates from all refits depend
+            equally on both halves and hide any leak. Pass the same array twice if they use no refit.
+        forbidden: arrays (n,) by name, such as log_prob_out, of which no covariate may be a copy.
+        folds: of the cross-fitting, 2 or more.
+        seed: of the folds.
 
     Raises:
-        DataError: shapes disagree, values are not finite, fewer than 20 distinct examples, all errors unknown and no
-            placebo, or a covariate is a copy of the score, determines it, or copies a forbidden array.
+        DataError: shapes disagree, values are not finite, there are fewer than 20 distinct examples, all errors are
+            unknown and there is no placebo, or a covariate copies or determines the score or copies a forbidden array.
 
     References:
         Covariate-Powered Empirical Bayes Estimation (Ignatiadis & Wager, 2019), https://arxiv.org/abs/1906.01611
@@ -150,7 +151,7 @@ def adjust(
 
 
 def _folds(same: NDArray[np.intp], folds: int, seed: int) -> NDArray[np.intp]:
-    """Return the fold (n,) of each example: groups shuffled and dealt out."""
+    """Return the fold (n,) of each example; groups are shuffled and assigned to folds in turn."""
     count = int(same.max()) + 1
     return np.asarray(stream(seed, "adjusted").permutation(count)[same] % folds)
 
@@ -164,7 +165,7 @@ def _cross_fit(values: FloatArray, target: FloatArray, fold: NDArray[np.intp]) -
 
 
 def _regression(n: int) -> HistGradientBoostingRegressor:
-    # Small trees, few steps: the target is mostly noise. Trees take missing values and any monotone scale.
+    # Small trees and few steps, because the target is mostly noise. Trees handle missing values and any monotone scale.
     return HistGradientBoostingRegressor(
         max_iter=200,
         learning_rate=0.03,
@@ -181,7 +182,7 @@ def _regression(n: int) -> HistGradientBoostingRegressor:
 def _squared_errors(
     standard_error: ArrayLike, placebo: ArrayLike | None, repeats: ArrayLike | None, n: int
 ) -> tuple[FloatArray, FloatArray]:
-    """Return the variance of each score, NaN where not known, and its degrees of freedom, 0 where not known."""
+    """Return the variance of each score, NaN if unknown, and its degrees of freedom, 0 if unknown."""
     error = np.asarray(standard_error, dtype=np.float64)
     if error.shape != (n,) or np.isinf(error).any() or (error < 0).any():
         raise DataError(
@@ -197,20 +198,20 @@ def _squared_errors(
 
 
 def _placebo_variance(placebo: ArrayLike | None, n: int) -> FloatArray:
-    shams = np.empty((0, n)) if placebo is None else np.asarray(placebo, dtype=np.float64)
-    if shams.ndim != 2 or shams.shape[1] != n or not len(shams):
+    placebos = np.empty((0, n)) if placebo is None else np.asarray(placebo, dtype=np.float64)
+    if placebos.ndim != 2 or placebos.shape[1] != n or not len(placebos):
         raise DataError(
-            expected="standard errors, or else placebo scores (m, n) to judge the noise by",
-            got="standard errors all NaN and " + ("no placebo" if placebo is None else f"placebo {shams.shape}"),
-            do="Use two repeats or more, or pass `MemorizationScores.placebo` (it takes four folds or more).",
+            expected="standard errors, or placebo scores (m, n) to estimate the noise from",
+            got="standard errors all NaN and " + ("no placebo" if placebo is None else f"placebo {placebos.shape}"),
+            do="Use two repeats or more, or pass `MemorizationScores.placebo` (it needs four folds or more).",
         )
-    return np.asarray((shams**2).mean(axis=0))
+    return np.asarray((placebos**2).mean(axis=0))
 
 
 def _noise_and_signal(
     residual: FloatArray, prediction: FloatArray, squared: FloatArray, df: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Return the variance of the noise and of what the prediction leaves of the signal, (n,) each."""
+    """Return the variance of the noise, and that of the signal that the prediction does not explain, (n,) each."""
     known = np.isfinite(squared)
     trend = _curve(prediction[known], squared[known], prediction)
     usable = trend > 0
@@ -227,7 +228,7 @@ def _noise_and_signal(
 
 
 def _curve(at: FloatArray, values: FloatArray, where: FloatArray, least: int = 100, most: int = 10) -> FloatArray:
-    """Return the local mean of `values` over `at`, read off at `where`: means of equal bins, joined by lines."""
+    """Return the local mean of `values` over `at`, evaluated at `where`: means of equal bins, joined by lines."""
     bins = int(np.clip(len(at) // least, 1, most))
     order = np.argsort(at, kind="stable")
     parts = np.array_split(order, bins)
@@ -259,8 +260,8 @@ def _guard(
 ) -> _Slope:
     """Return the slope of (score - independent score) on the prediction, each half predicted from its own refits.
 
-    With scores a, b and predictions f, g of the two halves both directions add up to (a - b)(f - g) / (f^2 + g^2):
-    what a and b share, the true values, is gone from both factors, so small leaks show.
+    With scores a, b and predictions f, g of the two halves, both directions add up to (a - b)(f - g) / (f^2 + g^2).
+    The true values, which a and b share, cancel in both factors, so that small leaks show.
     """
     if half_scores is None or half_covariates is None:
         return _Slope(np.nan, np.nan)
@@ -270,9 +271,9 @@ def _guard(
         raise DataError(
             expected=f"half_scores (2, {len(fold)}) and the covariates of each of the two halves",
             got=f"shape {halves.shape} and covariates {[t.values.shape for t in tables]}",
-            do="Score each half of the repeats on its own, and take log_prob_in from that half.",
+            do="Score each half of the repeats separately, and take log_prob_in from that half.",
         )
-    seen = np.isfinite(halves).all(axis=0)  # where repeats failed an example may lack a half
+    seen = np.isfinite(halves).all(axis=0)  # if repeats failed, an example may lack a half
     if len(np.unique(same[seen])) < FEWEST:
         return _Slope(np.nan, np.nan)
     f, g = (_cross_fit(t.values[seen], half[seen], fold[seen]) for t, half in zip(tables, halves, strict=True))
@@ -291,21 +292,21 @@ def _slope(difference: FloatArray, f: FloatArray, g: FloatArray, same: NDArray[n
 
 
 def _verdict(slope: _Slope, excess: FloatArray | None) -> tuple[bool | None, str]:
-    """Return whether the guards hold and why not."""
+    """Return whether the guards pass, and why not."""
     beyond = max(slope.slope - NEGLIGIBLE, HARMLESS - slope.slope)
     if beyond > 0 and abs(slope.slope) > SIGNIFICANT * slope.error:
         return False, (
-            f"The prediction carries noise of the same refits: {slope.slope:.3f} (standard error {slope.error:.3f}) of "
-            "its variance. A covariate depends on models that held the example out."
+            f"The prediction contains noise of the same refits: {slope.slope:.3f} (standard error {slope.error:.3f}) "
+            "of its variance. A covariate depends on models that held out the example."
         )
     if excess is not None and excess.mean() < -SIGNIFICANT * excess.std(ddof=1) / np.sqrt(len(excess)):
-        return False, "The prediction is closer to the scores than their noise allows: a covariate carries that noise."
+        return False, "The prediction is closer to the scores than their noise allows: a covariate contains that noise."
     if not np.isfinite(slope.slope):
-        return None, "The slope was not measured: it takes two repeats, and covariates for each half of them."
+        return None, "The slope was not measured: this needs two repeats, and covariates for each half of them."
     return True, ""
 
 
-# --- what comes in
+# --- checks of the arguments
 
 
 def _check_sizes(raw: FloatArray, table: Covariates, same: NDArray[np.intp], folds: int) -> None:
@@ -320,5 +321,5 @@ def _check_sizes(raw: FloatArray, table: Covariates, same: NDArray[np.intp], fol
         raise DataError(
             expected=f"{FEWEST} distinct examples or more, and folds of 2 or more",
             got=f"{distinct} and folds={folds}",
-            do="Use the raw scores: there is too little to learn from." if folds >= 2 else "Use 5 folds.",
+            do="Use the raw scores: there are too few examples to learn from." if folds >= 2 else "Use 5 folds.",
         )

@@ -1,4 +1,4 @@
-"""What may predict memorization without knowing it: facts that do not carry the noise of the scores."""
+"""Covariates that may predict memorization: facts that do not contain the noise of the scores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ FEWEST = 20  # distinct examples to learn from
 
 @dataclass(frozen=True, eq=False)
 class Covariates:
-    """Facts about n examples that predict memorization without carrying the noise of its measurement.
+    """Facts about n examples that predict memorization but do not contain the noise of its measurement.
 
     Attributes:
-        values: (n, c) float64; NaN where a fact is not known.
+        values: (n, c) float64; NaN if a fact is unknown.
         names: c names.
     """
 
@@ -37,7 +37,7 @@ class Covariates:
             raise DataError(
                 expected="covariates (n, c), finite or NaN, with c names",
                 got=f"shape {values.shape}, {len(self.names)} names, {int(np.isinf(values).sum())} infinite",
-                do="Pass one row an example and one column a covariate; NaN says that a value is not known.",
+                do="Pass one row per example and one column per covariate; NaN marks a value that is unknown.",
             )
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "names", tuple(self.names))
@@ -51,15 +51,15 @@ def covariates(
     epochs: Sequence[int] | None = None,
     extra: Mapping[str, ArrayLike] | None = None,
 ) -> Covariates:
-    """Assemble the covariates that are allowed.
+    """Return the allowed covariates in one table.
 
     Args:
         distances: (n, k) to the k nearest other training examples, nearest first; the first 10 are used.
-        log_prob_in: (n, c) mean log p under refits that saw the example, at c checkpoints.
+        log_prob_in: (n, c) mean log p under refits that trained on the example, at c checkpoints.
         labels: (n,) of any kind; the 50 most frequent become columns of 0 and 1.
         epochs: c names for the checkpoints.
-        extra: further facts by name, (n,) each, such as self-influence; NaN where not known. None of log_prob_out, the
-            score or the gap *of the same refits* may be among them.
+        extra: further facts by name, (n,) each, such as self-influence; NaN if unknown. log_prob_out, the score and the
+            gap *of the same refits* must not be among them.
 
     Raises:
         DataError: nothing is given, lengths disagree, a value is infinite, or a name is forbidden.
@@ -79,43 +79,43 @@ def covariates(
     columns |= {name: np.asarray(values, dtype=np.float64) for name, values in (extra or {}).items()}
     if not columns or len({values.shape for values in columns.values()}) != 1:
         raise DataError(
-            expected="one covariate or more, of one value an example each",
+            expected="one covariate or more, with one value per example each",
             got=", ".join(f"{name} {values.shape}" for name, values in columns.items()) or "none",
-            do="Pass distances to the nearest neighbours at least, all arrays for the same examples.",
+            do="Pass at least distances to the nearest neighbours, and all arrays for the same examples.",
         )
     found = Covariates(np.stack(list(columns.values()), axis=1), tuple(columns))
     refuse_names(found.names)
     return found
 
 
-# --- what may not
+# --- forbidden covariates
 
 
 def refuse_names(names: Sequence[str]) -> None:
-    """Refuse covariates by the names of what is made of the same refits."""
+    """Refuse covariates by the names of arrays that are computed from the same refits."""
     bad = [name for name in names if name.lower().startswith(FORBIDDEN)]
     if bad:
         raise DataError(
-            expected="covariates that do not carry the noise of the scores",
+            expected="covariates that do not contain the noise of the scores",
             got=", ".join(bad),
-            do="Leave it out, or rename it if it comes from other models than the scores.",
+            do="Leave it out, or rename it if it is from other models than the scores.",
         )
 
 
 def refuse_copies(table: Covariates, forbidden: Mapping[str, FloatArray]) -> None:
-    """Refuse a covariate that orders the examples as a forbidden array, and covariates that add up to the score."""
+    """Refuse a covariate that ranks the examples as a forbidden array does, and covariates that add up to the score."""
     for name, column in zip(table.names, table.values.T, strict=True):
         for what, values in forbidden.items():
             if _copies(column, values):
-                raise _copy(f"{name}, which orders the examples as {what} does")
-    # Exact sums count too: log_prob_in and log_prob_out together are the score.
+                raise _copy(f"{name}, which ranks the examples as {what} does")
+    # Exact sums count too: log_prob_in and log_prob_out together determine the score.
     whole = np.column_stack([np.nan_to_num(table.values), np.ones(len(table.values))])
     score = forbidden["score"]
     if len(score) > 2 * whole.shape[1] and score.std() > 0:
         whole = whole / np.maximum(np.abs(whole).max(axis=0), 1e-300)
         left = score - whole @ np.linalg.lstsq(whole, score, rcond=None)[0]
         if left.var() < (1 - COPY) * score.var():
-            raise _copy("columns of which a weighted sum is the score")
+            raise _copy("columns with a weighted sum that equals the score")
 
 
 def _copies(column: FloatArray, values: FloatArray) -> bool:
@@ -127,13 +127,13 @@ def _copies(column: FloatArray, values: FloatArray) -> bool:
 
 def _copy(got: str) -> DataError:
     return DataError(
-        expected="covariates that do not carry the noise of the scores",
+        expected="covariates that do not contain the noise of the scores",
         got=got,
-        do="Leave out log_prob_out, the score and the gap of the same refits, and all that is made of them.",
+        do="Leave out log_prob_out, the score and the gap of the same refits, and everything computed from them.",
     )
 
 
-# --- what comes in
+# --- checks of the arguments
 
 
 def as_covariates(given: ArrayLike | Covariates) -> Covariates:
@@ -147,7 +147,7 @@ def as_covariates(given: ArrayLike | Covariates) -> Covariates:
 def _checkpoints(log_prob_in: FloatArray, epochs: Sequence[int]) -> dict[str, FloatArray]:
     if len(set(epochs)) != log_prob_in.shape[1]:
         raise DataError(
-            expected=f"{log_prob_in.shape[1]} different epochs, one a column of log_prob_in",
+            expected=f"{log_prob_in.shape[1]} different epochs, one per column of log_prob_in",
             got=f"{list(epochs)}",
             do="Pass the epochs of the columns, or none.",
         )
@@ -156,7 +156,7 @@ def _checkpoints(log_prob_in: FloatArray, epochs: Sequence[int]) -> dict[str, Fl
 
 def _indicators(labels: NDArray[np.generic]) -> dict[str, FloatArray]:
     if labels.ndim != 1:
-        raise DataError(expected="labels of shape (n,)", got=f"shape {labels.shape}", do="Pass one label an example.")
+        raise DataError(expected="labels of shape (n,)", got=f"shape {labels.shape}", do="Pass one label per example.")
     found, member, count = np.unique(labels, return_inverse=True, return_counts=True)
     kept = np.sort(np.argsort(-count, kind="stable")[:MOST_LABELS])
     return {f"label_{found[c]}": (member == c).astype(np.float64) for c in kept}

@@ -1,19 +1,19 @@
-"""How does memorization grow during training, and from which epoch on is it there?
+"""How does memorization grow during training, and from which epoch on does it exceed chance?
 
-At every scored epoch the scores ("mean_log") are summed up by quantiles over the examples, and by their mean, which is
-the generalization gap: mean log p of training examples minus that of held-out ones. All of these are nonzero by noise
-alone, so each stands beside its null, made of joint fold shifts (`fold_shifts`).
+At every scored epoch the scores ("mean_log") are summarized by quantiles over the examples and by their mean. The mean
+is the generalization gap: mean log p of training examples minus that of held-out examples. Noise alone makes all of
+these nonzero, so each is reported with its null, made of joint fold shifts (`fold_shifts`).
 
-- p of one epoch: the rank of the statistic among m rotations of the folds, (1 + #{rotation >= it}) / (1 + m),
-  one-sided, exact whatever examples share. K folds and L repeats have K^L rotations: no p is below 1/25 with 5 folds
-  and two repeats.
-- p corrected over epochs: Westfall and Young's step-down maximum of the statistics, each in units of the spread of
-  its rotations. Rotations are joint over epochs, so that the strong dependence between epochs costs nothing, as it
-  would with Holm, and no shape of the curve is assumed. Each statistic is a family of its own.
-- Null mean and band: placebos, which hold no memorization.
-- Errors are those of the refits (jackknife over repeats) for these examples. Noise of the refits also pushes outer
-  quantiles out, by an amount that falls as 1/L where scores spread more than their noise: `denoised` takes that off.
-  Where scores are noise alone it takes off half; compare with the null there.
+- p of one epoch: the rank of the statistic among m rotations of the folds, (1 + #{rotation >= it}) / (1 + m). It is
+  one-sided and exact whatever the examples share. K folds and L repeats have K^L rotations: no p is below 1/25 with 5
+  folds and two repeats.
+- p corrected over epochs: Westfall and Young's step-down maximum of the statistics, each in units of the standard
+  deviation of its rotations. Rotations are joint over epochs, so strong dependence between epochs costs no power, as it
+  would with Holm's correction, and no shape of the curve is assumed. Each statistic is a family of its own.
+- Null mean and band: from placebos, which contain no memorization.
+- Standard errors cover the refits (jackknife over repeats) for these examples. Noise of the refits also moves extreme
+  quantiles outwards, by an amount that falls as 1/L if scores vary more than their noise; `denoised` subtracts it. If
+  scores are noise alone, it subtracts half of that; compare with the null in this case.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,19 +39,19 @@ DRAWS = 199
 
 @dataclass(frozen=True, eq=False)
 class Excess:
-    """Statistics of the scores over E epochs, each beside its null. Trailing shape: (Q,) quantiles, or () the gap.
+    """Statistics of the scores over E epochs, each with its null. Trailing shape: (Q,) quantiles, or () the gap.
 
     Attributes:
         epochs: (E,) scored epochs.
         value: (E, ...) the statistic, nats.
         error: (E, ...) its standard error over repeats (jackknife); NaN at one repeat.
-        denoised: (E, ...) the statistic less what noise of the refits adds, to first order; NaN at one repeat.
-        null_mean: (E, ...) mean over the placebos; NaN where the design has none (2 folds).
+        denoised: (E, ...) the statistic minus what noise of the refits adds, to first order; NaN at one repeat.
+        null_mean: (E, ...) mean over the placebos; NaN if the design has none (2 folds).
         null_low: (E, ...) 2.5% quantile of the placebos.
         null_high: (E, ...) 97.5% quantile of the placebos.
         p_value: (E, ...) one-sided p of no memorization at that epoch.
         p_corrected: (E, ...) the same, corrected over epochs.
-        p_without: (L, E, ...) `p_corrected` without each of the repeats.
+        p_without: (L, E, ...) `p_corrected` with each repeat left out in turn.
     """
 
     epochs: NDArray[np.int64]
@@ -71,11 +71,11 @@ class Excess:
         return self.value - self.null_mean
 
     def first(self, alpha: float = ALPHA) -> NDArray[np.int64]:
-        """Return the first epoch (...) whose corrected p is at most `alpha`; -1 where there is none."""
+        """Return the first epoch (...) with a corrected p of at most `alpha`; -1 if there is none."""
         return _first(self.epochs, self.p_corrected, alpha)
 
     def first_range(self, alpha: float = ALPHA) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the earliest and the latest of `first` when each repeat in turn is left out; -1 means never."""
+        """Return the earliest and the latest value of `first` as each repeat is left out in turn; -1 means never."""
         if not len(self.p_without):  # one repeat
             never = np.full(self.value.shape[1:], NEVER)
             return never, never
@@ -99,10 +99,10 @@ class MemorizationCurve:
         epochs: (E,) scored epochs.
         levels: (Q,) levels of the quantiles.
         quantiles: quantiles of the scores over examples, (E, Q).
-        gap: the generalization gap, mean log p in minus mean log p out, (E,): the mean score.
-        mean_in: (E,) mean log p of the examples under refits that trained on them; the training loss is its negative.
-        mean_out: (E,) mean log p of the examples under refits that did not: minus the held-out loss.
-        in_by_split: (E, n_splits) mean log p of the examples each refit trained on; NaN for a failed one.
+        gap: the generalization gap (E,): mean log_prob_in minus mean log_prob_out, which is the mean score.
+        mean_in: (E,) mean log p of the examples under refits that trained on them; the negative training loss.
+        mean_out: (E,) mean log p of the examples under refits that did not; the negative held-out loss.
+        in_by_split: (E, n_splits) mean log p of the examples each refit trained on; NaN for a failed refit.
         out_by_split: (E, n_splits) mean log p of the examples each refit held out.
         gap_per_repeat: (E, L) the gap within each repeat.
     """
@@ -119,19 +119,19 @@ class MemorizationCurve:
 
     @property
     def best(self) -> int:
-        """Position of the epoch with the best mean held-out log p: where early stopping would stop."""
+        """Position of the epoch with the best mean held-out log p, where early stopping would stop."""
         return int(np.nanargmax(self.mean_out))
 
     @property
     def gap_student_p(self) -> FloatArray:
-        """One-sided p (E,) of the gap by Student's t over repeats, not corrected; NaN at one repeat."""
+        """One-sided p (E,) of the gap by Student's t over repeats, uncorrected; NaN at one repeat."""
         L = np.isfinite(self.gap_per_repeat).sum(axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             t = np.where(self.gap.value == 0, 0.0, self.gap.value / self.gap.error)
         return np.where(L > 1, stdtr(np.maximum(L - 1, 1), -t), np.nan)
 
     def to_arrays(self, alpha: float = ALPHA) -> dict[str, NDArray[np.generic]]:
-        """Return plain arrays to store; epochs that were never found are -1."""
+        """Return plain arrays to store; -1 stands for an epoch that does not exist."""
         q, gap = self.quantiles, self.gap
         names = ("null_low", "null_high", "p_value", "p_corrected", "denoised")
         return {
@@ -169,19 +169,19 @@ def memorization_curve(
     """Follow quantiles of the memorization score and the generalization gap over training.
 
     Args:
-        log_probs_by_epoch: for each scored epoch, (n_splits, n) log p of every example under every refit, nats; a
-            generator will do, one matrix is held at a time. A row that is NaN throughout is a failed refit and is
-            left out.
+        log_probs_by_epoch: for each scored epoch, (n_splits, n) log p of every example under every refit, nats. A
+            generator is accepted; one matrix is held at a time. A row of NaN only is a failed refit and is left out.
         held_out: (n_splits, n) bool, true where the refit did not train on the example.
         repeat: (n_splits,) the repeat of each split; see `memorization_score`.
-        epochs: (E,) what the epochs are called, rising; by default 1, 2, ...
+        epochs: (E,) names of the epochs, rising; by default 1, 2, ...
         levels: of the quantiles, each between 0 and 1.
-        draws: joint fold shifts behind p values and null; all of them where there are fewer.
-        seed: root of the shifts.
+        draws: number of joint fold shifts for p values and null; all shifts if there are fewer.
+        seed: of the shifts.
+
 
     Raises:
-        DataError: shapes disagree, a row is neither finite nor NaN throughout, no epoch has a score, or the repeats
-            cannot be told.
+        DataError: shapes disagree, a row is neither finite nor NaN only, no epoch has a score, or the repeats cannot be
+            inferred.
 
     References:
         On Memorization in Probabilistic Deep Generative Models (van den Burg & Williams, 2021),
@@ -215,7 +215,7 @@ def memorization_curve(
 
 
 def _excess(epochs: NDArray[np.int64], found: Sequence[Epoch]) -> Excess:
-    """Set the statistics (E, C) of all epochs beside their nulls."""
+    """Compute the statistics (E, C) of all epochs with their nulls."""
     value, without = np.stack([f.value for f in found]), np.stack([f.without for f in found])  # (E, C), (E, L, C)
     rotated, placebo = np.stack([f.rotated for f in found]), np.stack([f.placebo for f in found])  # (E, m, C)
     rotated_without = [np.stack(parts) for parts in zip(*(f.rotated_without for f in found), strict=True)]
@@ -242,7 +242,7 @@ def _part(whole: Excess, part: slice | int) -> Excess:
 
 
 def _jackknife(value: FloatArray, without: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the standard error (E, C) from leaving out each repeat, and the value less its bias of order 1/L."""
+    """Return the standard error (E, C) from leaving out each repeat, and the value minus its bias of order 1/L."""
     L = np.isfinite(without).sum(axis=1)
     if without.shape[1] < 2 or (L < 2).any():
         return np.full(value.shape, np.nan), np.full(value.shape, np.nan)
@@ -257,15 +257,16 @@ def _rank_p(value: FloatArray, null: FloatArray) -> FloatArray:
 
 
 def _step_down_p(value: FloatArray, null: FloatArray) -> FloatArray:
-    """Return p (E, C) corrected over the E epochs, every column by itself: values (E, C), rotations (E, m, C).
+    """Return p (E, C) corrected over the E epochs, for each column separately: values (E, C), rotations (E, m, C).
 
-    The epoch furthest above its rotations is compared with the furthest of any epoch of each rotation; the next one
-    with the furthest among the epochs left; and so on. The true value counts as one rotation, so that ranks are exact.
+    The epoch that exceeds its rotations most is compared with the maximum over all epochs of each rotation; the next
+    epoch with the maximum over the remaining epochs; and so on. The true value counts as one rotation, so ranks are
+    exact.
     """
     every = np.concatenate([value[:, None], null], axis=1)  # (E, 1 + m, C)
     spread = every.std(axis=1, keepdims=True)
     z = (every - every.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1.0)
-    z = np.where(np.isfinite(z), z, -np.inf)  # an epoch without a score is above nothing
+    z = np.where(np.isfinite(z), z, -np.inf)  # an epoch without a score exceeds nothing
     order = np.argsort(-z[:, 0], axis=0, kind="stable")  # (E, C)
     z = np.take_along_axis(z, order[:, None], axis=0)
     furthest = np.maximum.accumulate(z[::-1], axis=0)[::-1]
@@ -291,7 +292,7 @@ def _nan_if_none(placebo: FloatArray, summary: Callable[..., FloatArray], *args:
     return np.asarray(summary(placebo, *args, axis=1))
 
 
-# --- what comes in
+# --- checks of the arguments
 
 
 def _checked(matrices: Iterable[ArrayLike], held: BoolArray) -> Iterator[NDArray[np.floating]]:
@@ -307,9 +308,9 @@ def _checked(matrices: Iterable[ArrayLike], held: BoolArray) -> Iterator[NDArray
             if not np.isfinite(row).all() and not np.isnan(row).all():
                 example = int(np.flatnonzero(~np.isfinite(row))[0])
                 raise DataError(
-                    expected="log_probs finite, or NaN throughout a failed refit",
+                    expected="log_probs that are finite, or NaN throughout for a failed refit",
                     got=f"{row[example]} at epoch position {at}, split {s}, example {example}",
-                    do="Look at that refit: its log_prob overflows.",
+                    do="Check that refit: its log_prob overflows.",
                 )
         yield ell
 
@@ -328,7 +329,7 @@ def _names(epochs: ArrayLike | None, count: int) -> NDArray[np.int64]:
 def _require_scores(found: Sequence[Epoch]) -> None:
     if not any(np.isfinite(f.value).all() for f in found):
         raise DataError(
-            expected="refits that saw an example and refits that held it out, within one repeat",
+            expected="refits that trained on an example and refits that held it out, within one repeat",
             got="no example with both at any epoch: too many refits failed",
-            do="Look at why they failed (a lower learning rate often helps), and refit.",
+            do="Check why they failed (a lower learning rate often helps), and refit.",
         )

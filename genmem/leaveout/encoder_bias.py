@@ -1,9 +1,9 @@
-"""How much of a score is memorization in the density, and how much is the encoder's?
+"""The amortization gap of a score: how much of it is memorization by the encoder, and how much by the density?
 
-The encoder of a VAE describes examples it was trained on better than others, so that log p through it is too low for
-held-out examples and the score too high. With the posterior fitted to each example by itself the score is the
-density's alone: the *decoder part*. What the encoder adds, M_amortised - M_refit, is the *encoder part*. The posterior
-of a sample is refitted, and that of all examples where it matters.
+The encoder of a VAE fits training examples better than held-out ones. log p with amortized posteriors is therefore too
+low for held-out examples, and the score too high. With a posterior fitted to each example the score is memorization by
+the density alone (here *decoder*). The difference M_amortized - M_fitted is the *amortization gap* (here *encoder*).
+Posteriors are fitted to a random subset of the examples, and to all examples if the gap matters.
 """
 
 from concurrent.futures import Executor
@@ -30,15 +30,15 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 SAMPLE = 500
-BIAS_SHARE = 0.05  # of the mean score: where the encoder adds more, every example is refitted
-NOISE_SHARE = 0.1  # of a score's variance within a repeat: what draws may add
+BIAS_SHARE = 0.05  # of the mean score: if the amortization gap is larger, posteriors are fitted to every example
+NOISE_SHARE = 0.1  # of a score's variance within a repeat: the most that the noise of draws may contribute
 DRAWS = (16, 32, 64)
 OVER_REPEATS, OVER_FOLDS = "repeats and examples", "folds and examples"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over examples, its standard error, its 95% interval, and what these cover; "" where there is none."""
+    """A mean over examples, its standard error, its 95% interval, and what these cover; "" if there is no interval."""
 
     value: float
     standard_error: float
@@ -59,11 +59,11 @@ def sample_of(n: int, seed: int, size: int = SAMPLE) -> NDArray[np.intp]:
 def parts(
     amortised: ArrayLike, refitted: ArrayLike, held_out: ArrayLike, repeat: ArrayLike
 ) -> tuple[FloatArray, FloatArray]:
-    """Return the decoder part and the encoder part of the score of each example within each repeat: (L, m) each.
+    """Return the score with fitted posteriors and the amortization gap of each example within each repeat: (L, m) each.
 
     Args:
-        amortised: (n_splits, m) log p through the encoder; a row with NaN is a split that failed, and left out.
-        refitted: (n_splits, m) log p with refitted posteriors; likewise.
+        amortised: (n_splits, m) log p with amortized posteriors; a row with NaN is a failed split and is left out.
+        refitted: (n_splits, m) log p with posteriors fitted to each example; likewise.
         held_out: (n_splits, m) bool.
         repeat: (n_splits,) the repeat of each split.
 
@@ -83,19 +83,19 @@ def _per_repeat(ell: FloatArray, held_out: BoolArray, repeat: NDArray[np.intp], 
 
 
 def mean_over_examples(per_repeat: FloatArray, held_out: BoolArray, repeat: ArrayLike, n: int) -> Estimate:
-    """Return the mean of an effect over examples, for repeats to come and for the n examples these were drawn from.
+    """Return the mean of an effect over examples, with an interval for new repeats and all n examples.
 
-    Three repeats or more: the squared errors of the mean over repeats and over examples (drawn without replacement)
-    add up, with Satterthwaite's degrees of freedom. What both hold, the noise of single values, counts twice: the
-    interval errs on the wide side. One or two: the errors are those of the folds of a repeat taken as clusters, which
-    hold different examples and different held-out networks; on the wide side too, for what sets one network apart
-    adds to its own fold and takes from the others. Elsewhere (designs whose held-out sets overlap) there is none.
+    With three repeats or more, the squared errors of the mean over repeats and over examples (drawn without
+    replacement) are added, with Satterthwaite's degrees of freedom. The noise of single values is in both and counts
+    twice, so the interval is conservative. With one or two repeats, the folds of a repeat are taken as clusters: they
+    have different examples and different held-out networks. The interval is conservative too, because a deviation of
+    one network raises its own fold and lowers the others. Designs with overlapping held-out sets have no interval.
 
     Args:
-        per_repeat: (L, m) the effect on each example within each repeat, NaN where there is none.
+        per_repeat: (L, m) the effect on each example within each repeat, NaN if there is none.
         held_out: (n_splits, m) bool.
         repeat: (n_splits,) the repeat of each split.
-        n: the examples in all.
+        n: number of all examples, of which these m are a random subset.
 
     >>> held_out = np.tile(np.eye(3, dtype=bool), (3, 1))
     >>> mean_over_examples(np.ones((3, 3)), held_out, np.repeat([0, 1, 2], 3), n=9).interval
@@ -144,12 +144,12 @@ def _over_folds(per_repeat: FloatArray, held_out: BoolArray, repeat: NDArray[np.
         sums = out @ (values[there] - values[there].mean())
         variances.append(len(out) / (len(out) - 1) * float((sums**2).sum()) / there.sum() ** 2)
         df += len(out) - 1
-    # Not divided by the repeats: they share the examples.
+    # Not divided by the repeats, because they share the examples.
     return (float(np.mean(variances)), df) if variances else (np.nan, 0)
 
 
 def exceeds(bias: float, score: float, share: float = BIAS_SHARE) -> bool:
-    """Return whether the encoder adds more to a mean score than may be left there.
+    """Return whether the amortization gap is too large a share of the mean score to be left in it.
 
     >>> exceeds(-0.3, 5.0), exceeds(-0.2, 5.0)
     (True, False)
@@ -160,9 +160,9 @@ def exceeds(bias: float, score: float, share: float = BIAS_SHARE) -> bool:
 def noise_share(
     variance: ArrayLike, log_probs: ArrayLike, held_out: ArrayLike, repeat: ArrayLike
 ) -> tuple[float, float, float]:
-    """Return the share of the draws in a score's variance within a repeat, and their mean variance in and out.
+    """Return the share of draws in a score's variance within a repeat, and their variance for log p in and out.
 
-    The variance of a score is that over repeats; with one repeat, what the spread of its in-splits makes of it.
+    The variance of a score is that over repeats; with one repeat, it is inferred from the spread of the in-splits.
 
     Args:
         variance: (n_splits, m) that of each log p over draws.
@@ -192,7 +192,7 @@ def _score_variance(ell: FloatArray, out: BoolArray, repeat: NDArray[np.intp], s
 
 
 def draws_needed(share: float, draws: int) -> int:
-    """Return how many draws keep their noise within `NOISE_SHARE`, given its share with `draws`; it falls as 1 / draws.
+    """Return how many draws keep their share of noise within `NOISE_SHARE`, given it at `draws`; it falls as 1/draws.
 
     >>> draws_needed(0.04, 16), draws_needed(0.15, 16), draws_needed(3.0, 16)
     (16, 32, 64)
@@ -201,7 +201,7 @@ def draws_needed(share: float, draws: int) -> int:
     return enough[0] if enough else DRAWS[-1]
 
 
-# --- what is done about it
+# --- the correction
 
 
 MODES = ("auto", "refit", "amortised")
@@ -209,24 +209,26 @@ MODES = ("auto", "refit", "amortised")
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """What refitting posteriors found: of the m examples it was done for, under every refit of the repeats in use.
+    """The amortization gap of m examples under every refit of the repeats in use.
 
     Attributes:
-        mode: what was asked, "auto" or "refit".
-        everywhere: whether all examples were refitted: then scores can be made of `posterior_log_probs(run)`.
+        mode: the requested mode, "auto" or "refit".
+        everywhere: whether posteriors were fitted to all examples: `posterior_log_probs(run)` then yields scores.
         examples: (m,) in order.
-        sample: those the bias is the mean over: all, or the random sample (never the flagged ones, which were picked).
-        decoder: (L, m) the score within each repeat with refitted posteriors: memorization in the density.
-        encoder: (L, m) what the encoder adds, M_amortised - M_refit.
-        bias: the mean of `-encoder` over the sample, M_refit - M_amortised, nats, with its interval.
-        score: the mean amortised score of the sample.
-        steps: of each refit.
-        draws: importance samples of each refitted log p.
-        effective_before: share of the draws that carry weight, through the encoder.
-        effective_after: likewise with refitted posteriors.
-        variance_in: mean variance of a refitted log p over draws, nats^2, under networks that saw the example.
+        sample: the examples that the mean is over: all, or the random subset (never the flagged ones, which are
+            selected).
+        decoder: (L, m) the score within each repeat with fitted posteriors: memorization by the density.
+        encoder: (L, m) the amortization gap, M_amortized - M_fitted.
+        bias: the mean of `-encoder` over the sample, M_fitted - M_amortized, nats, with its interval.
+        score: the mean score of the sample with amortized posteriors.
+        steps: of the fit of each posterior.
+        draws: importance samples of each log p with fitted posteriors.
+        effective_before: effective sample size as a share of the draws, with amortized posteriors.
+        effective_after: likewise with fitted posteriors.
+        variance_in: mean variance over draws of log p with fitted posteriors, nats^2, under networks that trained on
+            the example.
         variance_out: likewise under those that did not.
-        noise_share: what these add to a score, as a share of its variance within a repeat.
+        noise_share: the contribution of these to a score, as a share of its variance within a repeat.
     """
 
     mode: str
@@ -261,23 +263,23 @@ def correct_encoder(
     workers: Count = "auto",
     progress: Listener = ignore,
 ) -> Correction | None:
-    """Refit posteriors as far as it matters, and split the scores into their decoder and encoder parts.
+    """Fit posteriors to examples as far as it matters, and split the scores into density and amortization gap.
 
-    A random sample of 500 examples comes first. Its noise settles how many draws each log p takes (16, 32 or 64).
-    Where the encoder's bias exceeds 5% of the mean score, or `mode` is "refit", all examples follow; elsewhere the
-    flagged ones. What is there is kept.
+    A random subset of 500 examples comes first. Its noise decides how many draws each log p takes (16, 32 or 64). If
+    the amortization gap exceeds 5% of the mean score, or `mode` is "refit", all other examples follow; otherwise only
+    the flagged ones. Stored results are kept.
 
     Args:
         run: a run whose refits are done.
         mode: "auto", "refit", or "amortised" to do nothing.
-        flagged: examples to look at in any case, such as those whose score is significant.
-        model: the planned model, where it cannot be imported from the plan.
-        executor: where to compute, see `refit`; it wins over `workers`.
+        flagged: examples to include in any case, such as those with a significant score.
+        model: the planned model, needed only if it cannot be imported from the plan.
+        executor: where to compute, see `refit`; it overrides `workers`.
         workers: processes on this machine, see `refit`.
-        progress: told of refits done.
+        progress: is told how many refits are done.
 
     Returns:
-        What was found; None with "amortised", and with "auto" for models without a posterior to refit.
+        The correction; None with "amortised", and with "auto" for models without a posterior to fit.
 
     Raises:
         DataError: an unknown mode.
@@ -296,7 +298,7 @@ def correct_encoder(
     if everywhere := mode == "refit" or exceeds(found.bias.value, found.score):
         rest = sample = np.arange(int(run.plan["data"]["n"]))
     refit_posteriors(run, rest, draws=found.draws, **where)
-    # What else is on disk, from earlier, takes no part: the same question has the same answer.
+    # Results of earlier calls for other examples take no part: the same question has the same answer.
     return _correction(run, mode, sample, np.union1d(sample, rest), everywhere)
 
 
@@ -307,13 +309,13 @@ def _can_refit(run: Run, mode: str, model: Any) -> bool:
         raise ModelError(
             expected="a network with a posterior over z",
             got=type(task.model).__name__,
-            do='Use posterior="auto": log p of other models has no encoder in it.',
+            do='Use posterior="auto": log p of other models does not use an encoder.',
         )
     return able
 
 
 def _refit_within_budget(run: Run, sample: NDArray[np.intp], where: dict[str, Any]) -> None:
-    """Refit the sample with the fewest draws whose noise is within the budget, or with as many as are in use."""
+    """Fit posteriors to the subset with the fewest draws that keep the noise small, or with as many as are in use."""
     refit_posteriors(run, sample, draws=_draws_in_use(run), **where)
     found = read_posteriors(run)
     share, _, _ = _noise(run, found, sample)

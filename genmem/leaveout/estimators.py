@@ -1,7 +1,7 @@
-"""The score from log p under splits that saw an example and splits that did not: two ways to average.
+"""The score from log p under splits that trained on an example and splits that held it out: two ways to average.
 
 An estimate takes log p (n_splits, b), the splits an example is out of and in, both (n_splits, b) bool, and the splits
-of each repeat. An example without in- or out-splits in a repeat has no score there.
+of each repeat. An example without in-splits or out-splits in a repeat has no score in that repeat.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def usable_splits(held: BoolArray, rows: Rows) -> BoolArray:
 
 
 def mean_where(values: FloatArray, mask: BoolArray) -> FloatArray:
-    """Return the mean over the first axis of what the mask leaves; NaN where it leaves nothing."""
+    """Return the mean over the first axis of the values under the mask; NaN if there are none."""
     return ratio_where(values.sum(axis=0, where=mask), mask.sum(axis=0))
 
 
@@ -45,7 +45,7 @@ def ratio_where(total: FloatArray, count: NDArray[np.number]) -> FloatArray:
 
 def mean_log(ell: FloatArray, out: BoolArray, in_: BoolArray, rows: Rows) -> Pair:
     """Return the mean over repeats of the mean log p, in and out."""
-    level, ell = ell[0], ell - ell[0]  # so that refits that agree exactly differ by exactly 0
+    level, ell = ell[0], ell - ell[0]  # so that refits with equal log p differ by exactly 0
     mean_in, mean_out = _repeat_means(ell, in_, rows), _repeat_means(ell, out, rows)
     there = ~np.isnan(mean_in - mean_out)
     return level + mean_where(mean_in, there), level + mean_where(mean_out, there)
@@ -67,7 +67,7 @@ def log_mean(ell: FloatArray, out: BoolArray, in_: BoolArray, rows: Rows) -> Pai
 
 
 def pseudo_values(ell: FloatArray, out: BoolArray, in_: BoolArray, rows: Rows) -> FloatArray:
-    """Return what each repeat adds to the "log_mean" score: (L, b), of mean the score and of jackknife error."""
+    """Return jackknife pseudo-values (L, b) of the "log_mean" score, one per repeat; their mean is the score."""
     ins, outs = _log_sums(ell, in_, rows), _log_sums(ell, out, rows)
     score, there = _pool(*ins) - _pool(*outs), ins[1] > 0
     kept = [np.arange(len(rows)) != r for r in range(len(rows))]
@@ -78,13 +78,13 @@ def pseudo_values(ell: FloatArray, out: BoolArray, in_: BoolArray, rows: Rows) -
 
 
 def _log_sums(ell: FloatArray, mask: BoolArray, rows: Rows) -> tuple[FloatArray, FloatArray]:
-    """Return, for each repeat, the log of the summed densities and their number: (L, b) each."""
+    """Return, for each repeat, the log of the sum of densities and their number: (L, b) each."""
     sums = [np.logaddexp.reduce(ell[r], axis=0, where=mask[r], initial=-np.inf) for r in rows]
     return np.stack(sums), np.stack([mask[r].sum(axis=0) for r in rows]).astype(np.float64)
 
 
 def _pool(log_sums: FloatArray, counts: FloatArray) -> FloatArray:
-    """Return the log of the mean density over repeats, NaN where there is none."""
+    """Return the log of the mean density over repeats, NaN if there is none."""
     count = counts.sum(axis=0)
     log_count = np.log(np.where(count > 0, count, np.nan))
     return np.asarray(np.logaddexp.reduce(log_sums, axis=0, initial=-np.inf) - log_count)
@@ -112,7 +112,7 @@ def repeats_of(held_out: NDArray[np.bool_], repeat: ArrayLike | None = None) -> 
             the examples form one repeat.
 
     Raises:
-        DataError: the repeats cannot be told, or an example is never in or never out within one.
+        DataError: the repeats cannot be inferred, or an example is never in or never out within one.
 
     >>> repeats_of(np.tile(np.eye(2, dtype=bool), (2, 1)))
     [array([0, 1]), array([2, 3])]
@@ -144,7 +144,7 @@ def _partitions(held_out: NDArray[np.bool_]) -> NDArray[np.intp]:
 
 def _unknown_repeats(got: str) -> DataError:
     return DataError(
-        expected="consecutive splits that leave every example out once, repeat after repeat",
+        expected="consecutive splits that hold out every example once, repeat after repeat",
         got=got,
         do="Pass `repeat`, the repeat each split belongs to (`Splits.repeat` of the design).",
     )
@@ -155,16 +155,18 @@ def _require_both(held_out: NDArray[np.bool_], repeat: object) -> None:
     for missing, what in ((never_out, "never left out in"), (never_in, "left out of every split of")):
         if missing.any():
             raise DataError(
-                expected="every example in at least once and out at least once within each repeat",
+                expected="every example trained on at least once and held out at least once within each repeat",
                 got=f"example {missing.argmax()} {what} repeat {repeat}",
                 do="Use a balanced design (Splits.k_fold or Splits.subsets), or drop that repeat or example.",
             )
 
 
-def sham_shifts(held_out: NDArray[np.bool_], rows: list[NDArray[np.intp]], seed: int, limit: int) -> NDArray[np.intp]:
+def placebo_shifts(
+    held_out: NDArray[np.bool_], rows: list[NDArray[np.intp]], seed: int, limit: int
+) -> NDArray[np.intp]:
     """Return (m, L): by how many splits each placebo shifts the held-out sets of each repeat, m <= limit.
 
-    One shift serves all examples of a repeat, so that what they share stays shared; no shift comes twice.
+    All examples of a repeat have the same shift, so that what they share stays shared; no shift occurs twice.
     """
     usable = [_usable_shifts(held_out[r], stream(seed, "placebo", i), limit) for i, r in enumerate(rows)]
     m = min(map(len, usable))
@@ -172,20 +174,20 @@ def sham_shifts(held_out: NDArray[np.bool_], rows: list[NDArray[np.intp]], seed:
 
 
 def _usable_shifts(held: NDArray[np.bool_], rng: np.random.Generator, limit: int) -> list[int]:
-    """Return random shifts that leave out no example truly left out, and leave each one in somewhere."""
+    """Return random shifts that never hold out an example in its true held-out split, and train on each somewhere."""
     found: list[int] = []
     for shift in 1 + rng.permutation(len(held) - 1):
         if len(found) == limit:
             break
-        sham = np.roll(held, shift, axis=0)
-        if not (sham & held).any() and not (sham | held).all(axis=0).any():
+        moved = np.roll(held, shift, axis=0)
+        if not (moved & held).any() and not (moved | held).all(axis=0).any():
             found.append(int(shift))
     return found
 
 
 def shifted(held_out: NDArray[np.bool_], rows: list[NDArray[np.intp]], shift: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Return the held-out sets of each repeat moved on by `shift` (L,) splits: (n_splits, n)."""
-    sham = np.zeros_like(held_out)
+    """Return the held-out sets of each repeat, shifted by `shift` (L,) splits: (n_splits, n)."""
+    moved = np.zeros_like(held_out)
     for r, by in zip(rows, shift, strict=True):
-        sham[r] = np.roll(held_out[r], by, axis=0)
-    return sham
+        moved[r] = np.roll(held_out[r], by, axis=0)
+    return moved

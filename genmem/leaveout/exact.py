@@ -1,4 +1,4 @@
-"""Leave-one-out scores without training n models: where mathematics gives them, or a refit is a few steps."""
+"""Leave-one-out scores without training n models: in closed form, or by refits of a few steps."""
 
 from concurrent.futures import Executor
 from functools import partial
@@ -25,19 +25,19 @@ def leave_one_out(
 ) -> MemorizationScores:
     """Return `M_i = log p(x_i | D) - log p(x_i | D without i)` of each example, with both terms.
 
-    What n refits of `clone(model).fit(X[keep])` would give, at the cost of one or two evaluations:
+    This is what n refits of `clone(model).fit(X[keep])` would give, at the cost of one or two evaluations:
 
     - scikit-learn's `KernelDensity` (every kernel, Euclidean distance, no sample weights) and `TorchKernelDensity`:
       with S_i the sum of kernels over the other examples, `M_i = log(1 + K(0) / S_i) + log((n-1) / n)`, in log space.
-      With the Gaussian kernel always finite: an example whose nearest neighbour is r bandwidths away has about
-      r^2 / 2. With a kernel of bounded support +inf where no other example reaches it. A bandwidth by "scott" or
-      "silverman" depends on the number of examples, so it is taken for n in one term and for n - 1 in the other.
-    - `KNNDensity`: `M_i = log((n-1) / n) + d log(R_k / R_(k-1))` over the distances R to the *other* examples, for
-      x_i is its own first neighbour. +inf where k - 1 others, not k, coincide with x_i (with k = 1: unless one
-      does); where k or more do, both densities are +inf and the ratio of the radii counts as 1. Never NaN.
-    - scikit-learn's `GaussianMixture` and `TorchGaussianMixture`: no closed form. The mixture on all examples
-      (`model`'s own where it is fitted) is continued until it settles, and n times more without one example. The
-      scores follow this one local optimum: how a start from scratch without x_i might end elsewhere is not in them.
+      With the Gaussian kernel it is always finite: about r^2 / 2 for an example whose nearest neighbour is r bandwidths
+      away. With a kernel of bounded support it is +inf if no other example is within reach. A bandwidth by "scott" or
+      "silverman" depends on the number of examples: one term uses n and the other n - 1.
+    - `KNNDensity`: `M_i = log((n-1) / n) + d log(R_k / R_(k-1))` with the distances R to the *other* examples, because
+      x_i is its own first neighbour. It is +inf if exactly k - 1 others coincide with x_i (for k = 1: if none does). If
+      k or more do, both densities are +inf and the ratio of the radii counts as 1. It is never NaN.
+    - scikit-learn's `GaussianMixture` and `TorchGaussianMixture`: there is no closed form. EM continues from the
+      mixture of all examples (`model`'s own if it is fitted) until it converges, and n more times without one example.
+      The scores are those of this local optimum: they ignore that a fit from scratch without x_i might reach another.
       `estimator` is then "warm_refit".
 
     Nothing here is random: standard errors are 0, intervals have no width, and there is nothing to test, so p and q
@@ -45,14 +45,14 @@ def leave_one_out(
 
     Args:
         model: fitted or not; a fitted mixture must have been fitted to X.
-        X: (n, d), used in float64 precision or that of its dtype, whichever is less.
-        executor: where a mixture's refits run; in this process without. The numbers are the same.
-        device: for kernels; the model's own, or "auto" for scikit-learn's.
+        X: (n, d), used in the lower of float64 precision and that of its dtype.
+        executor: where a mixture's refits run; without it, in this process. The numbers are the same.
+        device: for kernels; by default the model's own, or "auto" for those of scikit-learn.
         block: rows of a tile of kernels.
 
     Raises:
-        DataError: X is no matrix of finite numbers, or has too few rows to leave one out.
-        ModelError: there is no exact way for this model or its settings (use `refit`), or a mixture does not settle.
+        DataError: X is not a matrix of finite numbers, or has too few rows to leave one out.
+        ModelError: there is no exact way for this model or its settings (use `refit`), or a mixture does not converge.
         RunError: the executor fails.
 
     References:

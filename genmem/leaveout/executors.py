@@ -26,10 +26,10 @@ KEPT = "Run the same command again; what is finished is kept."
 
 @contextmanager
 def local_workers(n: int, threads: int | None = None) -> Iterator[Executor]:
-    """Yield `n` worker processes on this machine, `threads` each; without it, this process's threads are divided.
+    """Yield `n` worker processes on this machine, with `threads` each; by default this process's threads are divided.
 
-    Worker processes start afresh (no fork, no main guard needed), are replaced when they die, and are gone after
-    the block, however it ends, and soon after this process, however it ends.
+    Worker processes start afresh (no fork, no main guard needed) and are replaced when they die. They end with the
+    block, however it ends, and soon after this process, however it ends.
     """
     workers = _LocalWorkers(n, threads or max(1, torch.get_num_threads() // n))
     try:
@@ -52,7 +52,7 @@ def dask_workers(address: str) -> Iterator[Executor]:
             expected="dask.distributed, to reach a cluster", got=str(error), do="pip install genmem[dask]"
         ) from error
     connect: Any = distributed.Client
-    if not ADDRESS.fullmatch(address):  # or the client tries for half a minute
+    if not ADDRESS.fullmatch(address):  # otherwise the client tries for half a minute
         raise RunError(
             expected="the address of a dask scheduler, such as tcp://host:8786", got=repr(address), do="Correct it."
         )
@@ -80,13 +80,13 @@ def refuse_fork(executor: Executor | None) -> None:
     if context is not None and context.get_start_method() == "fork":
         raise RunError(
             expected="worker processes that start afresh",
-            got="a ProcessPoolExecutor that forks: torch deadlocks in copies of a process that has computed already",
-            do='Make it with `mp_context=multiprocessing.get_context("spawn")`.',
+            got="a ProcessPoolExecutor that forks: torch deadlocks in copies of a process that has already computed",
+            do='Create it with `mp_context=multiprocessing.get_context("spawn")`.',
         )
 
 
 def size_of(executor: Executor | None) -> int:
-    """Return how many calls an executor runs at once; 1 for this process, and where dask has no worker yet."""
+    """Return how many calls an executor runs at once; 1 for this process, and for dask without workers yet."""
     if executor is None:
         return 1
     if (client := _dask_client(executor)) is not None:
@@ -103,19 +103,19 @@ def spread(
     X: NDArray[Any],
     idle: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Any, T]]:
-    """Yield (job, result) as the jobs finish; two calls a worker are under way at a time, not more.
+    """Yield (job, result) as the jobs finish; each worker has at most two calls at a time.
 
     Args:
         executor: where the calls run.
-        call: run as `call(*arguments(job, deaths), X=...)`. X is None at first: a worker opens the run's file. Where
-            it returns None, the examples are sent: once to a dask cluster, with each call otherwise.
-        jobs: what there is to do.
-        arguments: of one job; `deaths` is how often workers died while it was under way.
+        call: run as `call(*arguments(job, deaths), X=...)`. X is None at first: a worker opens the run's file. If the
+            call returns None, the examples are sent: once to a dask cluster, with each call otherwise.
+        jobs: the jobs.
+        arguments: returns the arguments of one job; `deaths` is how often workers died while running it.
         X: the examples.
         idle: called about every second, so that an interrupt is noticed.
 
     Raises:
-        RunError: workers died again and again, the pool is broken for good, or the scheduler is gone.
+        RunError: workers died repeatedly, the pool is permanently broken, or the scheduler is gone.
         GenmemError: raised by a call.
     """
     crew, waiting = _Crew(executor, call, X), deque((job, 0) for job in jobs)
@@ -139,7 +139,7 @@ def spread(
 
 
 class _Crew:
-    """Submits calls, and tells a worker that died from one that needs the examples and from an error."""
+    """Submits calls, and distinguishes a worker that died, one that needs the examples, and an error of the call."""
 
     def __init__(self, executor: Executor, call: Callable[..., Any], X: NDArray[Any]) -> None:
         self._executor, self._call, self._X = executor, call, X
@@ -147,19 +147,19 @@ class _Crew:
         self._sent: Any = None
 
     def size(self) -> int:
-        with suppress(OSError):  # of a scheduler that does not answer: its futures will tell
+        with suppress(OSError):  # the scheduler does not answer: its futures will report that
             self._size = size_of(self._executor)
         return self._size
 
     def submit(self, arguments: tuple[Any, ...]) -> Future[Any]:
-        options = {} if self._client is None else {"pure": False}  # or dask takes a second try for the first
+        options = {} if self._client is None else {"pure": False}  # otherwise dask takes a second try for the first
         try:
             return self._executor.submit(self._call, *arguments, X=self._sent, **options)
         except Exception as error:  # broken, shut down or out of reach
             raise self._gone(error) from error
 
     def result(self, future: Future[Any], deaths: int) -> tuple[Any, bool]:
-        """Return what a call returned, None where it has to be made again, and whether a worker died of it."""
+        """Return what a call returned, None if it must be repeated, and whether its worker died."""
         try:
             found = future.result()
         except GenmemError:
@@ -171,7 +171,7 @@ class _Crew:
                 raise self._gone(error) from error
             return None, True
         except Exception as error:
-            killed = type(error).__name__ == "KilledWorker"  # dask has tried again by itself
+            killed = type(error).__name__ == "KilledWorker"  # dask has already tried again
             raise (self._gone if killed else self._unable)(error) from error
         if found is None:
             self._send()
@@ -186,21 +186,21 @@ class _Crew:
     def _gone(self, error: BaseException) -> RunError:
         lost = self._client is not None and self._client.status != "running"
         return RunError(
-            expected="the dask scheduler to answer" if lost else "workers that live",
+            expected="the dask scheduler to answer" if lost else "running workers",
             got=f"{type(error).__name__}: {error}",
-            do=f"{KEPT} Where workers run out of memory, use fewer of them or fewer --lanes.",
+            do=f"{KEPT} If workers run out of memory, use fewer of them or fewer --lanes.",
         )
 
     def _unable(self, error: BaseException) -> RunError:
         return RunError(
-            expected="workers that can do the refits",
+            expected="workers that can run the refits",
             got=f"{type(error).__name__}: {error}",
             do="Give them genmem, the model's own module and the library versions of this process. " + KEPT,
         )
 
 
 class _LocalWorkers(Executor):
-    """A pool of loky's that is made anew once it is broken."""
+    """A pool of loky that is created anew once it is broken."""
 
     def __init__(self, n: int, threads: int) -> None:
         self._max_workers, self._threads = n, threads
@@ -241,5 +241,5 @@ def _end_with(parent: int) -> None:
 
 
 def _dask_client(executor: Executor) -> Any:
-    """Return the client of a dask executor, None for others."""
+    """Return the client of a dask executor, None for other executors."""
     return getattr(executor, "_client", None) if type(executor).__module__.startswith("distributed") else None

@@ -1,13 +1,13 @@
-"""What would the scores of one epoch look like, had other folds been the ones held out?
+"""What would the scores of one epoch be if other folds were held out?
 
-A *joint fold shift* calls the fold `shift` places after the true one held out, by one shift in each repeat for all
-examples of the repeat and all epochs, so that whatever examples and epochs share stays shared. It serves twice.
+A *joint fold shift* treats the fold `shift` places after the true one as held out, with one shift in each repeat for
+all examples of the repeat and all epochs. Whatever examples and epochs share stays shared. Shifts have two uses.
 
-- Rotations, for p values: nothing but the names of the folds changes. Without memorization the refits of a repeat are
+- Rotations, for p values: only the names of the folds change. Without memorization the refits of a repeat are
   exchangeable, the true scores are one of K^L equally likely rotations, and a rank among them is exact.
-- Placebos, for showing: no shift is 0 and the true fold is dropped, so that no memorization is left. They have one
-  in-split fewer than the scores, hence wider noise; the true contrast with the in-splits of a placebo shows by how
-  much, and the placebos are moved by that. Ranks among them would not be exact: simulated false alarms over 5 epochs
+- Placebos, for display: no shift is 0 and the true fold is dropped, so that no memorization is left. They have one
+  in-split fewer than the scores, hence more noise. The true contrast with the in-splits of a placebo shows how much
+  more, and the placebos are moved by that. Ranks among them would not be exact: simulated false alarms over 5 epochs
   are .06 to .08 at .05 for the gap.
 """
 
@@ -18,26 +18,26 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from genmem.leaveout.estimators import sham_shifts
+from genmem.leaveout.estimators import placebo_shifts
 from genmem.seeding import stream
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.intp]
 
-MATCHED = 32  # true contrasts with the in-splits of a placebo that are averaged
-JACKKNIFE_DRAWS = 99  # rotations behind the p values without one repeat
+MATCHED = 32  # number of true contrasts with the in-splits of a placebo in an average
+JACKKNIFE_DRAWS = 99  # rotations for the p values without one repeat
 ENUMERABLE = 2**20
-BLOCK = 2**21  # numbers worked on at once
+BLOCK = 2**21  # numbers processed at once
 
 
 class Shifts(NamedTuple):
     """Joint fold shifts, drawn once for all epochs."""
 
-    rotations: IntArray  # (g, L): how far each repeat is turned, never 0 in all of them
-    without: list[IntArray]  # the same without each repeat, (g_r, L - 1); none at one repeat
+    rotations: IntArray  # (g, L): shift of each repeat, never 0 in all of them
+    without: list[IntArray]  # the same without each repeat, (g_r, L - 1); empty at one repeat
     usable: IntArray  # (u, L): shifts that leave a placebo without memorization, by repeat
-    placebos: IntArray  # (m, L): which of them each placebo takes
+    placebos: IntArray  # (m, L): which of these shifts each placebo uses
 
 
 def joint_shifts(held: BoolArray, rows: list[IntArray], draws: int, seed: int) -> Shifts:
@@ -46,7 +46,7 @@ def joint_shifts(held: BoolArray, rows: list[IntArray], draws: int, seed: int) -
     rotations = _rotations(sizes, draws, seed)
     kept = [sizes[:r] + sizes[r + 1 :] for r in range(len(sizes))] if len(sizes) > 1 else []
     without = [_rotations(some, min(draws, JACKKNIFE_DRAWS), seed) for some in kept]
-    usable = sham_shifts(held, rows, seed, max(sizes))
+    usable = placebo_shifts(held, rows, seed, max(sizes))
     placebos = _combinations([len(usable)] * len(rows), draws, stream(seed, "joint placebo"))
     return Shifts(rotations, without, usable, placebos)
 
@@ -57,7 +57,7 @@ def _rotations(sizes: Sequence[int], draws: int, seed: int) -> IntArray:
 
 
 def _combinations(sizes: Sequence[int], draws: int, rng: np.random.Generator) -> IntArray:
-    """Return (m, L) distinct rows of one number below each size: every row where there are at most `draws`."""
+    """Return (m, L) distinct rows with one number below each size: all rows if there are at most `draws`."""
     total = math.prod(sizes)
     if 0 < total <= ENUMERABLE:
         return np.stack(np.unravel_index(rng.permutation(total)[:draws], sizes), axis=1)
@@ -86,17 +86,17 @@ class Epoch(NamedTuple):
 
 
 class _Repeat(NamedTuple):
-    mean_in: FloatArray  # (n,); NaN where the repeat lacks an in-split or an out-split
+    mean_in: FloatArray  # (n,); NaN if the repeat lacks an in-split or an out-split
     mean_out: FloatArray
-    rotated: FloatArray  # (K, n): the score by every turn of the folds, the true one first
-    placebo: FloatArray  # (u, n): a sham fold called out, the true one dropped
-    matched: FloatArray  # (u, n): the true contrast, the sham fold dropped
+    rotated: FloatArray  # (K, n): the score for every rotation of the folds, the true one first
+    placebo: FloatArray  # (u, n): the placebo fold as held out, the true fold dropped
+    matched: FloatArray  # (u, n): the true contrast, the placebo fold dropped
 
 
 def score_epoch(
     ell: NDArray[np.floating], held: BoolArray, rows: list[IntArray], shifts: Shifts, levels: Sequence[float]
 ) -> Epoch:
-    """Score the refits of one epoch, (n_splits, n) with NaN rows for failed ones, and every joint shift of them."""
+    """Score the refits of one epoch, (n_splits, n) with NaN rows for failed refits, and every joint shift of them."""
     turns = max(map(len, rows))
     repeats = [_repeat(ell[r], held[r], by, turns) for r, by in zip(rows, shifts.usable.T, strict=True)]
     whole = _Repeat(*(np.stack(arrays) for arrays in zip(*repeats, strict=True)))
@@ -121,7 +121,7 @@ def score_epoch(
 
 def _repeat(ell: NDArray[np.floating], held: BoolArray, usable: IntArray, turns: int) -> _Repeat:
     ok = np.isfinite(ell[:, :1])
-    level = np.asarray(ell[ok.argmax()], dtype=np.float64)  # so that refits that agree exactly differ by exactly 0
+    level = np.asarray(ell[ok.argmax()], dtype=np.float64)  # so that refits with equal log p differ by exactly 0
     x = np.where(ok, ell - level, 0.0)
     total, kept = x.sum(axis=0), ok.sum()
     sums = [_sum(x, np.roll(held, turn, axis=0) & ok) for turn in range(turns)]
@@ -141,7 +141,7 @@ def _repeat(ell: NDArray[np.floating], held: BoolArray, usable: IntArray, turns:
 
 
 def _placebos(value: FloatArray, whole: _Repeat, picks: IntArray, levels: Sequence[float]) -> FloatArray:
-    """Return the statistics (m, C) of the placebos, moved by what one in-split fewer does to the true ones."""
+    """Return the statistics (m, C) of the placebos, moved by the effect of one in-split fewer on the true ones."""
     if not len(picks):
         return np.empty((0, len(value)))
     matched = _shifted(whole.matched, picks[:MATCHED], levels).mean(axis=0)
@@ -149,7 +149,7 @@ def _placebos(value: FloatArray, whole: _Repeat, picks: IntArray, levels: Sequen
 
 
 def _shifted(scores: FloatArray, picks: IntArray, levels: Sequence[float]) -> FloatArray:
-    """Return the statistics (m, C) when the repeats take scores[r, pick[r]] (n,), for every pick (L,)."""
+    """Return the statistics (m, C) if the repeats use scores[r, pick[r]] (n,), for every pick (L,)."""
     repeats, step = np.arange(len(scores)), max(1, BLOCK // scores[:, 0].size)
     parts = [picks[at : at + step] for at in range(0, len(picks), step)]
     return np.concatenate([_statistics(_over_repeats(scores[repeats, part]), levels) for part in parts])  # (b, L, n)
@@ -167,7 +167,7 @@ def _statistics(scores: FloatArray, levels: Sequence[float]) -> FloatArray:
 
 
 def _over_repeats(scores: FloatArray) -> FloatArray:
-    """Return the mean (..., n) over the repeats (..., L, n) that have the example; NaN where none has."""
+    """Return the mean (..., n) over the repeats (..., L, n) that score the example; NaN if none does."""
     mean = scores.mean(axis=-2)
     lacking = np.isnan(mean)
     if lacking.any():

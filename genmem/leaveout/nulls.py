@@ -1,17 +1,17 @@
-"""How high would a score be by chance? The p values and intervals behind it, by case.
+"""How high is a score by chance? p values and intervals, by case.
 
-- "mean_log", three repeats or more: Student t over the repeats of each example, variances moderated across examples
-  (df d0 + L - 1). Failed splits make L differ: NaN for an example they left one repeat.
+- "mean_log", three repeats or more: Student t over the repeats of each example, with variances moderated across
+  examples (df d0 + L - 1). L differs if splits failed: p is NaN for an example with one repeat left.
 - "mean_log", one or two repeats: a test of *no effect* against placebos. The true fold is dropped and another fold of
-  its repeat is called held out. Both contrasts are divided by sqrt(1/out + 1/in) and by the moderated spread of their
-  own in-splits; p = (1 + #{placebo >= t}) / (1 + #placebo), pooled over the examples with a score in the same repeats.
-  Folds are exchangeable under no effect, so this needs no normality; what is left of the difference between K - 1 and
-  K - 2 in-splits is small: simulated sizes at .05 and .01 are .044-.055 and .007-.012 for K >= 4, normal or strongly
-  skewed. With three folds (left) placebos have no spread: true and sham fold are compared, undivided, with the one
-  in-fold they share, which is exact. Repeats with two folds (left) have no placebo: they are not in the test, and p is
-  NaN where that leaves none.
-- "log_mean": permutation within each repeat, 999 draws, or all arrangements where there are fewer, so that p is
-  never below 1 / K at one repeat of K folds.
+  its repeat is treated as held out. Both contrasts are divided by sqrt(1/out + 1/in) and by the moderated spread of
+  their own in-splits; p = (1 + #{placebo >= t}) / (1 + #placebo), pooled over the examples with a score in the same
+  repeats. Folds are exchangeable under no effect, so normality is not needed. The remaining difference between K - 1
+  and K - 2 in-splits is small: simulated sizes at .05 and .01 are .044-.055 and .007-.012 for K >= 4, normal or
+  strongly skewed. With three folds left, placebos have no spread: the true and the placebo fold are compared,
+  undivided, with the one in-fold they share, which is exact. Repeats with two folds left have no placebo and are not in
+  the test; p is NaN if no repeat is left.
+- "log_mean": permutation within each repeat, 999 draws, or all arrangements if there are fewer, so that p is never
+  below 1 / K at one repeat of K folds.
 """
 
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
 from genmem import stats
-from genmem.leaveout.estimators import BoolArray, FloatArray, Rows, mean_where, ratio_where, sham_shifts
+from genmem.leaveout.estimators import BoolArray, FloatArray, Rows, mean_where, placebo_shifts, ratio_where
 from genmem.seeding import stream
 
 DRAWS = 999
@@ -31,7 +31,7 @@ DRAWS = 999
 
 
 class Student(NamedTuple):
-    """Each example's mean over its repeats, their variance and number, and the df of that variance; all (n,)."""
+    """Mean of each example over its repeats, their variance and number, and the df of that variance; all (n,)."""
 
     mean: FloatArray
     variance: FloatArray
@@ -40,20 +40,20 @@ class Student(NamedTuple):
 
 
 def student(per_repeat: FloatArray, moderate: bool) -> Student:
-    """Return what a t test or interval needs; NaN marks the repeats an example has no score in."""
+    """Return what a t test or interval needs; NaN marks the repeats in which an example has no score."""
     there = ~np.isnan(per_repeat)
     count, mean = there.sum(axis=0).astype(np.float64), mean_where(per_repeat, there)
     variance = ratio_where(((per_repeat - mean) ** 2).sum(axis=0, where=there), count - 1)
     df = np.where(count > 1, count - 1, np.nan)
     if moderate:
         shrunk = stats.moderate_variances(variance, np.maximum(count - 1, 0))
-        # The prior alone, for one repeat, would do for normal refits; with strong skew its tests are liberal.
+        # At one repeat the prior alone would suffice for normal refits; with strong skew its tests are liberal.
         variance, df = np.where(count > 1, [shrunk.variances, shrunk.df], np.nan)
     return Student(mean, variance, count, df)
 
 
 def standard_error(per_repeat: FloatArray) -> FloatArray:
-    """Return the unmoderated error of each mean: (n,), NaN with fewer than two repeats."""
+    """Return the unmoderated standard error of each mean: (n,), NaN with fewer than two repeats."""
     found = student(per_repeat, moderate=False)
     return ratio_where(np.sqrt(found.variance), np.sqrt(found.repeats))
 
@@ -80,26 +80,26 @@ def _ratio(difference: FloatArray, variance: FloatArray) -> FloatArray:
 # --- placebos
 
 
-class Shams(NamedTuple):
-    """The repeats that placebos are made in, by position and by their splits, and the shifts (m, repeats) of each."""
+class PlaceboShifts(NamedTuple):
+    """The repeats that have placebos, by position and by their splits, and the shifts (m, repeats) of each placebo."""
 
     repeats: list[int]
     rows: Rows
     shifts: NDArray[np.intp]
 
 
-def shams(held: BoolArray, rows: Rows, seed: int, limit: int) -> Shams:
-    """Return at most `limit` shifts of the held-out sets in every repeat that has splits enough for one."""
-    able = [i for i, r in enumerate(rows) if len(sham_shifts(held, [r], seed, 1))]
+def placebo_design(held: BoolArray, rows: Rows, seed: int, limit: int) -> PlaceboShifts:
+    """Return at most `limit` shifts of the held-out sets in every repeat with enough splits for one."""
+    able = [i for i, r in enumerate(rows) if len(placebo_shifts(held, [r], seed, 1))]
     if not able:
-        return Shams([], [], np.empty((0, 0), np.intp))
+        return PlaceboShifts([], [], np.empty((0, 0), np.intp))
     kept = [rows[i] for i in able]
-    return Shams(able, kept, sham_shifts(held, kept, seed, limit))
+    return PlaceboShifts(able, kept, placebo_shifts(held, kept, seed, limit))
 
 
 def contrasts(ell: FloatArray, out: BoolArray, in_: BoolArray, shifted: list[BoolArray], rows: Rows) -> FloatArray:
     """Return (2 + m, 3, b): the true contrast, the true one with the in-splits of the first placebo, the placebos."""
-    pairs = [(out, in_), (out, in_ & ~shifted[0]), *((sham, in_ & ~sham) for sham in shifted)]
+    pairs = [(out, in_), (out, in_ & ~shifted[0]), *((placebo, in_ & ~placebo) for placebo in shifted)]
     return np.stack([_contrast(ell, one, other, rows) for one, other in pairs])
 
 
@@ -123,7 +123,7 @@ def placebo_p(found: FloatArray, there: BoolArray, moderate: bool) -> FloatArray
 
     Args:
         found: (2 + m, 3, n) contrasts.
-        there: (repeats, n) whether an example has a score in each repeat that placebos are made in.
+        there: (repeats, n) whether an example has a score in each repeat that has placebos.
         moderate: moderate the spread of the in-splits across examples.
     """
     p = np.full(found.shape[-1], np.nan)
@@ -141,7 +141,7 @@ def _placebo_p(found: FloatArray, prior: stats.Moderated | None) -> FloatArray:
     true, matched, placebos = found[0], found[1], found[2:]
     if placebos[:, 2].min() == 0:  # no spread to divide by
         return stats.rank_p(matched[0], placebos[:, 0])
-    return stats.rank_p(_studentised(true, prior), np.stack([_studentised(sham, prior) for sham in placebos]))
+    return stats.rank_p(_studentised(true, prior), np.stack([_studentised(placebo, prior) for placebo in placebos]))
 
 
 def _studentised(contrast: FloatArray, prior: stats.Moderated | None) -> FloatArray:
@@ -154,14 +154,14 @@ def _studentised(contrast: FloatArray, prior: stats.Moderated | None) -> FloatAr
 
 
 def permutation_p(ell: FloatArray, out: BoolArray, usable: BoolArray, rows: Rows, seed: int) -> FloatArray:
-    """Return p of the "log_mean" score when any splits of a repeat could have been the held-out ones.
+    """Return p of the "log_mean" score under permutations of the held-out splits within each repeat.
 
-    `usable` is true in the repeats that an example has a score in; the others are no part of its score.
+    `usable` is true in the repeats in which an example has a score; other repeats do not contribute to its score.
     """
     ell = np.where(usable, ell, -np.inf)
     highest = ell.max(axis=0)
     density = np.exp(ell - np.where(np.isfinite(highest), highest, 0.0))
-    # The score falls as the density held out rises; rounding must not break ties between equal arrangements.
+    # The score falls as the held-out density rises; rounding must not break ties between equal arrangements.
     bound = (density * out).sum(axis=0) * (1 + 1e-9)
     counts = np.stack([out[r].sum(axis=0) for r in rows])  # (L, b)
     p = np.full(ell.shape[1], np.nan)

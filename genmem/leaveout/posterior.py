@@ -1,7 +1,7 @@
-"""log p without the encoder's bias, under every refit of a run: of a sample of the examples, or of all of them.
+"""log p without the amortization gap, under every refit of a run: of a sample of the examples, or of all of them.
 
-Refits keep their weights, so the posteriors can be refitted later and for some examples only. What was found for a
-shard is kept in posterior/0007.npz, with the examples it was found for.
+Refits keep their weights, so posteriors can be fitted later and for some examples only. The results of a shard are
+stored in posterior/0007.npz, with their examples.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,12 +31,12 @@ FOUND = ("log_probs", "effective_draws", "variance")
 
 @dataclass(frozen=True, eq=False)
 class Refitted:
-    """What is stored: for the same m examples under every refit of the repeats in use, NaN where a refit failed.
+    """Stored results: for the same m examples under every refit of the repeats in use, NaN if a refit failed.
 
     Attributes:
         examples: (m,) in order.
         log_probs: (n_splits, m) nats.
-        effective_draws: (n_splits, m) of `draws`.
+        effective_draws: (n_splits, m) effective sample size, at most `draws`.
         variance: (n_splits, m) of log p over draws, nats^2; see `LogProbs`.
         draws: importance samples of each log p.
     """
@@ -50,7 +50,7 @@ class Refitted:
 
 @dataclass(frozen=True)
 class Networks:
-    """The trained networks of one shard, and the examples to refit under them."""
+    """The trained networks of one shard, and the examples to fit posteriors to."""
 
     shard: int
     repeat: NDArray[np.intp]
@@ -70,22 +70,22 @@ def refit_posteriors(
     workers: Count = "auto",
     progress: Listener = ignore,
 ) -> None:
-    """Refit the posteriors of some examples under every refit; what is there is kept, so calling it again resumes.
+    """Fit posteriors to some examples under every refit; stored results are kept, so calling it again resumes.
 
     Args:
-        run: a run whose refits are done, of a network with a posterior.
-        examples: (m,) which; those found earlier with as many draws stay.
-        model: the planned model, where it cannot be imported from the plan.
-        draws: importance samples of each log p; what was found with another number is dropped.
-        repeats: only the first so many repeats; those in use without it.
-        executor: where to compute, see `refit`; it wins over `workers`.
+        run: a run of a network with a posterior, with all refits done.
+        examples: (m,) which; earlier results with the same number of draws are kept.
+        model: the planned model, needed only if it cannot be imported from the plan.
+        draws: importance samples of each log p; results with another number are dropped.
+        repeats: use only the first so many repeats; by default those in use.
+        executor: where to compute, see `refit`; it overrides `workers`.
         workers: processes on this machine, see `refit`.
-        progress: told of refits done.
+        progress: is told how many refits are done.
 
     Raises:
-        DataError: an example that is not in the data, or fewer than one draw.
-        IncompleteRunError: the refits are not done, or kept no weights.
-        RunError: a file is damaged, the run is in use, or workers died again and again.
+        DataError: an example is not in the data, or `draws` is less than one.
+        IncompleteRunError: the refits are not done, or did not keep their weights.
+        RunError: a file is damaged, the run is in use, or workers died repeatedly.
     """
     wanted = _checked(examples, int(run.plan["data"]["n"]), draws)
     refuse_fork(executor)
@@ -105,28 +105,28 @@ def refit_posteriors(
 
 
 def posterior_log_probs(run: Run, repeats: int | None = None) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Return the examples whose posteriors were refitted under every refit, and log p: (m,), (n_splits, m).
+    """Return the examples that have a fitted posterior under every refit, and log p: (m,), (n_splits, m).
 
     Raises:
-        IncompleteRunError: none were, under every refit.
+        IncompleteRunError: there are none.
     """
     found = read_posteriors(run, repeats)
     return found.examples, found.log_probs
 
 
 def read_posteriors(run: Run, repeats: int | None = None) -> Refitted:
-    """Return all that is stored of refitted posteriors; see `posterior_log_probs`."""
+    """Return all stored results with fitted posteriors; see `posterior_log_probs`."""
     shards = {i: _stored(run, i) for i in run.shards(repeats)}
     draws = {None if arrays is None else int(arrays["draws"]) for arrays in shards.values()}
     if None in draws or len(draws) > 1:
         raise IncompleteRunError(
-            expected=f"refitted posteriors of all {len(shards)} shards of {run.path}",
+            expected=f"posteriors fitted to examples in all {len(shards)} shards of {run.path}",
             got=f"{sum(arrays is not None for arrays in shards.values())}, with {_listed(draws)} draws",
             do=f"Run `genmem posterior {run.path}`; what is finished is kept.",
         )
     some = [arrays for arrays in shards.values() if arrays is not None]
     examples = some[0]["examples"]
-    for arrays in some[1:]:  # a run that was cut short has more for some shards than for others
+    for arrays in some[1:]:  # an interrupted run has more examples for some shards than for others
         examples = np.intersect1d(examples, arrays["examples"])
     at = [np.searchsorted(arrays["examples"], examples) for arrays in some]
     splits = run.splits()
@@ -135,12 +135,12 @@ def read_posteriors(run: Run, repeats: int | None = None) -> Refitted:
     joined = {
         name: np.concatenate([a[name][:, where] for a, where in zip(some, at, strict=True)])[rows] for name in FOUND
     }
-    joined["log_probs"][~np.isfinite(joined["log_probs"]).all(1)] = np.nan  # a split is sound throughout or failed
+    joined["log_probs"][~np.isfinite(joined["log_probs"]).all(1)] = np.nan  # a split fails for all examples or for none
     return Refitted(examples=examples, draws=int(some[0]["draws"]), **joined)
 
 
 def drop_damaged_posteriors(run: Run) -> list[Path]:
-    """Delete files of refitted posteriors that cannot be read, so that they are made again, and return their paths."""
+    """Delete unreadable files of fitted posteriors, so that they are computed again, and return their paths."""
     dropped = []
     for i in np.unique(run.splits().shard).tolist():
         try:
@@ -160,7 +160,7 @@ def _checked(examples: ArrayLike, n: int, draws: int) -> NDArray[np.intp]:
     return wanted
 
 
-# --- what is stored
+# --- storage
 
 
 def _path(run: Run, i: int) -> Path:
@@ -168,7 +168,7 @@ def _path(run: Run, i: int) -> Path:
 
 
 def _stored(run: Run, i: int) -> Arrays | None:
-    """Return what is stored of a shard, None where there is nothing, or only what took another number of steps."""
+    """Return the stored results of a shard; None if there are none, or only some from another number of steps."""
     try:
         arrays = run.held.arrays(_path(run, i), run.stamp(i))
     except FileNotFoundError:
@@ -182,7 +182,7 @@ def _missing(run: Run, i: int, wanted: NDArray[np.intp], draws: int) -> NDArray[
 
 
 def _add(run: Run, job: "_Job", arrays: Arrays) -> None:
-    """Write what was found for some examples beside what was there with as many draws."""
+    """Write the results for some examples to those stored with the same number of draws."""
     stored = _stored(run, job.shard)
     if stored is not None and int(stored["draws"]) == job.draws:
         arrays = {name: np.concatenate([stored[name], arrays[name]], axis=-1) for name in ("examples", *FOUND)}
@@ -196,12 +196,12 @@ def _listed(draws: set[int | None]) -> str:
     return " and ".join(str(count) for count in sorted(filter(None, draws))) or "no"
 
 
-# --- what is computed
+# --- computation
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What is missing of one shard; its weights are read when its turn comes."""
+    """The missing results of one shard; weights are read only when it is computed."""
 
     run: Run
     shard: int
@@ -225,13 +225,13 @@ def _computed(task: Task, jobs: Sequence[_Job], pool: Executor | None) -> Iterat
 
 
 def posteriors_where_it_is(task: Task, networks: Networks, X: NDArray[Any] | None = None) -> Arrays | None:
-    """Do `compute_posteriors` on a worker, with the examples it was sent or finds; None where it needs them sent."""
+    """Do `compute_posteriors` on a worker, with the examples it was sent or finds; None if they must be sent."""
     X = task.source.read() if X is None else task.source.hold(np.asarray(X))
     return None if X is None else compute_posteriors(task, networks, X)
 
 
 def compute_posteriors(task: Task, networks: Networks, X: NDArray[Any]) -> Arrays:
-    """Return log p of some examples with refitted posteriors, (splits, m), and how far the draws can be trusted."""
+    """Return log p of some examples with fitted posteriors, (splits, m), and how reliable the draws are."""
     module, examples = fresh_module(task.recipe(), 0), networks.examples
     x = as_tensor(np.asarray(X[examples]), torch.device(task.device))
     found = {name: np.full((len(networks.repeat), len(examples)), np.nan, np.float32) for name in FOUND}
@@ -248,7 +248,7 @@ def compute_posteriors(task: Task, networks: Networks, X: NDArray[Any]) -> Array
 
 
 def _load(module: nn.Module, weights: Arrays, row: int) -> bool:
-    """Load the weights of one split; return whether there are any, for those of a split that failed are NaN."""
+    """Load the weights of one split; return whether there are any, because those of a failed split are NaN."""
     state = {name: torch.from_numpy(np.ascontiguousarray(value[row])) for name, value in weights.items()}
     if not all(bool(torch.isfinite(value).all()) for value in state.values()):
         return False
@@ -256,11 +256,11 @@ def _load(module: nn.Module, weights: Arrays, row: int) -> bool:
     return True
 
 
-# --- what the scores of a run are made of
+# --- log p that the scores of a run use
 
 
 def correction_of(run: Run) -> Arrays | None:
-    """Return results/posterior.npz; None where there is none, or refits changed since it was made."""
+    """Return results/posterior.npz; None if there is none, or if refits changed since it was written."""
     if not run.has_result("posterior"):
         return None
     found = run.result("posterior")
@@ -269,27 +269,27 @@ def correction_of(run: Run) -> Arrays | None:
 
 
 def scored_log_probs(run: Run) -> NDArray[np.float32]:
-    """Return log p after the last epoch (n_splits, n), with refitted posteriors where all examples have them."""
+    """Return log p after the last epoch (n_splits, n), with fitted posteriors if all examples have them."""
     if (found := correction_of(run)) is not None and found["everywhere"]:
         return posterior_log_probs(run)[1]
     return run.log_probs()
 
 
 def sampled(run: Run) -> bool:
-    """Return whether log p is a Monte-Carlo estimate: of a network, and not an exact one."""
+    """Return whether log p is a Monte-Carlo estimate of a network, not an exact value."""
     return estimate_of(run) != "exact"
 
 
 def estimate_of(run: Run) -> str:
-    """Return what log p is: "exact", "importance" (the log of a mean of weights) or "bound" (it is at least that)."""
+    """Return what log p is: "exact", "importance" (the log of a mean of weights) or "bound" (a lower bound)."""
     if run.probe is None or run.probe["method"] == "fit":
         return "exact"
     if "estimate" in run.probe:
         return str(run.probe["estimate"])
-    effective = run.shard_arrays("effective_draws")  # of a run planned before plans said so
+    effective = run.shard_arrays("effective_draws")  # plans of older versions do not say it
     return "importance" if run.importance_samples == 1 or np.nanmax(effective) > 1 else "exact"
 
 
 def has_encoder(run: Run) -> bool:
-    """Return whether log p goes through an encoder whose posterior can be refitted."""
+    """Return whether log p uses an encoder, so that posteriors can be fitted to each example."""
     return bool((run.probe or {}).get("encoder", sampled(run)))

@@ -1,7 +1,7 @@
-"""How a run's refits are done and what they will take: settled once, when the run is planned.
+"""How a run's refits are computed and what they will take, decided once, when the run is planned.
 
 Whether networks train as lanes of one batch or in a loop changes numbers, so a rule on the plan decides, never a clock.
-Short timed trials tell how long it will take, and so whether worker processes pay.
+Short timed trials estimate how long it will take, and so whether worker processes pay.
 """
 
 import resource
@@ -31,14 +31,14 @@ from genmem.training.ensemble import Recipe, fresh_module, noise_shape, takes_no
 from genmem.training.probe import TRIAL_SECONDS, can_batch, fitting_lanes, measure_pace, step_flops
 
 SCORED = 4 * BLOCK  # examples whose log p is timed, at most
-FEWEST = 16  # and at least, where it is slow
-FIRST, SECOND = 250, 500  # examples that other models are fitted to, in trials
+FEWEST = 16  # and at least, if it is slow
+FIRST, SECOND = 250, 500  # examples that other models are fitted to in trials
 
 
 def _other_seconds(recipe: Recipe, X: Tensor, draws: int) -> tuple[float, float]:
-    """Return the seconds of log p of an example, and of refitting its posterior; 0 where there is none."""
+    """Return the seconds per example of log p and of fitting its posterior; 0 if there is none."""
     module = fresh_module(recipe, 0)
-    fewest = BLOCK if noise_shape(module) is None else FEWEST  # what draws its own noise sees whole blocks
+    fewest = BLOCK if noise_shape(module) is None else FEWEST  # a network that draws its own noise takes whole blocks
     score = _seconds_each(lambda some: log_prob(module, some, draws=draws, seed=0), X, fewest)
     if not has_posterior(module):
         return score, 0.0
@@ -46,11 +46,11 @@ def _other_seconds(recipe: Recipe, X: Tensor, draws: int) -> tuple[float, float]
 
 
 def _seconds_each(call: Callable[[Tensor], object], X: Tensor, fewest: int) -> float:
-    """Return the seconds of an example, from as many examples, and calls, as a short trial allows."""
+    """Return the seconds per example, from as many examples, and calls, as a short trial allows."""
     most = min(SCORED, len(X))
     count = min(fewest, most)
     times = [_seconds(call, X[:count])]
-    while times[0] < TRIAL_SECONDS / 4 and count < most:  # the first call of all, which warms up, is not the last
+    while times[0] < TRIAL_SECONDS / 4 and count < most:  # the first call of all warms up and is not the last
         count = min(4 * count, most)
         times = [_seconds(call, X[:count])]
     while len(times) < 3 and sum(times) < TRIAL_SECONDS:
@@ -65,17 +65,17 @@ def _seconds(call: Callable[[Tensor], object], some: Tensor) -> float:
 
 
 def _peak_bytes() -> int:
-    """Return the most memory this process ever held."""
+    """Return the peak memory of this process in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def fit_seconds(model: Any, X: NDArray[Any], n_keep: int) -> float:
-    """Guess the seconds of one refit of a model without a network, from two fits to a few examples."""
+    """Estimate the seconds of one refit of a model without a network, from two fits to a few examples."""
     if len(X) <= 2 * SECOND:
         return _fit_seconds(model, X, min(n_keep, len(X)))
     first, second = _fit_seconds(model, X, FIRST), _fit_seconds(model, X, SECOND)
-    power = np.clip(np.log2(second / max(first, 1e-6)), 1.0, 2.0)  # linear for most, quadratic for kernel densities
+    power = np.clip(np.log2(second / max(first, 1e-6)), 1.0, 2.0)  # most are linear, kernel densities quadratic
     return float(second * (len(X) / SECOND) ** power)
 
 
@@ -90,8 +90,8 @@ def _fit_seconds(model: Any, X: NDArray[Any], n: int) -> float:
 
 MAX_LANES = {"cpu": 40, "cuda": 400}
 # Lanes save what a step costs besides its arithmetic: about 1 ms in a loop, about 3 ms in a batch, shared by its lanes.
-# Measured on a CPU (bench/RESULTS.md), that pays from 4 lanes and up to 1e9 operations a step of one network (2.9 times
-# at 1e7, 1.4 at 4e8, 1.1 at 1.4e9, 0.8 at 5e9); beyond 8e9 in one step of all lanes they slow each other down.
+# Measured on a CPU (bench/RESULTS.md), they pay from 4 lanes and up to 1e9 operations a step of one network (2.9 times
+# at 1e7, 1.4 at 4e8, 1.1 at 1.4e9, 0.8 at 5e9). Beyond 8e9 in one step of all lanes they slow each other down.
 FEWEST_LANES = 4
 MOST_FLOPS = 1e9
 FLOPS_AT_ONCE = 8e9
@@ -99,11 +99,11 @@ WORTH_WORKERS = 30.0  # seconds of refits from which starting processes pays
 
 
 def planned_model(run: Run, model: Any) -> Any:
-    """Return the model of the plan: the given one, checked against it; the one the run was created with; or rebuilt.
+    """Return the planned model: the given one, checked against the plan; the one the run was created with; or rebuilt.
 
     Raises:
         RunMismatchError: the given model is not the planned one.
-        ModelError: the planned one cannot be imported here.
+        ModelError: the planned model cannot be imported here.
     """
     if model is None:
         if run.model is None:
@@ -123,7 +123,7 @@ def scored_epochs(model: Any, asked: Sequence[int]) -> tuple[int, ...]:
     """Return the epochs to score with -1 resolved, in order, each once.
 
     Raises:
-        ModelError: an epoch lies beyond the training, or the model has no epochs.
+        ModelError: an epoch is after the end of training, or the model has no epochs.
     """
     last = getattr(model, "epochs", None)
     found = sorted({last if last is not None and e == -1 else e for e in asked})
@@ -137,7 +137,7 @@ def scored_epochs(model: Any, asked: Sequence[int]) -> tuple[int, ...]:
 
 
 def ensure_probe(run: Run, model: Any = None) -> dict[str, Any]:
-    """Return how the run's refits are done; settle it where the plan does not say yet."""
+    """Return how the run's refits are computed; decide it if the plan does not say yet."""
     if run.probe is None:
         run.set_probe(_tried(run, planned_model(run, model)))
     assert run.probe is not None
@@ -164,7 +164,7 @@ def _probe_other(run: Run, model: Any) -> dict[str, Any]:
     found = {"method": "fit", "lanes": 1, "device": "cpu", "threads": torch.get_num_threads(), "workers": 1}
     try:
         seconds = splits.n_splits * fit_seconds(model, X, int((~splits.held_out).sum(1).min()))
-    except Exception:  # the refits will say what is wrong, and with which split
+    except Exception:  # the refits will report what is wrong, and for which split
         return found
     if seconds > WORTH_WORKERS and (cores := cpu_count()) > 1:
         return {**found, "threads": 1, "workers": cores, "expected_seconds": round(seconds / cores, 1)}
@@ -183,7 +183,7 @@ def _probe(run: Run, model: DeepDensity) -> dict[str, Any]:
     step = measure_pace(recipe, X, lanes, batched=True).average if lanes else alone
     seconds, workers, threads = refits * (steps * step + scores * score), 1, torch.get_num_threads()
     if recipe.device.type == "cpu" and seconds > WORTH_WORKERS and (most := min(cpu_count(), refits)) > 1:
-        # Each on one core: threads of one process gain little on matrices this small.
+        # Each on one core: threads within a process gain little on matrices this small.
         workers, threads, lanes = most, 1, min(lanes, -(-refits // most))
         with _threads(1):
             step = measure_pace(recipe, X, max(1, lanes), batched=lanes > 0).average
@@ -221,7 +221,7 @@ def _threads(count: int) -> Iterator[None]:
 def lanes_for(recipe: Recipe, X: Tensor, splits: Splits) -> int:
     """Return how many networks train in one batch; 0 is a plain loop. The plan and the device decide, not their speed.
 
-    Only where memory does not hold as many lanes as the rule says are there fewer, or none on a GPU.
+    If memory does not hold as many lanes as the rule gives, there are fewer, or none on a GPU.
     """
     device = recipe.device.type
     most = min(splits.n_splits, MAX_LANES[device])
@@ -238,11 +238,11 @@ def lanes_for(recipe: Recipe, X: Tensor, splits: Splits) -> int:
     return min(most, fitting) if can_batch(recipe, X) else 0
 
 
-# --- what an audit will take
+# --- the estimate for an audit
 
 
 FLOPS = 4e10  # multiply-adds a second of the nearest-neighbour search, and of small work like it
-PER_SCORE = 4e-7  # seconds of arithmetic for each number of the matrix of log p, all placebos included
+PER_SCORE = 4e-7  # seconds of arithmetic for each number of the matrix of log p, placebos included
 FIXED = 6.0  # seconds for imports, regions and the report
 PROCESS = 450 << 20  # bytes of a process that has loaded everything
 START = 4.0  # seconds for worker processes to start
@@ -255,7 +255,7 @@ class Estimate:
     """What an audit is expected to take.
 
     Attributes:
-        seconds: by stage; those that nothing is known about are missing.
+        seconds: by stage; stages of unknown duration are missing.
         memory: bytes at the peak, of all processes together.
         disk: bytes of the run directory.
     """
@@ -271,7 +271,7 @@ class Estimate:
 
 
 def estimate(run: Run) -> Estimate:
-    """Tell what an audit will take once its plan is written, for the repeats in use."""
+    """Estimate what an audit will take once its plan is written, for the repeats in use."""
     probe, splits, about = run.probe or {}, run.used_splits(), run.plan["data"]
     n, width = about["n"], int(np.prod(about["event_shape"]))
     share = splits.n_splits / run.splits().n_splits
@@ -282,7 +282,7 @@ def estimate(run: Run) -> Estimate:
     if "step_seconds" in probe:
         held_out = float(splits.held_out.mean())
         seconds["fit"] = probe["refit_steps"] / (1 - held_out) * probe["alone_seconds"]
-        # The encoder's part is rarely below 5% of a score, so posteriors are refitted everywhere.
+        # The amortization gap is rarely below 5% of a score, so posteriors are fitted to all examples.
         seconds["posterior"] = -(-splits.n_splits // probe.get("workers", 1)) * n * probe["posterior_seconds"] + start
     held = min(HELD, numbers * len(run.score_epochs) * 4)
     return Estimate(seconds, _memory(probe, splits.n_splits, n, width) + held, _disk(run, probe, splits.n_splits))

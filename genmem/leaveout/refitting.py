@@ -36,7 +36,7 @@ from genmem.seeding import seed32
 from genmem.training.ensemble import Lane, takes_noise, train
 
 Count = int | Literal["auto"]
-ENOUGH_GROUPS, ENOUGH_SPLITS = 2, 4  # that all failed: then the model is to blame
+ENOUGH_GROUPS, ENOUGH_SPLITS = 2, 4  # that all failed: then the model is at fault
 NAMED = 5
 
 
@@ -50,25 +50,25 @@ def refit(
     repeats: int | None = None,
     progress: Listener = ignore,
 ) -> None:
-    """Compute every missing shard of a run; what is there is kept, so calling it again resumes.
+    """Compute every missing shard of a run; stored shards are kept, so calling it again resumes.
 
-    A refit that raises or diverges is marked as failed (`run.failed()`) and the rest goes on.
+    A refit that raises or diverges is marked as failed (`run.failed()`), and the others continue.
 
     Args:
         run: a planned run.
-        model: the planned model; needed only where it cannot be imported from the plan (a lambda, a class
-            of a notebook).
-        executor: where shards are computed: any `concurrent.futures.Executor`; it wins over `workers`.
+        model: the planned model; needed only if it cannot be imported from the plan (a lambda, a class of a
+            notebook).
+        executor: where shards are computed: any `concurrent.futures.Executor`; it overrides `workers`.
             Workers return arrays and only this process writes.
-        workers: processes on this machine; 1 is this process, "auto" is what the probe found.
-        lanes: networks trained in one batch; "auto" is what the probe found. Neither changes a number, except the
-            last digit where layers have odd widths.
-        repeats: only the first so many repeats; those in use without it (`run.repeats`).
-        progress: told of epochs and networks done.
+        workers: processes on this machine; 1 is this process, "auto" is the number that the probe chose.
+        lanes: networks trained in one batch; "auto" is the number that the probe chose. Neither changes a number,
+            except the last digit if layers have odd widths.
+        repeats: use only the first so many repeats; by default those in use (`run.repeats`).
+        progress: is told of epochs and networks done.
 
     Raises:
         RunError: the run is in use by another process, a shard is damaged, the disk is full, memory does not hold one
-            refit, or workers died again and again.
+            refit, or workers died repeatedly.
         ModelError: every refit failed, or the model is not the planned one.
     """
     for name, value in (("lanes", lanes), ("workers", workers)):
@@ -85,7 +85,7 @@ def refit(
 
 
 def make_task(run: Run, model: Any = None) -> Task:
-    """Return the task of a run, with the model rebuilt from the plan or checked against it; probe if need be."""
+    """Return the task of a run, with the model rebuilt from the plan or checked against it; probe if necessary."""
     model = planned_model(run, model)
     choice = ensure_probe(run, model)
     if isinstance(model, DeepDensity):
@@ -107,7 +107,7 @@ def make_task(run: Run, model: Any = None) -> Task:
 
 @contextmanager
 def compute_on(run: Run, executor: Executor | None, workers: Count) -> Iterator[Executor | None]:
-    """Yield what to compute on: the executor, worker processes, or None, this process with the probe's threads."""
+    """Yield where to compute: the executor, worker processes, or None for this process with the probe's threads."""
     probe = run.probe or {}
     n = max(1, int(probe.get("workers") or 1)) if workers == "auto" else workers
     here, asked = torch.get_num_threads(), probe.get("threads")
@@ -139,7 +139,7 @@ def _refit(
     looks = (*run.looks, run.repeats if repeats is None else repeats)
     groups = [shards for shards in cut(task, splits, looks, width, size_of(pool)) if set(shards) & set(pending)]
     meter, ledger = _Meter(splits, pending, run.shards(repeats), progress), _Ledger(run, task, pending)
-    run.held.release()  # refits may need the room
+    run.held.release()  # refits may need the memory
     for shards, computed in _computed(task, splits, groups, width, pool, meter):
         ledger.add(computed.shards)
         meter.finished(shards)
@@ -149,7 +149,7 @@ def _refit(
 def _computed(
     task: Task, splits: Splits, groups: Sequence[list[int]], lanes: int, pool: Executor | None, meter: "_Meter"
 ) -> Iterator[tuple[list[int], Computed]]:
-    """Yield the shards of each group and what was computed for them; from where memory ran out, with fewer lanes."""
+    """Yield the shards of each group and their arrays; after memory runs out, with fewer lanes."""
     X = task.source.read()
     assert X is not None  # held since the task was made
     if pool is None:
@@ -160,7 +160,7 @@ def _computed(
         return
 
     def arguments(shards: list[int], deaths: int) -> tuple[Any, ...]:
-        # What dies twice may have run out of memory: the kernel does not say so.
+        # A group that kills its worker twice may have run out of memory: the kernel does not say so.
         return task, Group.of(splits, shards), max(1, lanes // 2 ** max(0, deaths - 1))
 
     for shards, computed in spread(pool, compute_where_it_is, groups, arguments, X, meter.idle):
@@ -171,9 +171,9 @@ def _computed(
 def cut(task: Task, splits: Splits, looks: Sequence[int], lanes: int, workers: int) -> list[list[int]]:
     """Cut the shards of the first `looks[-1]` repeats into groups that train together.
 
-    A group fills the lanes, or less, so that all workers are busy to the end. The cut does not depend on what is
+    A group fills the lanes, or fewer, so that all workers are busy to the end. The groups do not depend on what is
     pending: a resumed run trains the same lanes side by side, so its numbers are the same to the last bit even
-    where matrix products round by position. What was decided to compute later is cut apart.
+    if matrix products round by position. Repeats that were requested later form groups of their own.
     """
     ids = np.unique(splits.repeat)
     bounds = sorted({0, *(min(n, len(ids)) for n in looks if n <= looks[-1])})
@@ -199,7 +199,7 @@ def _cut_evenly(shards: list[int], splits: Splits, lanes: int, share: int) -> li
 
 
 class _Meter:
-    """Turns what a group is doing into reports of refits done."""
+    """Converts the progress of a group into reports of refits done."""
 
     def __init__(self, splits: Splits, pending: Sequence[int], shards: Sequence[int], listener: Listener) -> None:
         self.size, self.pending, self.listener = np.bincount(splits.shard), set(pending), listener
@@ -209,7 +209,7 @@ class _Meter:
         self.report(0, "")
 
     def report(self, within: float, detail: str) -> None:
-        # A refit that is done again, alone, does not turn the bar back.
+        # A refit that is repeated alone does not move the bar back.
         self.shown = max(self.shown, min(self.done + within, self.total))
         self.listener(Progress("refit", self.shown, self.total, detail))
 
@@ -222,7 +222,7 @@ class _Meter:
 
 
 class _Ledger:
-    """Writes shards, and holds back those that failed throughout until a refit succeeds: else the model is to blame."""
+    """Writes shards; those that failed entirely wait until a refit succeeds: if none does, the model is at fault."""
 
     def __init__(self, run: Run, task: Task, pending: Sequence[int]) -> None:
         self.run, self.task, self.pending = run, task, set(pending)
@@ -234,7 +234,7 @@ class _Ledger:
         self.works = any(int(shard) in done and s not in failed for s, shard in enumerate(self.shard))
 
     def add(self, shards: dict[int, Arrays]) -> None:
-        """Take the shards of one group; it may hold finished ones too."""
+        """Take the shards of one group, which may include finished ones."""
         self.groups += 1
         self.held |= {i: arrays for i, arrays in shards.items() if i in self.pending}
         for i, arrays in shards.items():
@@ -247,7 +247,7 @@ class _Ledger:
             raise self._blame()
 
     def close(self) -> None:
-        """Write what is held, and warn of what failed."""
+        """Write what is held back, and warn of failed refits."""
         if not self.works:
             raise self._blame()
         if self.reasons:
@@ -267,8 +267,8 @@ class _Ledger:
         return ModelError(
             expected=f"{type(self.task.model).__name__} to fit and score with examples left out",
             got=f"all of the first {len(self.reasons)} refits failing; split {split}: {why}",
-            do="Check the model's settings against the shape and size of the data. Where training diverged, lower the "
-            "learning rate or rescale the data; a density that is 0 somewhere has no score there.",
+            do="Check the model's settings against the shape and size of the data. If training diverged, lower the "
+            "learning rate or rescale the data; an example with a density of 0 has no score.",
         )
 
 
@@ -278,26 +278,26 @@ class _Ledger:
 def refit_one(run: Run, held_out: ArrayLike, model: Any = None, *, progress: Listener = ignore) -> Any:
     """Return the planned model fitted to the examples that are not held out, with the seeds of split 0.
 
-    Where `held_out` is that of split 0 this is the refit of that split, trained alone (networks trained side by side
-    round otherwise, and so end elsewhere).
+    If `held_out` is that of split 0, this is the refit of that split, trained alone. (Networks trained side by side
+    round differently, and therefore end with different weights.)
 
     Args:
         run: a planned run.
         held_out: (n,) which examples to leave out.
-        model: the planned model; needed only where it cannot be imported from the plan.
-        progress: told of epochs.
+        model: the planned model; needed only if it cannot be imported from the plan.
+        progress: is told of epochs.
 
     Raises:
-        DataError: `held_out` is no mask of the examples, or leaves none.
+        DataError: `held_out` is not a mask of the examples, or leaves none.
         ModelError: the model cannot be fitted to them.
     """
     mask = np.asarray(held_out)
     n = run.plan["data"]["n"]
     if mask.shape != (n,) or mask.dtype != bool or mask.all():
         raise DataError(
-            expected=f"a mask of {n} examples, one or more of them not held out",
+            expected=f"a mask of {n} examples with one or more of them not held out",
             got=f"dtype {mask.dtype}, shape {mask.shape}",
-            do="Pass one boolean an example.",
+            do="Pass one boolean per example.",
         )
     task, keep = make_task(run, model), np.flatnonzero(~mask)
     with _blamed(task, len(keep)):
@@ -306,7 +306,7 @@ def refit_one(run: Run, held_out: ArrayLike, model: Any = None, *, progress: Lis
 
 @contextmanager
 def _blamed(task: Task, count: int) -> Iterator[None]:
-    """Say in a sentence what the model raised: it may not be ours."""
+    """Turn what the user's model raises into a ModelError."""
     try:
         try:
             yield
@@ -351,5 +351,5 @@ def _density(task: Task, keep: NDArray[np.intp]) -> Any:
     model = exact_leaves(fresh(task.model), len(X))
     if hasattr(model, "get_params") and "random_state" in model.get_params():
         model.set_params(random_state=seed32(task.seed, "fit", 0))
-    # In float32 the covariances of a mixture may be no covariances to whoever draws with them.
+    # In float32 the covariances of a mixture may not be positive definite when samples are drawn.
     return model.fit(X[keep].astype(np.float64))

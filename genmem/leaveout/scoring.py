@@ -1,10 +1,10 @@
 """How much more likely is an example under models that trained on it than under models that did not?
 
-Standard errors rest on the independent repeats, never on the splits of one: sd / sqrt(L) for "mean_log", the
-jackknife for "log_mean"; NaN at L = 1. How p values are made, `nulls` says.
+Standard errors rest on the independent repeats, never on the splits of one repeat: sd / sqrt(L) for "mean_log", the
+jackknife for "log_mean"; NaN at L = 1. `nulls` describes the p values.
 
-Failed splits, rows that are NaN throughout, are left out. An example has a score in the repeats where it was both
-in and out of some split that is left; L is the number of these and differs from example to example.
+Failed splits, rows of NaN only, are left out. An example has a score in each repeat in which some remaining splits
+trained on it and some held it out. L is the number of these repeats and differs from example to example.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 ESTIMATORS = tuple(ESTIMATES)
 WITHOUT_ERROR = ("exact", "warm_refit")  # of `leave_one_out`
-PLACEBOS = 8  # sham scores kept as the null distribution
-TEST_SHAMS = 16  # sham scores per example behind a p value at one or two repeats
-BLOCK = 2**21  # numbers of the matrix worked on at once
+PLACEBOS = 8  # placebo scores kept as the null distribution
+TEST_PLACEBOS = 16  # placebo scores per example for a p value at one or two repeats
+BLOCK = 2**21  # numbers of the matrix processed at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,18 +46,19 @@ class MemorizationScores:
     Attributes:
         score: (n,) log_prob_in - log_prob_out.
         log_prob_in: (n,) average log p of the example under models that trained on it.
+        log_prob_in: (n,) average log p of the example under models that trained on it.
         log_prob_out: (n,) the same under models that did not.
-        standard_error: (n,) error of the score from the spread of independent repeats, unmoderated; NaN at one.
+        standard_error: (n,) of the score, from the spread of independent repeats, unmoderated; NaN at one repeat.
         p_value: (n,) one-sided, of no memorization against score > 0.
         q_value: (n,) Benjamini-Hochberg over the examples; `q_values` offers others.
-        estimator: "mean_log" or "log_mean"; "exact" or "warm_refit" of `leave_one_out`, which knows no error: there
-            standard errors are 0, p and q values NaN, and scores may be infinite.
-        per_repeat: (L, n) the score within each repeat; for "log_mean" what each repeat adds to the pooled score
-            (jackknife pseudo-values, centred). Its mean is the score, its spread the standard error. NaN where
+        estimator: "mean_log" or "log_mean"; for `leave_one_out`, "exact" or "warm_refit", which have no error: standard
+            errors are 0, p and q values NaN, and scores may be infinite.
+        per_repeat: (L, n) the score within each repeat; for "log_mean" the contribution of each repeat to the pooled
+            score (jackknife pseudo-values, centred). Its mean is the score, its spread the standard error. NaN if
             failed splits left an example no score in a repeat; a repeat without any score has no row.
-        placebo: (m, n) scores of sham held-out folds, which the models did train on: the null distribution. NaN
-            where the score is. Repeats with fewer than three splits left are not in it.
-        moderated: whether tests borrow strength across examples for the variances.
+        placebo: (m, n) scores of placebo folds, which the models did train on: the null distribution. NaN where the
+            score is. Repeats with fewer than three remaining splits have none.
+        moderated: whether tests moderate variances across examples.
     """
 
     score: FloatArray
@@ -73,33 +74,33 @@ class MemorizationScores:
 
     @property
     def n_repeats(self) -> int:
-        """The number of independent repeats that hold a score."""
+        """The number of independent repeats that contain a score."""
         return len(self.per_repeat)
 
     @property
     def repeats_used(self) -> NDArray[np.intp]:
-        """The number of repeats (n,) behind each score: fewer than `n_repeats` where splits failed."""
+        """The number of repeats (n,) behind each score: fewer than `n_repeats` if splits failed."""
         return np.asarray((~np.isnan(self.per_repeat)).sum(axis=0), dtype=np.intp)
 
     @property
     def reliability(self) -> float:
-        """1 - mean(SE^2) / Var(score): the correlation to expect with the scores of a second such study."""
+        """1 - mean(SE^2) / Var(score): the expected correlation with the scores of a second study of the same size."""
         return stats.reliability(self.score, self.standard_error)
 
     def quantiles(self, levels: Sequence[float] = (0.5, 0.95, 0.999)) -> FloatArray:
-        """Return quantiles (Q,) of the scores; where some are infinite, not interpolated."""
+        """Return quantiles (Q,) of the scores; not interpolated if some scores are infinite."""
         if np.isinf(self.score).any():
             return np.asarray(np.nanquantile(self.score, list(levels), method="inverted_cdf"))
         return np.asarray(np.nanquantile(self.score, levels))
 
     def null_quantiles(self, levels: Sequence[float] = (0.5, 0.95, 0.999)) -> FloatArray:
         """Return the same quantiles of each placebo: (m, Q)."""
-        return np.asarray([np.nanquantile(sham, levels) for sham in self.placebo]).reshape(-1, len(levels))
+        return np.asarray([np.nanquantile(scores, levels) for scores in self.placebo]).reshape(-1, len(levels))
 
     def p_above(self, delta: float) -> FloatArray:
-        """Return p values (n,) of score <= delta nats, against above: memorized by *more than* delta.
+        """Return p values (n,) of score <= delta nats against score > delta: memorized by *more than* delta.
 
-        NaN with fewer than three repeats and for "log_mean", where only "no effect" can be tested, and for scores
+        NaN with fewer than three repeats and for "log_mean", which only has a test of "no effect", and for scores
         without error.
         """
         if not self._has_t:
@@ -107,11 +108,11 @@ class MemorizationScores:
         return nulls.student_p(self.per_repeat, delta, self.moderated)
 
     def q_values(self, method: str = "bh", *, delta: float | None = None) -> FloatArray:
-        """Return q values (n,): those at most a have a false discovery rate of a.
+        """Return q values (n,): the examples with q <= a have a false discovery rate of a.
 
         Args:
-            method: "bh" (Benjamini-Hochberg: independent or positively dependent tests, as the folds of refits
-                make them) or "by" (Benjamini-Yekutieli: any dependence; larger by sum(1/k), 8.1 at 1,797 examples).
+            method: "bh" (Benjamini-Hochberg: independent or positively dependent tests, such as those of the folds of
+                refits) or "by" (Benjamini-Yekutieli: any dependence; larger by sum(1/k), 8.1 at 1,797 examples).
             delta: without it, of no memorization at all (`p_value`); with it, of a score <= delta (`p_above`).
 
         Raises:
@@ -119,16 +120,16 @@ class MemorizationScores:
         """
         adjust = {"bh": stats.benjamini_hochberg, "by": stats.benjamini_yekutieli}
         if method not in adjust:
-            raise DataError(expected='"bh" or "by"', got=repr(method), do='Use "by" where any dependence must be safe.')
+            raise DataError(expected='"bh" or "by"', got=repr(method), do='Use "by" to be safe under any dependence.')
         return adjust[method](self.p_value if delta is None else self.p_above(delta))
 
     def interval(self, level: float = 0.95) -> FloatArray:
-        """Return the two-sided interval of each score, lowest and highest: (2, n).
+        """Return the two-sided interval of each score, lower and upper end: (2, n).
 
-        Student t over the repeats, variances moderated as in the tests, of what endless repeats of the same design
-        would find. NaN with fewer than three repeats and for "log_mean"; the score itself where it has no error. It
-        covers less often than it says where refits are skewed, most of all for the highest scores at few repeats:
-        docs/calibration.md has measurements.
+        It is Student's t over the repeats, with variances moderated as in the tests, for the score that infinitely many
+        repeats of the same design would give. NaN with fewer than three repeats and for "log_mean"; the score itself if
+        it has no error. Its coverage is below the nominal level if refits are skewed, most of all for the highest
+        scores at few repeats: docs/calibration.md has measurements.
 
         >>> held_out = np.tile(np.eye(2, dtype=bool), (3, 1))
         >>> log_probs = np.where(held_out, [[-1.0], [-1.0], [-2.0], [-2.0], [-3.0], [-3.0]], 0.0)
@@ -149,7 +150,7 @@ class MemorizationScores:
         return self.estimator == "mean_log" and self.n_repeats >= 3
 
     def to_table(self, **columns: ArrayLike | None) -> "pa.Table":
-        """Return one row per example as an Arrow table: the given columns, then the six of this class.
+        """Return an Arrow table with one row per example: the given columns, then the six of this class.
 
         An undefined number is null. A column given as None is left out: `to_table(index=..., label=labels)`.
         """
@@ -171,28 +172,28 @@ def memorization_score(
     missing: Literal["raise", "nan"] = "raise",
     seed: int = 0,
 ) -> MemorizationScores:
-    """Score every example from a matrix of leave-out refits.
+    """Score every example from a matrix of log p under refits that leave examples out.
 
-    "mean_log": mean over repeats of (mean log p of the splits that saw the example - mean of those that held it
-    out), the expected difference of log densities. "log_mean", as published: logmeanexp over *all* splits that
-    saw it minus logmeanexp over all that held it out, the log ratio of mean densities; biased upward when refits
-    are heavy-tailed, for it averages unequal numbers of them (by 1 nat with no memorization at all, at 10 folds,
-    10 repeats and a spread of 3 nats). The modules say how errors and p values are made.
+    "mean_log": the mean over repeats of (mean log p of the splits that trained on the example - mean of those that held
+    it out), the expected difference of log densities. "log_mean", as published: logmeanexp over *all* splits that
+    trained on it minus logmeanexp over all that held it out, the log ratio of mean densities. It is biased upward if
+    refits are heavy-tailed, because it averages unequal numbers of them (by 1 nat with no memorization at all, at 10
+    folds, 10 repeats and a standard deviation of 3 nats). The modules describe standard errors and p values.
 
     Args:
-        log_probs: (n_splits, n) log p of every example under every refit, nats, float32 or float64. A row that is
-            NaN throughout is a refit that failed; it is left out.
+        log_probs: (n_splits, n) log p of every example under every refit, nats, float32 or float64. A row of NaN only
+            is a failed refit and is left out.
         held_out: (n_splits, n) bool, true where the refit did not train on the example.
         estimator: "mean_log" or "log_mean".
         repeat: (n_splits,) the repeat of each split. Without it, consecutive splits whose held-out sets partition
             the examples form one repeat.
-        moderate: moderate variances; without, t tests are the plain ones, with next to no power at L = 3, and
+        moderate: moderate variances. Without this, t tests are the plain ones, with hardly any power at L = 3, and
             placebo tests are conservative.
-        missing: what to do where failed splits leave an example no score in any repeat: "raise", or score it "nan".
-        seed: root of the shifts of placebos and of the permutations.
+        missing: what to do if failed splits leave an example no score in any repeat: "raise", or score it "nan".
+        seed: of the shifts of placebos and of the permutations.
 
     Raises:
-        DataError: shapes disagree, a value is not finite, the repeats cannot be told, an example is never in or
+        DataError: shapes disagree, a value is not finite, the repeats cannot be inferred, an example is never in or
             never out within a repeat, failed splits leave an example without a score, or the estimator is unknown.
 
     References:
@@ -209,8 +210,8 @@ def memorization_score(
     if missing == "raise":
         _require_scores(held, rows, failed)
     by_placebo = estimator == "mean_log" and len(rows) < 3
-    shams = nulls.shams(held, rows, seed, TEST_SHAMS if by_placebo else PLACEBOS)
-    study = _Study(rows, shams, estimator, by_placebo, seed)
+    placebos = nulls.placebo_design(held, rows, seed, TEST_PLACEBOS if by_placebo else PLACEBOS)
+    study = _Study(rows, placebos, estimator, by_placebo, seed)
     parts = [_score_block(ell, out, study) for ell, out in _blocks(log_p, held, ~failed)]
     whole = _Part(*(np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True)))
     p = whole.p if estimator == "log_mean" else _p(whole, study, moderate)
@@ -231,7 +232,7 @@ def memorization_score(
 def _p(whole: "_Part", study: "_Study", moderate: bool) -> FloatArray:
     if not study.by_placebo:
         return nulls.student_p(whole.per_repeat, 0.0, moderate)
-    there = ~np.isnan(whole.per_repeat[study.shams.repeats])
+    there = ~np.isnan(whole.per_repeat[study.placebos.repeats])
     return nulls.placebo_p(whole.contrasts, there, moderate)
 
 
@@ -240,7 +241,7 @@ def _p(whole: "_Part", study: "_Study", moderate: bool) -> FloatArray:
 
 class _Study(NamedTuple):
     rows: Rows
-    shams: nulls.Shams
+    placebos: nulls.PlaceboShifts
     estimator: str
     by_placebo: bool
     seed: int
@@ -258,16 +259,16 @@ class _Part(NamedTuple):
 def _score_block(ell: FloatArray, held: BoolArray, study: _Study) -> _Part:
     usable = usable_splits(held, study.rows)
     out, in_ = held & usable, ~held & usable
-    shams = [shifted(held, study.shams.rows, shift) & usable for shift in study.shams.shifts]
+    moved = [shifted(held, study.placebos.rows, shift) & usable for shift in study.placebos.shifts]
     estimate = ESTIMATES[study.estimator]
     log_in, log_out = estimate(ell, out, in_, study.rows)
     per_repeat = PER_REPEAT[study.estimator](ell, out, in_, study.rows)
-    null_pairs = [estimate(ell, sham, in_ & ~sham, study.shams.rows) for sham in shams[:PLACEBOS]]
+    null_pairs = [estimate(ell, held_out, in_ & ~held_out, study.placebos.rows) for held_out in moved[:PLACEBOS]]
     p, contrasts = np.full(len(log_in), np.nan), np.empty((0, 3, len(log_in)))
     if study.estimator == "log_mean":
         p = nulls.permutation_p(ell, out, usable, study.rows, study.seed)
-    elif study.by_placebo and shams:
-        contrasts = nulls.contrasts(ell, out, in_, shams, study.shams.rows)
+    elif study.by_placebo and moved:
+        contrasts = nulls.contrasts(ell, out, in_, moved, study.placebos.rows)
     placebo = np.array([i - o for i, o in null_pairs]).reshape(len(null_pairs), len(log_in))
     return _Part(log_in, log_out, per_repeat, placebo, p, contrasts)
 
@@ -282,7 +283,7 @@ def _blocks(
         yield np.asarray(log_probs[:, block][kept], dtype=np.float64), held[:, block]
 
 
-# --- what comes in
+# --- checks of the arguments
 
 
 def _checked(
@@ -317,24 +318,24 @@ def _checked(
 
 def _not_finite(row: NDArray[np.floating], split: int) -> DataError:
     example = int(np.flatnonzero(~np.isfinite(row))[0])
-    do = "Look at that refit: training diverged, or its log_prob overflows."
+    do = "Check that refit: training diverged, or its log_prob overflows."
     if row[example] == -np.inf:
         do = "Use a model that gives every example some density, or leave that example out of the audit."
     return DataError(expected="finite log_probs", got=f"{row[example]} at split {split}, example {example}", do=do)
 
 
 def _left(held: BoolArray, rows: Rows, failed: BoolArray) -> tuple[BoolArray, Rows]:
-    """Return what the failed splits leave: the rows of held_out, and the repeats in which some example has a score."""
+    """Return held_out without failed splits, and the repeats in which some example still has a score."""
     position = np.cumsum(~failed) - 1
     left = [position[r[~failed[r]]] for r in rows]
     held = held if not failed.any() else held[~failed]
     rows = [r for r in left if scored(held, r).any()]
     if not rows:
         raise DataError(
-            expected="some repeat in which an example was both in and out",
+            expected="some repeat with refits that trained on an example and refits that held it out",
             got=f"{_named(failed)} failed (NaN throughout)",
-            do="See why those refits failed and mend it: by a lower learning rate where training diverged, by another "
-            "model or setting where log p is infinite (a k-NN density with k copies of an example).",
+            do="Find out why those refits failed. If training diverged, lower the learning rate; if log p is infinite "
+            "(a k-NN density with k copies of an example), use another model or setting.",
         )
     return held, rows
 
@@ -343,10 +344,10 @@ def _require_scores(held: BoolArray, rows: Rows, failed: BoolArray) -> None:
     without = ~np.any([scored(held, r) for r in rows], axis=0)
     if without.any():
         raise DataError(
-            expected="every example in and out within at least one repeat",
-            got=f"none left for {without.sum():,} examples ({without.argmax()} the first): {_named(failed)} failed",
-            do="Try them again (--recompute), or mend why they failed and start a new run; with more repeats a failure "
-            "costs no score. From Python, missing='nan' scores the others.",
+            expected="every example both trained on and held out in at least one repeat",
+            got=f"{without.sum():,} examples without a score (first: {without.argmax()}): {_named(failed)} failed",
+            do="Retry them (--recompute), or fix the cause and start a new run; with more repeats a failure costs no "
+            "score. From Python, missing='nan' scores the others.",
         )
 
 

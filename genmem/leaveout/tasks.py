@@ -1,4 +1,4 @@
-"""What a worker is sent and what it sends back: small tasks, the splits to refit, arrays that fill up."""
+"""What a worker is sent and what it returns: small tasks, the splits to refit, arrays to fill."""
 
 import threading
 from collections.abc import Sequence
@@ -21,21 +21,21 @@ _reading = threading.Lock()
 
 @dataclass(frozen=True)
 class Source:
-    """Where the examples are, and how to know them: sent in their place with every task."""
+    """Where the examples are and how to identify them: sent in their place with every task."""
 
     file: str
     sha256: str
     event_shape: tuple[int, ...]
 
     def hold(self, X: NDArray[Any]) -> NDArray[Any]:
-        """Keep the examples for the tasks to come in this process, which forgets those of other runs."""
+        """Keep the examples for later tasks in this process, and forget those of other runs."""
         if self.sha256 not in _held:
             _held.clear()
             _held[self.sha256] = X
         return _held[self.sha256]
 
     def read(self) -> NDArray[Any] | None:
-        """Return the examples this process holds, else those of the file, memory-mapped; None if it is not here."""
+        """Return the examples this process holds, or those of the memory-mapped file; None if it is not here."""
         with _reading:
             found = _held.get(self.sha256)
             if found is None and (found := self._open()) is not None:
@@ -61,7 +61,7 @@ class Task:
     importance_samples: int
     method: str
     device: str
-    n_keep: int  # the fewest examples any refit sees: all of them take as many steps as that allows
+    n_keep: int  # the fewest examples any refit trains on; all refits take the number of steps for it
 
     def recipe(self) -> Recipe:
         """Return the training recipe that all refits share (networks only)."""
@@ -71,7 +71,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Group:
-    """Splits that are refitted together: (k,) each, and what they leave out, (k, n)."""
+    """Splits that are refitted together: (k,) each, and the examples they leave out, (k, n)."""
 
     split: NDArray[np.intp]
     repeat: NDArray[np.intp]
@@ -89,14 +89,14 @@ class Group:
 
 
 class Found:
-    """What refits find, a row each: NaN until it is known, and NaN throughout where a refit failed."""
+    """Results of refits, one row each: NaN until known, and NaN throughout for a failed refit."""
 
     def __init__(self, n_splits: int, n_epochs: int, n: int) -> None:
         self.arrays: Arrays = {"log_probs": np.full((n_splits, n_epochs, n), np.nan, np.float32)}
         self.reasons = [""] * n_splits
 
     def add(self, name: str, *shape: int, dtype: Any = np.float64) -> None:
-        """Make room for another array: (n_splits, *shape)."""
+        """Add another array: (n_splits, *shape)."""
         self.arrays[name] = np.full((len(self.reasons), *shape), np.nan, dtype)
 
     def fail(self, row: int, why: str) -> None:
@@ -104,7 +104,7 @@ class Found:
         self.reasons[row] = why
 
     def settle(self, epochs: Sequence[int]) -> Arrays:
-        """Return the arrays, with `failed` (n_splits,): why, or "" where all is well."""
+        """Return the arrays, with `failed` (n_splits,): why, or "" for a refit that succeeded."""
         for row, log_probs in enumerate(self.arrays["log_probs"]):
             self.reasons[row] = self.reasons[row] or _undefined(log_probs, epochs)
         failed = np.array([bool(why) for why in self.reasons])

@@ -1,7 +1,7 @@
 """What a worker does: some shards of a run, as a pure function of the task and their splits; it writes nothing.
 
-Networks are refitted as lanes side by side, halved where memory runs out, one by one where one of them raises. What
-went wrong is the refit itself, so that the others go on, or the machine, so that nothing can.
+Networks are refitted as lanes side by side, in halves if memory runs out, one by one if one of them raises. An error is
+due either to one refit, and the others continue, or to the machine, and all stop.
 """
 
 import gc
@@ -30,7 +30,7 @@ LONGEST = 300
 
 
 class OutOfMemory(Exception):
-    """The machine or its accelerator has no memory left for what was asked."""
+    """The machine or its accelerator has no memory left for a computation."""
 
 
 def reason(error: BaseException) -> str:
@@ -44,11 +44,11 @@ def reason(error: BaseException) -> str:
 
 
 def refuse_blame(error: BaseException) -> None:
-    """Raise what no refit is to blame for; another refit would fail the same, or none if there were fewer at once.
+    """Raise an error that no single refit causes: another refit would fail too, or none with fewer at once.
 
     Raises:
         OutOfMemory: there is no memory left.
-        RunError: the device has failed, and every later call to it fails too.
+        RunError: the device has failed, and so will every later call to it.
     """
     if isinstance(error, OutOfMemory):
         raise error
@@ -58,14 +58,14 @@ def refuse_blame(error: BaseException) -> None:
         raise OutOfMemory(reason(error)) from error
     if isinstance(error, RuntimeError) and "cuda error" in said:
         raise RunError(
-            expected="the device to compute",
+            expected="a device that works",
             got=reason(error),
             do="Run the same command again in a new process; what is finished is kept.",
         ) from error
 
 
 def no_memory(error: BaseException) -> RunError:
-    """Return the error to raise where even one refit at a time does not fit."""
+    """Return the error for a machine whose memory does not hold even one refit."""
     return RunError(
         expected="enough memory for one refit",
         got=str(error),
@@ -74,7 +74,7 @@ def no_memory(error: BaseException) -> RunError:
 
 
 def free_memory() -> None:
-    """Hand back what a failed attempt left behind."""
+    """Release what a failed attempt left in memory."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -88,7 +88,7 @@ DIVERGED = "training diverged: its weights are not finite; a lower learning rate
 
 
 def refit_networks(task: Task, X: NDArray[Any], group: Group, lanes: int, report: Report) -> tuple[Found, int]:
-    """Train and score the networks of some splits; return what they found and how many lanes fitted into memory.
+    """Train and score the networks of some splits; return their results and how many lanes fitted into memory.
 
     Raises:
         RunError: not even one fits into memory, or the device failed.
@@ -112,7 +112,7 @@ def refit_networks(task: Task, X: NDArray[Any], group: Group, lanes: int, report
 def _make_room(found: Found, module: nn.Module, n_epochs: int) -> None:
     for name in NOISE:
         found.add(name, n_epochs)
-    if callable(getattr(module, "posterior", None)):  # what refits the posterior later
+    if callable(getattr(module, "posterior", None)):  # posteriors may be fitted later
         for name, value in module.state_dict().items():
             found.add(f"weights/{name}", *value.shape, dtype=np.float32)
 
@@ -128,7 +128,7 @@ def _next_batch(group: Group, start: int, lanes: int, apart: bool) -> range:
 
 @dataclass(frozen=True)
 class _Refits:
-    """Fills in what the refits of a group find."""
+    """Fills in the results of the refits of a group."""
 
     task: Task
     recipe: Recipe
@@ -150,14 +150,14 @@ class _Refits:
         return True
 
     def _trained(self, rows: Sequence[int]) -> bool:
-        """Train and score rows; return false where that raised and it is not known for which."""
+        """Train and score rows; return false if that raised and it is unknown for which row."""
         for row in rows:
             self.found.fail(row, "")
         try:
             self._train(rows)
         except (OutOfMemory, RunError):
             raise
-        except (Exception, SystemExit) as error:  # the network is not ours
+        except (Exception, SystemExit) as error:  # of the user's network
             refuse_blame(error)
             if len(rows) > 1:
                 return False
@@ -183,14 +183,14 @@ class _Refits:
             self._keep(row, module)
 
     def _score(self, row: int, epoch: int, module: nn.Module) -> None:
-        """Fill in log p of all examples, and how noisy it is."""
+        """Fill in log p of all examples, and its noise."""
         task, arrays, at = self.task, self.found.arrays, (row, self.task.score_epochs.index(epoch))
         if self.found.reasons[row]:
             return
         keys, out = (int(self.group.repeat[row]),), self.group.held_out[row]
         try:
             scored = log_prob(module, self.X, draws=task.importance_samples, seed=task.seed, keys=keys)
-        except (Exception, SystemExit) as error:  # of this lane alone: the others go on
+        except (Exception, SystemExit) as error:  # of this lane only: the others continue
             refuse_blame(error)
             self.found.fail(row, reason(error))
             return
@@ -220,7 +220,7 @@ class Computed:
 
 
 def compute_where_it_is(task: Task, group: Group, lanes: int, X: NDArray[Any] | None = None) -> Computed | None:
-    """Do `compute_shards` on a worker, with the examples it was sent or finds; None where it needs them sent."""
+    """Do `compute_shards` on a worker, with the examples it was sent or finds; None if they must be sent."""
     X = task.source.read() if X is None else task.source.hold(np.asarray(X))
     return None if X is None else compute_shards(task, group, lanes, X)
 
@@ -231,12 +231,12 @@ def compute_shards(
     """Return the arrays of some shards: a pure function of the task and their splits, whatever the lanes.
 
     Each shard has `log_probs` (splits, epochs, n) float32, nats, and for networks `effective_draws`, `variance_in` and
-    `variance_out` (splits, epochs): means over the examples that were seen or held out of what `log_prob` says of its
-    draws. Networks with a `posterior` keep their trained weights, as `weights/<name in the state dict>`
-    (splits, *shape). `versions` (splits,) holds those of the libraries that computed it, as JSON.
+    `variance_out` (splits, epochs): the effective sample size and the variance over draws of `log_prob`, averaged over
+    the examples trained on or held out. Networks with a `posterior` keep their trained weights, as
+    `weights/<name in the state dict>` (splits, *shape). `versions` (splits,) holds those of the libraries, as JSON.
 
-    A refit that raised, diverged or found a log p that is not finite has failed: its rows are NaN and `failed`
-    (splits,) says why; "" elsewhere.
+    A refit fails if it raises, diverges or yields a log p that is not finite. Its rows are NaN, and `failed` (splits,)
+    says why; it is "" for other refits.
 
     Raises:
         RunError: out of memory with one refit at a time, or the device failed.
@@ -246,7 +246,7 @@ def compute_shards(
         arrays, lanes = _refitted(task, group, lanes, X, report)
     except GenmemError:
         raise
-    except Exception as error:  # of the model, which is not ours
+    except Exception as error:  # of the user's model
         raise _unusable(task, error) from error
     arrays["versions"] = np.full(len(group), json.dumps(versions(), sort_keys=True))
     shards = {int(i): {name: a[group.shard == i] for name, a in arrays.items()} for i in np.unique(group.shard)}
@@ -280,11 +280,11 @@ def _refitted(task: Task, group: Group, lanes: int, X: NDArray[Any], report: Rep
 
 def _refit_other(task: Task, X: NDArray[Any], group: Group, row: int, found: Found) -> None:
     try:
-        X = X.astype(np.float32) if X.dtype == np.uint8 else X  # some would square bytes as bytes
+        X = X.astype(np.float32) if X.dtype == np.uint8 else X  # some models would square bytes as bytes
         model = exact_leaves(_seeded(fresh(task.model), task.seed, int(group.split[row])), len(X))
         fitted = model.fit(X[~group.held_out[row]])
         found.arrays["log_probs"][row, 0] = _one_each(fitted.score_samples(X), len(X))
-    except (Exception, SystemExit) as error:  # the model is not ours: say which refit failed, and how
+    except (Exception, SystemExit) as error:  # of the user's model: report which refit failed, and why
         refuse_blame(error)
         found.fail(row, reason(error))
 
@@ -293,13 +293,13 @@ def _one_each(log_probs: Any, n: int) -> NDArray[Any]:
     found = np.asarray(log_probs)
     if found.shape != (n,) or found.dtype.kind not in "fiu":
         raise ValueError(
-            f"score_samples returned {found.dtype} of shape {found.shape}; one real number a row is needed"
+            f"score_samples returned {found.dtype} of shape {found.shape}; one real number per row is needed"
         )
     return found
 
 
 def _seeded(model: Any, seed: int, split: int) -> Any:
-    """Return the model with a seed of its own for the split, where it takes one."""
+    """Return the model with its own seed for the split, if it takes one."""
     if hasattr(model, "get_params") and "random_state" in model.get_params():
         model.set_params(random_state=seed32(seed, "fit", split))
     return model

@@ -1,6 +1,6 @@
-"""Probabilistic models that can be audited, all with the face of scikit-learn's densities.
+"""Probabilistic models that can be audited, all with the interface of scikit-learn's densities.
 
-Names are resolved on first use: a VAE does not load Pyro, nor a flow diffusers.
+Names are resolved on first use: using a VAE does not import Pyro, and using a flow does not import diffusers.
 """
 
 import importlib

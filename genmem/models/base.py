@@ -1,4 +1,4 @@
-"""The face of scikit-learn over a torch network that has a log-likelihood or a bound on it."""
+"""The interface of scikit-learn's densities over a torch network that has a log-likelihood or a bound on it."""
 
 import math
 import warnings
@@ -24,37 +24,37 @@ from genmem.training.trajectory import Checkpoint, State, Trajectory, remember
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
-    """A density over a `torch.nn.Module`; subclasses say how the network is made.
+    """A density over a `torch.nn.Module`; subclasses define how the network is created.
 
-    The network of `make_module(event_shape)` keeps this contract:
+    The network of `make_module(event_shape)` obeys this contract:
 
     - `module(x, draws=1) -> (batch,)`: the training loss of each example, nats, averaged over draws;
     - `module.log_weights(x, draws) -> (draws, batch)`: log importance weights; log p = logmeanexp over
       draws. Exact models return one row;
-    - optionally `module.estimate`: "importance", "exact", or "bound" where each row estimates a lower bound of
-      log p without bias: log p is then reported as their mean, and named a bound;
+    - optionally `module.estimate`: "importance", "exact", or "bound" if each row is an unbiased estimate of a lower
+      bound of log p: log p is then reported as their mean, and called a bound;
     - `module.sample(n) -> (n, *event)`;
     - optionally `noise_shape`: then both calls take standard normal `noise` of shape (draws, batch,
       *noise_shape), and lanes of several repeats may share a batch.
 
-    `example_kind` says what an example has to be: "any", "vector", "image" ((h, w) or (h, w, 3)) or
+    `example_kind` says what an example must be: "any", "vector", "image" ((h, w) or (h, w, 3)) or
     "image or vector".
 
-    A subclass declares the settings of its own as fields, under the same `@dataclass` as this class, or writes an
-    `__init__` that hands the others to this one; either way they are stored as they are given and checked by
-    `resolve`, as scikit-learn's `clone` asks.
+    A subclass declares its own settings as fields, under the same `@dataclass` as this class, or writes an `__init__`
+    that passes the others to this one. Either way they are stored as given, as scikit-learn's `clone` requires, and
+    checked by `resolve`.
 
     Args:
         epochs: passes over the data.
-        batch_size: examples a step.
+        batch_size: examples per step.
         learning_rate: of Adam.
         checkpoint_every: epochs between the checkpoints of `trajectory_`; None keeps none.
-        device: "cpu", "cuda", "cuda:1"...; "auto" is CUDA where there is one.
+        device: "cpu", "cuda", "cuda:1"...; "auto" is CUDA if available.
         random_state: the seed of weights, minibatches and noise.
 
     Attributes:
         module_: the trained network, in evaluation mode.
-        settled_: the unfitted model with the settings that the data decided (see `resolve`).
+        settled_: the unfitted model with the settings that the data determine (see `resolve`).
         event_shape_: the shape of an example.
         n_train_: the number of examples trained on.
         trajectory_: its checkpoints, the untrained network first; None without `checkpoint_every`.
@@ -75,19 +75,19 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
 
     @classmethod
     def suited(cls, data: Data, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
-        """Return settings that suit data as they were loaded; those `given` win over them.
+        """Return settings that suit the data as loaded; those `given` override them.
 
-        Asked where a built-in density is called by its name, with the seed that data are prepared by.
+        Called if a built-in density is requested by name, with the seed that the data are prepared with.
         """
         return {}
 
     def resolve(self, X: NDArray[Any]) -> Self:
-        """Return an unfitted copy whose settings do not depend on the data any more.
+        """Return an unfitted copy whose settings no longer depend on the data.
 
-        Called with *all* the data before any part is left out, so that every refit has the same settings.
+        Called with *all* the data before any example is left out, so that every refit has the same settings.
 
         Raises:
-            DataError: the model cannot take these data.
+            DataError: the model does not accept these data.
             ModelError: a setting is out of range.
         """
         self._check_settings()
@@ -95,7 +95,7 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
 
     def _copy(self) -> Self:
         copied: Self = clone(self)
-        if hasattr(self, "made_by"):  # how a factory makes it: the plan says so
+        if hasattr(self, "made_by"):  # the plan records how a factory made it
             copied.made_by = self.made_by
         return copied
 
@@ -103,7 +103,7 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
         """Train on X, shape (n, *event); `y` is ignored.
 
         Raises:
-            DataError: the model cannot take these data.
+            DataError: the model does not accept these data.
             ModelError: a setting is out of range, or training diverged.
         """
         array = as_array(X)
@@ -135,7 +135,7 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
         return self
 
     def restore(self, state: Mapping[str, Tensor], event_shape: tuple[int, ...], n_train: int) -> Self:
-        """Become the model that had this state dict, fitted to `n_train` examples; the trajectory is not restored.
+        """Restore the model that had this state dict, fitted to `n_train` examples; the trajectory is not restored.
 
         Raises:
             RuntimeError: the state belongs to another network.
@@ -147,7 +147,7 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
         return self
 
     def recipe(self, event_shape: tuple[int, ...], n_keep: int, *, seed: int) -> Recipe:
-        """Return the training recipe for models that each see at least `n_keep` examples."""
+        """Return the training recipe for models that each train on at least `n_keep` examples."""
         size, steps = batches(n_keep, self.batch_size)
         return Recipe(
             make_module=lambda: self.make_module(tuple(event_shape)),
@@ -160,14 +160,14 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
         )
 
     def score_samples(self, X: ArrayLike, importance_samples: int = 64) -> NDArray[np.float64]:
-        """Return log p(x) of each row of X: shape (n,), nats, by `importance_samples` draws where it needs any.
+        """Return log p(x) of each row of X: shape (n,), nats, by `importance_samples` draws unless it is exact.
 
         Draws derive from (random_state, row), so the result does not depend on how rows are batched. Columns that
-        never varied when the model was fitted may be no part of its density: most models leave them out.
+        were constant when the model was fitted may not be part of its density: most models leave them out.
 
         Raises:
-            DataError: X is no array of examples, or of another shape than in `fit`.
-            ModelError: before `fit`, or without draws.
+            DataError: X is not an array of examples, or has another shape than in `fit`.
+            ModelError: the model is not fitted, or `importance_samples` is less than 1.
         """
         return self._log_probs(X, importance_samples).log_prob
 
@@ -183,7 +183,7 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
         """Return draws from the model: shape (n_samples, *event).
 
         Raises:
-            ModelError: before `fit`, or `n_samples` is no integer of at least 1.
+            ModelError: the model is not fitted, or `n_samples` is not an integer of at least 1.
         """
         self._check_fitted()
         require("n_samples", n_samples, is_count, "an integer >= 1")
@@ -201,7 +201,7 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
     def _check_fitted(self) -> None:
         if not hasattr(self, "module_"):
             raise ModelError(
-                expected=f"a fitted {type(self).__name__}", got="one before fit", do="Call `fit(X)` first."
+                expected=f"a fitted {type(self).__name__}", got="an unfitted one", do="Call `fit(X)` first."
             )
 
     def _check_settings(self) -> None:
@@ -235,7 +235,7 @@ def is_seed(value: Any) -> bool:
 
 
 def are_counts(value: Any, least: int = 1) -> bool:
-    """Return whether a value is a list of integers of at least 1, of so many or more."""
+    """Return whether a value is a list of integers of at least 1, with at least so many of them."""
     several = isinstance(value, Sequence) and not isinstance(value, str) and len(value) >= least
     return several and all(is_count(item) for item in value)
 
@@ -269,10 +269,10 @@ def require(name: str, value: Any, holds: Callable[[Any], bool], expected: str) 
 
 
 def resolve_device(device: str) -> torch.device:
-    """Return the torch device of a name; "auto" is CUDA where there is one.
+    """Return the torch device of a name; "auto" is CUDA if available.
 
     Raises:
-        ModelError: no such device here.
+        ModelError: the device does not exist here.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -291,10 +291,10 @@ def resolve_device(device: str) -> torch.device:
 
 
 def as_tensor(X: NDArray[Any], device: torch.device) -> Tensor:
-    """Return the examples as a tensor on `device`: uint8 stays uint8 (batches are cast), the rest is float32.
+    """Return the examples as a tensor on `device`: uint8 stays uint8 (batches are cast), other types become float32.
 
     Raises:
-        DataError: it is no array of examples that float32 holds and tells apart (see `checked_examples`).
+        DataError: X is not an array of examples that float32 can represent and distinguish (see `checked_examples`).
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

@@ -27,17 +27,17 @@ WIDEST = 8  # times `width`: channels double from stage to stage up to that
 class ConvVAE(VAEDensity):
     """A convolutional variational auto-encoder (DCVAE) of images (h, w) or (h, w, 3).
 
-    Each stage of the encoder halves height and width, 4 x 4 kernels with stride 2, and doubles the channels, until
-    about 2 x 2 are left: 4 stages at 32 x 32. The decoder mirrors it. Sizes that cannot be halved so often are padded
-    with zeros, and what the decoder returns there is cropped. The encoder sees an image on the scale of its likelihood
+    Each stage of the encoder halves height and width, with 4 x 4 kernels of stride 2, and doubles the channels, until
+    about 2 x 2 are left: 4 stages at 32 x 32. The decoder mirrors it. Sizes that cannot be halved that often are padded
+    with zeros, and the output of the decoder is cropped there. The encoder sees an image on the scale of its likelihood
     (logit_normal: logit(.05 + .9 x); discretized_logistic: from -1 to 1).
 
     Args:
         width: channels of the first stage.
         latent_dim: the size of z.
         norm: "group" (GroupNorm) or "batch" (BatchNorm, and no biases: the network of the paper below).
-        shift, scale: of "gaussian", see `genmem.VAE`; one number each, for all pixels alike.
-        likelihood, variance, levels, components, top, beta, constants: see `genmem.VAE`. Constant pixels are no part
+        shift, scale: of "gaussian", see `genmem.VAE`; one number each, for all pixels.
+        likelihood, variance, levels, components, top, beta, constants: see `genmem.VAE`. Constant pixels are not part
             of log p, but the encoder sees them and the decoder returns them.
         epochs, batch_size, learning_rate, checkpoint_every, device, random_state: see `genmem.DeepDensity`.
 
@@ -60,10 +60,10 @@ class ConvVAE(VAEDensity):
         return {"latent_dim": 8 if data.X[0].size <= SMALL else 16, **super().suited(data, given, seed)}
 
     def resolve(self, X: NDArray[Any]) -> Self:
-        """Return an unfitted copy with `constants`, `shift`, `scale`, `levels` and `top` found in X.
+        """Return an unfitted copy with `constants`, `shift`, `scale`, `levels` and `top` determined from X.
 
         Raises:
-            DataError: X are no images, do not suit the likelihood, or every pixel is constant.
+            DataError: X are not images, do not suit the likelihood, or every pixel is constant.
             ModelError: a setting is out of range.
         """
         if not is_image(X.shape[1:]):
@@ -117,7 +117,7 @@ class _Shape:
     def __init__(self, height: int, width: int, colours: int, channels: Sequence[int]) -> None:
         self.height, self.width, self.colours, self.channels = height, width, colours, tuple(channels)
         factor = 2 ** len(channels)
-        self.rest = (-(-height // factor), -(-width // factor))  # what is left after the last stage
+        self.rest = (-(-height // factor), -(-width // factor))  # the size after the last stage
         extra = (self.rest[0] * factor - height, self.rest[1] * factor - width)
         self.before = (extra[0] // 2, extra[1] // 2)
         self.after = (extra[0] - self.before[0], extra[1] - self.before[1])
@@ -135,7 +135,7 @@ class _Shape:
         return F.pad(x, (self.before[1], self.after[1], self.before[0], self.after[0]))
 
     def cropped(self, x: Tensor) -> Tensor:
-        """Return what lies where the image was."""
+        """Return the part where the image was."""
         top, left = self.before
         return x[..., top : top + self.height, left : left + self.width]
 
@@ -176,7 +176,7 @@ class ConvDecoder(nn.Module):
         for i, (fan_in, fan_out) in enumerate(zip(channels[:-1], channels[1:], strict=True)):
             kernel, stride, padding = (4, 2, 1) if i else (shape.rest, 1, 0)
             layers += [nn.ConvTranspose2d(fan_in, fan_out, kernel, stride, padding, bias=norm == "group" and not i)]
-            # Normalised by itself, what z grows into would not depend on the length of z.
+            # If normalized by itself, the first layer's output would not depend on the length of z.
             layers += [_norm(norm, fan_out), nn.ReLU()] if i or norm == "batch" else [nn.ReLU()]
         layers += [nn.ConvTranspose2d(channels[-1], outputs, 4, 2, 1, bias=norm == "group")]
         self.stages = nn.Sequential(*layers)
@@ -184,7 +184,7 @@ class ConvDecoder(nn.Module):
         self.widest = max(area * outputs, *(area * c // 4 ** (i + 1) for i, c in enumerate(shape.channels)))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return the outputs: of each pixel what its channels share, then of each value; channels last."""
+        """Return the outputs: for each pixel those its channels share, then those of each value; channels last."""
         grown = self.shape.cropped(self.stages(z.reshape(-1, z.shape[-1], 1, 1)))
         own = grown[:, self.per_pixel :].reshape(-1, self.per_value, self.shape.colours, *grown.shape[-2:])
         outputs = self._that_vary(own.movedim(2, -1).flatten(2), 1).flatten(1)
@@ -203,5 +203,5 @@ class ConvDecoder(nn.Module):
 def _norm(kind: str, channels: int) -> nn.Module:
     if kind == "batch":
         return nn.BatchNorm2d(channels)
-    # At least four channels a group: of a single value, nothing is left by its own normalisation.
+    # At least four channels per group: normalizing a single value leaves nothing of it.
     return nn.GroupNorm(math.gcd(GROUPS, channels // 4 or 1, channels), channels)

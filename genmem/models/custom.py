@@ -47,43 +47,43 @@ def from_module(
 ) -> "ModuleDensity":
     """Return a density made of any `torch.nn.Module`, to be fitted, scored and audited like the built-in ones.
 
-    The functions get the network as their first argument and examples x, float32 (batch, *event), and answer for each
-    example by itself: an audit compares what networks say of one example. Training is Adam on the mean of `loss`. log p
-    is one of
+    The functions receive the network as their first argument and examples x, float32 (batch, *event), and return
+    results for each example separately: an audit compares what networks say about one example. Training is Adam on the
+    mean of `loss`. log p is one of
 
     - `log_prob`: exact (one call for each example), or with `bound=True` the mean over calls of a lower bound;
     - `log_weights`: log of the mean of importance weights p(x, z) / q(z | x);
     - minus `loss` without either: a lower bound of log p (an ELBO), unless `bound=False` says it is log p itself. The
-      loss then has to be in nats, with all constants: a squared error is neither.
+      loss must then be in nats, with all constants: a squared error is neither.
 
     Functions may draw random numbers from torch's global stream (`torch.randn`): they are seeded, and the same whatever
-    the batch. Networks train side by side where torch.func can batch them: no Python control flow that depends on
-    values, no `.item()`. Others train one after another, with one warning and the same results.
+    the batch. Networks train side by side if torch.func can batch them: no Python control flow that depends on values,
+    no `.item()`. Others train one after another, with one warning and the same results.
 
-    A run can be resumed without passing the model again, by workers elsewhere or from the command line, only where all
-    functions are importable (`package.module:name`); a lambda has to be passed again. The plan knows functions by name:
-    it does not notice that one was edited.
+    A run can be resumed without passing the model again, by workers elsewhere or from the command line, only if all
+    functions are importable (`package.module:name`); a lambda must be passed again. The plan stores names of functions:
+    it does not detect that one was edited.
 
     Args:
         make_module: called with the shape of an example; returns a fresh network every time, with weights drawn from
-            torch's global stream. A network that exists already is no good: each refit would start with what it
-            learned from the examples it leaves out.
+            torch's global stream. It must not return an existing network: each refit would start with what that
+            network learned from the examples the refit leaves out.
         loss: `loss(network, x) -> (batch,)`, the training loss of each example.
         log_prob: `log_prob(network, x) -> (batch,)`, nats.
         log_weights: `log_weights(network, x, draws) -> (draws, batch)`, nats; independent draws of z.
         sample: `sample(network, n) -> (n, *event)`. An audit does not need it.
         bound: whether `log_prob`, or minus `loss`, is a lower bound of log p; reports then say so. None is true for
-            minus loss (with a warning, since that is a guess) and false for `log_prob`.
+            minus loss (with a warning, because this is a guess) and false for `log_prob`.
         epochs: passes over the data.
-        batch_size: examples a step.
+        batch_size: examples per step.
         learning_rate: of Adam.
         checkpoint_every: epochs between the checkpoints of `trajectory_`; None keeps none.
-        device: "cpu", "cuda", "cuda:1"...; "auto" is CUDA where there is one. The network is moved there.
+        device: "cpu", "cuda", "cuda:1"...; "auto" is CUDA if available. The network is moved there.
         random_state: the seed of weights, minibatches and noise.
 
     Raises:
-        ModelError: a function is missing or is not one, or they contradict each other. `fit` and audits raise it where
-            the network or a function does not keep to the above.
+        ModelError: a function is missing or not callable, or functions contradict each other. `fit` and audits raise it
+            if the network or a function violates the above.
 
     >>> import torch
     >>> def gaussian(shape): return torch.nn.ParameterDict({"mean": torch.zeros(shape)})
@@ -94,8 +94,8 @@ def from_module(
     """
     if bound is None and log_prob is None and log_weights is None:
         warnings.warn(
-            "log p is taken to be -loss, as a lower bound. Say bound=True if the loss is one in nats (an ELBO), "
-            "bound=False if it is -log p itself; else give log_prob or log_weights.",
+            "log p is taken to be -loss, as a lower bound. Pass bound=True if the loss is one in nats (an ELBO), or "
+            "bound=False if it is -log p itself; otherwise pass log_prob or log_weights.",
             stacklevel=2,
         )
     model = ModuleDensity(
@@ -118,7 +118,7 @@ def from_module(
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ModuleDensity(DeepDensity):
-    """What `from_module` makes; `network` is its `make_module`, `sampler` its `sample`."""
+    """The density that `from_module` returns; `network` is its `make_module`, `sampler` its `sample`."""
 
     network: Network
     loss: PerExample
@@ -131,7 +131,7 @@ class ModuleDensity(DeepDensity):
         """Return a fresh network for examples of this shape.
 
         Raises:
-            ModelError: the user's function does not return a network with something to train.
+            ModelError: the user's function does not return a network with parameters to train.
         """
         with blamed(f"make_module({tuple(event_shape)})"):
             network = self.network(tuple(event_shape))
@@ -140,10 +140,10 @@ class ModuleDensity(DeepDensity):
         return UserModule(network, calls, tuple(event_shape))
 
     def resolve(self, X: NDArray[Any]) -> Self:
-        """Return an unfitted copy, after trying the network on a few examples.
+        """Return an unfitted copy, after a test of the network on a few examples.
 
         Raises:
-            ModelError: the network or a function does not keep to what `from_module` says.
+            ModelError: the network or a function violates the contract of `from_module`.
         """
         self._check_settings()
         self._try(np.asarray(X))
@@ -169,7 +169,7 @@ class ModuleDensity(DeepDensity):
         if self.log_weights is not None and (self.log_prob is not None or self.bound):
             other = "log_prob" if self.log_prob is not None else "bound=True"
             raise ModelError(
-                expected="one way to log p",
+                expected="one way to compute log p",
                 got=f"log_weights and {other}",
                 do="Keep log_weights for importance sampling, or the other for an exact log p or a bound.",
             )

@@ -1,4 +1,4 @@
-"""The network around a user's network: tried on a few examples before it is trained; every answer is checked."""
+"""The module around a user's network: it is tested on a few examples before training, and every result is checked."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ class Calls:
 
     @property
     def estimate(self) -> str:
-        """What the mean of the log weights is: "importance", "bound" or "exact"."""
+        """The meaning of the mean of the log weights: "importance", "bound" or "exact"."""
         if self.log_weights is not None:
             return "importance"
         bound = self.log_prob is None if self.bound is None else self.bound
@@ -38,7 +38,7 @@ class Calls:
 
 
 class UserModule(nn.Module):
-    """A user's network as the contract of `DeepDensity` has it; its state dict is the user's, under "network."."""
+    """A user's network under the contract of `DeepDensity`; its state dict is the user's, under "network."."""
 
     def __init__(self, network: nn.Module, calls: Calls, event_shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class UserModule(nn.Module):
         return torch.stack(losses).mean(0)
 
     def log_weights(self, x: Tensor, draws: int = 1, noise: Tensor | None = None) -> Tensor:
-        """Return what log p is a mean of: (draws, batch), nats; (1, batch) where log p is exact."""
+        """Return values whose mean gives log p: (draws, batch), nats; (1, batch) if log p is exact."""
         if self.calls.log_weights is not None:
             return _per_draw(self.calls.log_weights(self.network, x, draws), x, draws)
         first = self._log_prob(x)
@@ -78,7 +78,7 @@ class UserModule(nn.Module):
             raise ModelError(
                 expected=f"sample(network, {n}) of shape {(n, *self.event_shape)}",
                 got=f"{tuple(drawn.shape)}",
-                do="Return one draw a row, each of the shape of an example.",
+                do="Return one draw per row, each of the shape of an example.",
             )
         return drawn.to(torch.float32)
 
@@ -89,7 +89,7 @@ class UserModule(nn.Module):
 
 
 def _per_example(name: str, found: Any, x: Tensor) -> Tensor:
-    """Return what a function found, checked by its shape alone: values are not known where lanes share a batch.
+    """Return a function's result, checked by its shape alone: lanes that share a batch hide the values.
 
     Raises:
         ModelError: it is not one number for each example.
@@ -110,7 +110,7 @@ def _per_draw(found: Any, x: Tensor, draws: int) -> Tensor:
     raise ModelError(
         expected=f"log_weights(network, x, {draws}) to return a float tensor of shape ({draws}, {len(x)})",
         got=_described(found),
-        do="Return log p(x, z) - log q(z | x) of `draws` values of z for each example, a row for each draw.",
+        do="Return log p(x, z) - log q(z | x) of `draws` values of z for each example, one row for each draw.",
     )
 
 
@@ -121,20 +121,20 @@ def _described(found: Any) -> str:
     return what if found.is_floating_point() else f"{what} of {found.dtype}"
 
 
-# --- the trial before training
+# --- the test before training
 
 
 TRIED = 7  # examples
 
 
 def trial_rows(x: Tensor) -> Tensor:
-    """Return a few rows of x; their number is unlike any other size, so that sums over a wrong axis show."""
+    """Return a few rows of x; their number differs from any other size, so that sums over a wrong axis show."""
     count = next(k for k in range(TRIED, TRIED + x.ndim) if k not in x.shape[1:])
     return x[torch.arange(count) % len(x)]
 
 
 def check_callable(name: str, value: Any, *, needed: bool) -> None:
-    """Check that a function is one, and not bound to a network that exists already.
+    """Check that a value is a function, and not bound to an existing network.
 
     Raises:
         ModelError: it is not.
@@ -146,8 +146,8 @@ def check_callable(name: str, value: Any, *, needed: bool) -> None:
             expected=f"{name} to be a function"
             + (" that makes a fresh network" if name == "make_module" else " of the network it is given"),
             got=f"{'a' if isinstance(value, nn.Module) else 'a method of a'} {_class_of(value)} that exists already",
-            do="An audit trains many networks, each without some examples: make it inside make_module, "
-            "for example make_module=lambda shape: Net(), and use the network that the functions are given.",
+            do="An audit trains many networks, each without some examples. Create the network inside make_module, "
+            "for example make_module=lambda shape: Net(), and use the network that each function receives.",
         )
     if not callable(value):
         raise ModelError(
@@ -160,10 +160,10 @@ def _class_of(value: Any) -> str:
 
 
 def check_network(network: Any) -> None:
-    """Check what make_module returned.
+    """Check the return value of make_module.
 
     Raises:
-        ModelError: it is not a network, or has nothing to train.
+        ModelError: it is not a network, or has no parameters to train.
     """
     if not isinstance(network, nn.Module):
         got = f"the class {network.__name__}" if isinstance(network, type) else type(network).__name__
@@ -181,7 +181,7 @@ def check_network(network: Any) -> None:
 
 
 def check_fresh(first: UserModule, second: UserModule) -> None:
-    """Check that two networks are two, and warn where both start with what was learned before.
+    """Check that two networks are distinct, and warn if both start from the same, possibly trained, weights.
 
     Raises:
         ModelError: they share weights.
@@ -191,7 +191,7 @@ def check_fresh(first: UserModule, second: UserModule) -> None:
         raise ModelError(
             expected="a fresh network at every call of make_module",
             got="the same weights in two networks",
-            do="Make the network inside make_module; what is made outside would be trained by all refits at once.",
+            do="Create the network inside make_module; all refits would train one that is created outside.",
         )
     same = len(ones) == len(others) and all(torch.equal(p, q) for p, q in zip(ones, others, strict=True))
     if same and any(len(torch.unique(p)) > max(2, p.numel() // 2) for p in ones):  # not zeros, ones or an identity
@@ -206,7 +206,7 @@ def try_module(module: UserModule, x: Tensor, seed: int) -> None:
     """Check a network's loss, gradient and log p on a few examples.
 
     Raises:
-        ModelError: a function raises, or does not answer as `from_module` says.
+        ModelError: a function raises, or violates the contract of `from_module`.
     """
     with isolated_streams(x.device, seed):
         _try_loss(module.train(), x)
@@ -253,13 +253,13 @@ def _try_log_p(log_p: Callable[[Tensor], Tensor], x: Tensor) -> None:
         raise ModelError(
             expected="log p of an example that does not depend on the others of its batch",
             got="other values when one of the others changed",
-            do="Answer for each example by itself: no mean over the batch, no statistics of it in evaluation mode.",
+            do="Compute it for each example separately: no mean over the batch, no batch statistics when evaluated.",
         )
 
 
 @contextmanager
 def blamed(what: str, x: Tensor | None = None) -> Iterator[None]:
-    """Turn what a user's function raises into an error that says which."""
+    """Turn what a user's function raises into an error that names the function."""
     try:
         yield
     except GenmemError:

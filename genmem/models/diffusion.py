@@ -30,32 +30,32 @@ REACH = 10.0  # of the farthest value, in units of the scale
 class DiffusionModel(DeepDensity):
     """A denoising diffusion model in discrete time; `score_samples` is a lower bound of log p, in nats.
 
-    Vectors (n, d) are denoised by a small residual network of ours, images (n, h, w) or (n, h, w, 3) by diffusers'
-    UNet2DModel (`pip install 'genmem[diffusion]'`), both by the network of `network` where it is given.
+    Vectors (n, d) are denoised by a small residual network of genmem, images (n, h, w) or (n, h, w, 3) by diffusers'
+    UNet2DModel (`pip install 'genmem[diffusion]'`), and both by the network of `network` if it is given.
 
     Args:
         network: a callable, or its name "package.module:name", that is called with the shape of an example ((d,), or
-            (channels, h, w)) and returns an nn.Module; that is called as net(x_t, t) with whole timesteps t (n,) from 0
-            and returns a tensor like x_t, or an object with such a `.sample`.
+            (channels, h, w)) and returns an nn.Module. The module is called as net(x_t, t) with integer timesteps t
+            (n,) from 0 and returns a tensor like x_t, or an object with such a `.sample`.
         width, depth: units of each layer, and residual layers, of the network for vectors.
         block_out_channels: channels of each resolution of the network for images, the finest first.
         layers_per_block: residual layers at each resolution of the network for images.
-        attention: let the coarsest resolution of the network for images attend to all of the image.
-        timesteps: steps of noise; None is 100 for vectors and 1,000 for images. The more, the finer the bound resolves
-            and the longer samples take; training and scoring take as long.
+        attention: whether the coarsest resolution of the network for images has attention over the whole image.
+        timesteps: steps of noise; None is 100 for vectors and 1,000 for images. With more, the bound is finer and
+            samples take longer; training and scoring take equally long.
         beta_schedule: "linear", "scaled_linear", "squaredcos_cap_v2", or another name of diffusers' DDPMScheduler. None
-            is "squaredcos_cap_v2", and "linear" where the noise is predicted: from the last timesteps of the former,
-            where nothing of the example is left, no example can be computed from predicted noise.
+            is "squaredcos_cap_v2", but "linear" if the noise is predicted: at the last timesteps of the former nothing
+            of the example is left, and no example can be computed from predicted noise.
         prediction_type: what the network predicts: "v_prediction", "epsilon" (the noise) or "sample" (the example).
-        variance: of the reverse process: "large" is beta_t, right for data that are smooth (dequantised pixels);
-            "small" that of q(x_{t-1} | x_t, x_0).
+        variance: of the reverse process: "large" is beta_t, right for smooth data (dequantized pixels); "small" is that
+            of q(x_{t-1} | x_t, x_0).
         objective: the training loss: "simple", the mean square error of the prediction at uniform timesteps; or
             "bound", minus the bound. log p does not depend on it otherwise.
-        shift, scale: the network works on (x - shift) / scale: a number, or one for each column; None finds them when
-            data are at hand: for vectors the mean of each column, and its standard deviation or a tenth of its
-            farthest value; for images what makes them [-1, 1]. log p is in units of x.
-        constants: (column, value) pairs of flattened columns that take one value in all the data: they get no noise,
-            and log p is that of the others. None finds them, () keeps all columns.
+        shift, scale: the network works on (x - shift) / scale: a number, or one for each column. None determines them
+            from the data: for vectors the mean of each column, and its standard deviation or a tenth of its largest
+            deviation; for images the numbers that map them to [-1, 1]. log p is in units of x.
+        constants: (column, value) pairs of flattened columns with one value in all the data: they get no noise, and
+            log p is that of the others. None determines them from the data, () keeps all columns.
         epochs, batch_size, learning_rate, checkpoint_every, device, random_state: see `DeepDensity`.
 
     References:
@@ -119,7 +119,7 @@ class DiffusionModel(DeepDensity):
         )
 
     def resolve(self, X: NDArray[Any]) -> Self:
-        """Return an unfitted copy with `timesteps`, `beta_schedule`, `shift`, `scale` and `constants` found.
+        """Return an unfitted copy with `timesteps`, `beta_schedule`, `shift`, `scale` and `constants` determined.
 
         Raises:
             DataError: X is neither vectors nor images, or every column is constant.
@@ -143,15 +143,15 @@ class DiffusionModel(DeepDensity):
             shift=shift if self.shift is None else self.shift, scale=scale if self.scale is None else self.scale
         )
         resolved._check_columns(X[0].size)
-        with isolated_streams(torch.device("cpu"), 0):  # what is wrong is said before any refit
+        with isolated_streams(torch.device("cpu"), 0):  # errors are raised before any refit
             check_answer(resolved.make_module(X.shape[1:]).network, seen_by_network(X.shape[1:]))
         return resolved
 
     def score_samples(self, X: ArrayLike, importance_samples: int = 64, return_std: bool = False) -> Any:
         """Return the bound of log p(x) of each row of X: shape (n,), nats, by `importance_samples` draws.
 
-        With `return_std`, a pair: the bound and the standard error of each over noise and timesteps. Multiples of 16
-        draws are spent best. Errors as in `DeepDensity.score_samples`.
+        With `return_std`, a pair: the bound and its standard error over noise and timesteps. Multiples of 16 draws are
+        most efficient. Errors as in `DeepDensity.score_samples`.
         """
         found = self._log_probs(X, importance_samples)
         return (found.log_prob, np.sqrt(found.variance)) if return_std else found.log_prob
@@ -188,20 +188,21 @@ class DiffusionModel(DeepDensity):
             raise ModelError(
                 expected="network to be a callable, or its name package.module:name",
                 got=repr(self.network),
-                do="Change network; a network that is made already cannot be refitted, what makes it can.",
+                do="Change network; an existing network cannot be refitted, a function that creates it can.",
             )
 
 
 def _range_of(X: NDArray[Any]) -> tuple[float, float]:
-    """Return what brings all values to [-1, 1]."""
+    """Return the shift and scale that map all values to [-1, 1]."""
     low, high = float(X.min()), float(X.max())
     return (low + high) / 2, (high - low) / 2 or 1.0
 
 
 def _columns_of(X: NDArray[Any]) -> tuple[list[float], list[float]]:
-    """Return the mean of each column, and its standard deviation or a tenth of the farthest value; 1 if it is constant.
+    """Return the mean of each column, and its standard deviation or a tenth of the largest deviation; 1 if constant.
 
-    A pixel dark in all images but one lies hundreds of standard deviations out: the network would see little else.
+    A pixel that is dark in all images but one would otherwise dominate the network: it deviates by hundreds of standard
+    deviations.
     """
     mean, deviation = X.mean(0, dtype=np.float64), X.std(0, dtype=np.float64)
     farthest = np.maximum(X.max(0) - mean, mean - X.min(0))

@@ -1,11 +1,11 @@
 """The network of a diffusion model: its training loss, the variational bound with little noise, and samples.
 
-The bound is a sum over all timesteps; one draw looks at a single one. What keeps the noise low:
+The bound is a sum over all timesteps, and one draw evaluates a single one. Two measures keep the noise low:
 
-- timesteps are drawn where errors are dear (`Schedule.proposal`) and evenly: the 16 draws of a stream are a lattice
-  with one random shift, so that each by itself is without bias;
-- only the *difference* to the error of a linear denoiser, sqrt(1 - alpha_bar_t) x_t, is drawn. That denoiser is the
-  best there is for data of N(0, I), which scaling brings all data near to, and its expected error is known.
+- timesteps are drawn where errors are costly (`Schedule.proposal`) and evenly: the 16 draws of a stream are a lattice
+  with one random shift, so that each draw is unbiased;
+- only the *difference* to the error of a linear denoiser, sqrt(1 - alpha_bar_t) x_t, is drawn. That denoiser is optimal
+  for data from N(0, I), to which scaling brings all data close, and its expected error is known.
 """
 
 import math
@@ -24,7 +24,7 @@ from genmem.models.evaluation import DRAWS
 
 OWN = ("linear", "scaled_linear", "squaredcos_cap_v2")
 VARIANCES = ("large", "small")
-SHARE_UNIFORM = 0.1  # of the proposal for timesteps: no timestep is rarer than a tenth of its fair share
+SHARE_UNIFORM = 0.1  # of the proposal for timesteps: no timestep has less than a tenth of its uniform probability
 
 Values = NDArray[np.float64]
 
@@ -35,7 +35,7 @@ class Schedule:
 
     The forward process is q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t), the reverse process
     p(x_{t-1} | x_t) = N(mean, variance_t). An error e of the predicted noise costs weight_t |e|^2 / 2 nats at timestep
-    t; `constant` is what each dimension costs without any error. `proposal` is how often the bound looks at t.
+    t; `constant` is the cost of each dimension without error. `proposal` is how often the bound evaluates timestep t.
     """
 
     beta: Values
@@ -50,13 +50,13 @@ class Schedule:
 
 
 def make_schedule(beta: Values, variance: str) -> Schedule:
-    """Return what follows from `beta` with the variance "large" (beta_t) or "small" (that of q(x_{t-1} | x_t, x_0)).
+    """Return the schedule of `beta` with variance "large" (beta_t) or "small" (that of q(x_{t-1} | x_t, x_0)).
 
-    The first is right where the data are smooth at the scale of the noise, the second where they are single points.
+    The first is right if the data are smooth at the scale of the noise, the second if they are single points.
     At the first timestep, where "small" would be 0, both are beta_1: the resolution of the bound.
 
-    Timesteps are proposed in proportion to weight_t alpha_bar_t, what an error costs times how large it can be, and
-    a tenth uniformly.
+    Timesteps are proposed in proportion to weight_t alpha_bar_t, the cost of an error times its possible size, and a
+    tenth uniformly.
 
     References:
         Denoising Diffusion Probabilistic Models (Ho, Jain & Abbeel, 2020), https://arxiv.org/abs/2006.11239;
@@ -76,13 +76,13 @@ def make_schedule(beta: Values, variance: str) -> Schedule:
 
 
 def make_betas(name: str, timesteps: int, *, with_diffusers: bool) -> Values:
-    """Return beta of each timestep under a name of diffusers' DDPMScheduler, from it or from the same few lines.
+    """Return beta of each timestep under a name of diffusers' DDPMScheduler, from it or from the same formulas.
 
-    Where the scheduler takes a range, it is 0.1 to 20 a unit of time in place of 1e-4 to 0.02 a step: the same at 1,000
-    steps, and at fewer the last step still is pure noise.
+    If the scheduler takes a range, it is 0.1 to 20 per unit of time instead of 1e-4 to 0.02 per step: the same at 1,000
+    steps, and with fewer the last step is still pure noise.
 
     Raises:
-        ModelError: no such schedule, or it needs diffusers and that is not installed.
+        ModelError: the schedule does not exist, or needs diffusers, which is not installed.
     """
     start, end = 0.1 / timesteps, min(20 / timesteps, 0.999)
     if with_diffusers or name not in OWN:
@@ -119,7 +119,7 @@ LATTICE = [int(f"{row:04b}"[::-1], 2) / DRAWS for row in range(DRAWS)]  # bits r
 class DiffusionModule(nn.Module):
     """A diffusion model of flattened examples around a network that predicts noise; works on (x - shift) / scale.
 
-    Columns in `constants` stay as they are at every timestep: log p is that of the others.
+    Columns in `constants` stay unchanged at every timestep: log p is that of the others.
     """
 
     estimate = "bound"
@@ -143,7 +143,7 @@ class DiffusionModule(nn.Module):
         size = math.prod(event_shape)
         self.event_shape, self.network = tuple(event_shape), network
         self.prediction_type, self.objective = prediction_type, objective
-        self.noise_shape = (size + 1,)  # the noise of x_t, and what the timestep is read from
+        self.noise_shape = (size + 1,)  # the noise of x_t, and the number that determines the timestep
         self.dimensions = size - len(constants)
         self.register_buffer("shift", torch.as_tensor(shift, dtype=torch.float32).expand(size).clone())
         self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float32).expand(size).clone())
@@ -158,7 +158,7 @@ class DiffusionModule(nn.Module):
         self.linear = _linear_terms(schedule)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        # What lanes share moves to another device or precision with the parameters.
+        # Tensors that lanes share move to another device or precision with the parameters.
         self.shared = {name: fn(tensor) for name, tensor in self.shared.items()}
         moved: Self = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return moved
@@ -166,7 +166,7 @@ class DiffusionModule(nn.Module):
     def forward(self, x: Tensor, draws: int = 1, noise: Tensor | None = None) -> Tensor:
         """Return the training loss of each example: (batch,).
 
-        "simple": the mean square of the error of what is predicted, timesteps uniform. "bound": minus the bound, nats.
+        "simple": the mean square error of the prediction at uniform timesteps. "bound": minus the bound, nats.
         """
         noise = self._noise(x, draws, noise)
         if self.objective == "bound":
@@ -175,7 +175,7 @@ class DiffusionModule(nn.Module):
         return self._square_error(self._scaled(x), noise[..., :-1], t).mean(0) / self.dimensions
 
     def log_weights(self, x: Tensor, draws: int = 1, noise: Tensor | None = None) -> Tensor:
-        """Return estimates of the bound, each without bias: (draws, batch), nats; log p is at least their mean.
+        """Return unbiased estimates of the bound: (draws, batch), nats; log p is at least their mean.
 
         References:
             Denoising Diffusion Probabilistic Models (Ho, Jain & Abbeel, 2020), https://arxiv.org/abs/2006.11239 (the
@@ -212,20 +212,20 @@ class DiffusionModule(nn.Module):
         return (x * self.scale + self.shift).view(n, *self.event_shape)
 
     def _known(self, y: Tensor) -> Tensor:
-        """Return what the bound is with the linear denoiser, in units of x: (batch,)."""
+        """Return the bound with the linear denoiser, in units of x: (batch,)."""
         per_dimension, per_square = self.linear
         units = (self.scale.log() * self.shared["varies"]).sum()
         return -(self.dimensions * per_dimension + per_square * self._squares(y) + units)
 
     def _excess(self, y: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """Return what the network's error costs above that of the linear denoiser, nats: (draws, batch)."""
+        """Return the cost of the network's error above that of the linear denoiser, nats: (draws, batch)."""
         signal, level = self._at("signal", t), self._at("level", t)
         linear = self._squares(signal**2 * eps - signal * level * y)
         ours = self._at("to_noise", t)[..., 0] ** 2 * self._square_error(y, eps, t)
         return self._at("cost", t)[..., 0] * (ours - linear)
 
     def _square_error(self, y: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """Return the squared error of what is predicted, summed over columns: (draws, batch)."""
+        """Return the squared error of the prediction, summed over columns: (draws, batch)."""
         signal, level = self._at("signal", t), self._at("level", t)
         x = self._keep(signal * y + level * eps, self._fixed_columns())
         target = {"epsilon": eps, "sample": y, "v_prediction": signal * eps - level * y}[self.prediction_type]
@@ -261,7 +261,7 @@ class DiffusionModule(nn.Module):
         return (self.shared["values"] - self.shift) / self.scale
 
     def _keep(self, x: Tensor, fixed: Tensor) -> Tensor:
-        """Return x with the columns that never vary as they are in `fixed`."""
+        """Return x with constant columns replaced by those of `fixed`."""
         return x if self.dimensions == x.shape[-1] else torch.where(self.shared["varies"] > 0, x, fixed)
 
     def _squares(self, x: Tensor) -> Tensor:
@@ -275,7 +275,7 @@ class DiffusionModule(nn.Module):
 def positions(z: Tensor) -> Tensor:
     """Return numbers in [0, 1) from standard normal z (draws, batch), each uniform, every 16 draws an even lattice.
 
-    The first of 16 draws decides the shift of all; they come in an order whose beginnings are evenly spread too.
+    The first of 16 draws determines the shift of all; any first few of them are spread evenly too.
     """
     draws = len(z)
     rows = torch.arange(draws, device=z.device)
@@ -297,12 +297,12 @@ def seen_by_network(event_shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _numbers(schedule: Schedule, prediction_type: str) -> dict[str, Values]:
-    """Return what is looked up at a timestep: (timesteps,) each."""
+    """Return the tables of values by timestep: (timesteps,) each."""
     signal, level = np.sqrt(schedule.alpha_bar), np.sqrt(1 - schedule.alpha_bar)
     return {
         "signal": signal,
         "level": level,
-        # from an error of what is predicted to one of the noise
+        # converts an error of the prediction to one of the noise
         "to_noise": {"epsilon": np.ones_like(signal), "v_prediction": signal, "sample": signal / level}[
             prediction_type
         ],

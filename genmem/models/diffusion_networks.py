@@ -1,4 +1,4 @@
-"""The networks that predict noise: ours for vectors, diffusers' UNet2DModel for images, or the user's own."""
+"""The networks that predict noise: genmem's for vectors, diffusers' UNet2DModel for images, or the user's own."""
 
 import importlib
 import math
@@ -13,13 +13,13 @@ from genmem.errors import ModelError
 
 EMBEDDING = 64
 LONGEST_PERIOD = 10_000
-FREQUENCIES = (1, 2, 4)  # radians a unit of scaled x
+FREQUENCIES = (1, 2, 4)  # radians per unit of scaled x
 
 
 class MLPDenoiser(nn.Module):
     """A residual network for vectors: x_t (n, d) and the timestep t (n,) -> (n, d), 0 before training.
 
-    It sees x_t and its sines and cosines: from x_t alone it is slow to learn what is narrower than all the data.
+    It sees x_t with its sines and cosines: from x_t alone it is slow to learn features narrower than the data.
 
     References:
         Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains (Tancik et al., 2020),
@@ -61,14 +61,14 @@ def embed(t: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class PaddedUNet(nn.Module):
-    """diffusers' UNet2DModel, images (n, c, h, w) padded with zeros to sizes that halve without rest."""
+    """diffusers' UNet2DModel, with images (n, c, h, w) padded with zeros to sizes that halve without remainder."""
 
     def __init__(
         self, shape: tuple[int, ...], *, block_out_channels: Sequence[int], layers_per_block: int, attention: bool
     ) -> None:
         super().__init__()
         levels = len(block_out_channels)
-        # The coarsest level alone attends: elsewhere small images have nothing to gain from it.
+        # Only the coarsest level has attention: elsewhere small images gain nothing from it.
         down = ["DownBlock2D"] * (levels - 1) + ["AttnDownBlock2D" if attention else "DownBlock2D"]
         up = ["AttnUpBlock2D" if attention else "UpBlock2D"] + ["UpBlock2D"] * (levels - 1)
         self.padding = _padding(shape[1:], 2 ** (levels - 1))
@@ -95,7 +95,7 @@ class PaddedUNet(nn.Module):
 
 
 def _groups(channels: Sequence[int]) -> int:
-    """Return how many groups of at least 4 channels are normalised: alone, a channel would lose the timestep."""
+    """Return how many groups of at least 4 channels are normalized: a single channel would lose the timestep."""
     return math.gcd(8, *(c // 4 for c in channels)) if all(c % 4 == 0 for c in channels) else 1
 
 
@@ -106,7 +106,7 @@ def _padding(size: tuple[int, ...], multiple: int) -> tuple[int, int, int, int]:
 
 
 def own_network(make: Callable[[tuple[int, ...]], Any], shape: tuple[int, ...]) -> nn.Module:
-    """Return the network a user's callable makes.
+    """Return the network that a user's callable creates.
 
     Raises:
         ModelError: it does not return a network.
@@ -125,7 +125,7 @@ def check_answer(network: nn.Module, shape: tuple[int, ...]) -> None:
     """Call a network with two examples of zeros.
 
     Raises:
-        ModelError: it does not answer with the shape it is asked with.
+        ModelError: the shape of its output is not that of its input.
     """
     try:
         answer = answer_of(network.eval()(torch.zeros(2, *shape), torch.tensor([0, 1])))
@@ -133,11 +133,11 @@ def check_answer(network: nn.Module, shape: tuple[int, ...]) -> None:
     except Exception as error:  # whatever the user's network raises
         raise _unusable(f"{type(error).__name__}: {error}") from error
     if got != (2, *shape):
-        raise _unusable(f"an answer of shape {got} to x of shape {(2, *shape)}")
+        raise _unusable(f"an output of shape {got} for x of shape {(2, *shape)}")
 
 
 def answer_of(output: Any) -> Tensor:
-    """Return what a network predicts: a tensor, or the `.sample` of diffusers' outputs."""
+    """Return the prediction of a network: a tensor, or the `.sample` of diffusers' outputs."""
     answer: Tensor = output if isinstance(output, Tensor) else output.sample
     return answer
 

@@ -1,12 +1,12 @@
 """log p(x) of a network by importance sampling, the same whatever the batch size.
 
-The noise of example i, draw s derives from (seed, keys, block of i, s): a block is 128 consecutive examples and 16
-draws, so a stream serves many and the first draws of 4N are those of N. A network without `noise_shape` draws its own,
-from a stream seeded for each block; it always sees whole blocks, the last one filled up with copies of its last row, so
-that what it draws for a row does not depend on how many follow. CPU and CUDA draw different numbers.
+The noise of example i, draw s derives from (seed, keys, block of i, s). A block is 128 consecutive examples and 16
+draws, so a stream serves many, and N draws are the first of 4N draws. A network without `noise_shape` draws its own
+noise, from a stream seeded for each block. It always gets whole blocks, the last one filled up with copies of its last
+row, so that its noise for a row does not depend on how many rows follow. CPU and CUDA draw different numbers.
 
-What the rows of log weights mean, a network says by `estimate`: "importance" (log p is the log of their mean weight;
-where it says nothing), "exact" (one row, log p itself) or "bound" (log p is at least their mean).
+The attribute `estimate` of a network gives the meaning of its log weights: "importance" (log p is the log of their mean
+weight; the default), "exact" (one row, log p itself) or "bound" (log p is at least their mean).
 """
 
 import math
@@ -22,18 +22,18 @@ from genmem.training.ensemble import isolated_streams, noise_shape
 
 BLOCK = 128
 DRAWS = 16
-STREAMS_AT_ONCE = {"cpu": 1, "cuda": 32}  # what is in flight stays in a core's cache, or fills a card
+STREAMS_AT_ONCE = {"cpu": 1, "cuda": 32}  # intermediate results fit into a core's cache, or fill a GPU
 
 
 @dataclass(frozen=True)
 class LogProbs:
-    """log p of each example, or a lower bound of it, and how far the draws can be trusted; all of shape (n,).
+    """log p of each example, or a lower bound of it, and how reliable the draws are; all of shape (n,).
 
-    `log_prob` in nats. `effective_draws` is (sum w)^2 / sum w^2. `variance` is that of `log_prob` over draws, nats^2,
-    from the difference of two halves of them: noisy for one example, to be averaged over many; 0 for exact models.
-    (The delta method, 1 / effective draws - 1 / draws, is never above 1 and misses most of it when tails are heavy.)
-    A bound weighs all draws alike: its effective draws are their number. Its variance is from the means of streams of
-    16 draws, which are independent, as draws within one need not be.
+    `log_prob` is in nats. `effective_draws` is the effective sample size, (sum w)^2 / sum w^2. `variance` is that of
+    `log_prob` over draws, nats^2, from the difference between two halves of them: noisy for one example, meant to be
+    averaged over many; 0 for exact models. (The delta method, 1 / ESS - 1 / draws, is never above 1 and misses most of
+    the variance if tails are heavy.) A bound weights all draws equally: its effective sample size is their number. Its
+    variance is from the means of streams of 16 draws, which are independent, as draws within one need not be.
     """
 
     log_prob: NDArray[np.float64]
@@ -46,11 +46,11 @@ def log_prob(module: nn.Module, X: Tensor, *, draws: int, seed: int, keys: tuple
     """Estimate log p(x) = logmeanexp over draws of log w, with w = p(x, z) / q(z | x); a bound is their mean.
 
     Args:
-        module: keeps the contract of `DeepDensity`.
+        module: obeys the contract of `DeepDensity`.
         X: examples, shape (n, *event); row i always gets the noise of row i.
         draws: importance samples of each example.
-        seed: root of the noise.
-        keys: sets one use of the noise apart from another (the repeat of a refit).
+        seed: of the noise.
+        keys: distinguish one use of the noise from another (the repeat of a refit).
 
     References:
         Importance Weighted Autoencoders (Burda, Grosse & Salakhutdinov, 2016), https://arxiv.org/abs/1509.00519
@@ -83,13 +83,13 @@ def _log_weights(module: nn.Module, x: Tensor, draws: int, seed: int, keys: tupl
         else:
             noise = torch.cat([stream_noise(shape, stream, x.device) for stream in some])[:count, : len(x)]
             parts.append(module.log_weights(x, count, noise=noise))  # type: ignore[operator]
-        if len(parts[-1]) < count:  # an exact model: one row is all there is
+        if len(parts[-1]) < count:  # an exact model returns one row
             return parts[-1]
     return torch.cat(parts)
 
 
 def stream_noise(shape: tuple[int, ...], seed: int, device: torch.device) -> Tensor:
-    """Return the noise of one stream, whole blocks: row i has one value, however many rows and draws are asked."""
+    """Return the noise of one stream for whole blocks: row i has one value, whatever the number of rows and draws."""
     full = (DRAWS, BLOCK, *shape)
     if device.type == "cuda":
         return torch.randn(full, generator=torch.Generator(device).manual_seed(seed), device=device)
@@ -102,14 +102,14 @@ def _whole(x: Tensor) -> Tensor:
 
 
 def estimate_of(module: nn.Module) -> str:
-    """Return what the mean of a network's log weights is: "importance", "exact" or "bound"."""
+    """Return the meaning of the mean of a network's log weights: "importance", "exact" or "bound"."""
     return str(getattr(module, "estimate", "importance"))
 
 
 def summarise(
     log_weights: Tensor, bound: bool = False
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return what `LogProbs` holds, from log weights (draws, n)."""
+    """Return the `LogProbs` of log weights (draws, n)."""
     weights = log_weights.to(torch.float64)
     draws = len(weights)
     average = _mean if bound else _log_mean
@@ -124,9 +124,9 @@ def summarise(
 
 
 def _variance_of_mean(weights: Tensor) -> Tensor:
-    """Return the variance of the mean of draws whose streams are independent, not the draws of one stream.
+    """Return the variance of the mean of draws, where streams are independent, but not the draws of one stream.
 
-    From the means of whole streams; with fewer than two of them, from the two halves.
+    It is computed from the means of whole streams; with fewer than two of them, from the two halves.
     """
     streams = len(weights) // DRAWS
     if streams < 2:

@@ -13,7 +13,7 @@ from genmem.data.examples import Data
 from genmem.errors import ModelError
 from genmem.protocols import Density
 
-# The list of densities that have a name, each a class in a file of its own: whoever asks which there are, asks here.
+# The list of densities that have a name, each a class in a file of its own. Every use of the names reads it.
 BUILT_IN = {
     "vae": "genmem.models.vae:VAE",
     "conv-vae": "genmem.models.conv_vae:ConvVAE",
@@ -26,15 +26,15 @@ BUILT_IN = {
     "knn": "genmem.models.knn:KNNDensity",
     "mfa": "genmem.models.mfa:MixtureOfFactorAnalysers",
 }
-OURS = {"gmm": "gmm-torch", "kde": "kde-torch"}  # what has the settings of scikit-learn's
+OURS = {"gmm": "gmm-torch", "kde": "kde-torch"}  # with the settings of scikit-learn's
 
 
 def make_model(name: str, settings: Mapping[str, Any] | None = None) -> Any:
     """Return the model called `name` (one of `BUILT_IN` or "package.module:factory"), made with `settings` as keywords.
 
     Raises:
-        ModelError: no such name or setting (the closest are offered), the factory raises, or what it
-            returns is not a `Density`.
+        ModelError: the name or a setting does not exist (the closest are offered), the factory raises, or its result is
+            not a `Density`.
     """
     given = dict(settings or {})
     _check_name(name)
@@ -46,7 +46,7 @@ def make_model(name: str, settings: Mapping[str, Any] | None = None) -> Any:
     except (
         Exception,
         SystemExit,
-    ) as error:  # the user's code: reported, not shown raw
+    ) as error:  # the user's code: reported without a traceback
         raise ModelError(
             expected=f"{name} to make a model from {given}",
             got=f"{type(error).__name__}: {error}",
@@ -59,12 +59,12 @@ def make_model(name: str, settings: Mapping[str, Any] | None = None) -> Any:
 
 
 def suited(name: str, data: Data, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Return the settings given, and those of a built-in model that suit the data where none is given.
+    """Return the given settings, and those of a built-in model that suit the data for the others.
 
-    Its class is asked, see `DeepDensity.suited`; a class without the method has nothing to settle.
+    They are from `DeepDensity.suited` of its class; a class without this method has none.
 
     Raises:
-        ModelError: no such name or setting.
+        ModelError: the name or a setting does not exist.
         DataError: nothing suits the data.
     """
     _check_name(name)
@@ -76,7 +76,7 @@ def suited(name: str, data: Data, given: Mapping[str, Any], seed: int) -> dict[s
 
 
 def fresh(model: Any) -> Any:
-    """Return an unfitted copy: what a factory makes is made anew, the rest is cloned."""
+    """Return an unfitted copy: a factory makes its model again, other models are cloned."""
     if not hasattr(model, "get_params"):
         return make_model(model.made_by["factory"], model.made_by["settings"])
     return clone(model)
@@ -86,7 +86,7 @@ def model_of_plan(described: Mapping[str, Any]) -> Any:
     """Return the model a plan describes.
 
     Raises:
-        ModelError: it cannot be imported here; then the model has to be passed again.
+        ModelError: it cannot be imported here; the model must then be passed again.
     """
     name = str(described["name"])
     try:
@@ -103,7 +103,7 @@ def check_density(model: Any, name: str) -> None:
     """Check that a model has fit, score_samples and sample.
 
     Raises:
-        ModelError: it has not.
+        ModelError: it lacks one.
     """
     if inspect.isclass(model) or not isinstance(model, Density):
         lacks = [method for method in ("fit", "score_samples", "sample") if not hasattr(model, method)]
@@ -126,7 +126,7 @@ def import_callable(name: str) -> Callable[..., Any]:
         raise ModelError(
             expected="a name such as package.module:name",
             got=repr(name),
-            do="Put a colon between the module and what is in it.",
+            do="Put a colon between the module and the name in it.",
         )
     try:
         found: Any = importlib.import_module(module_name)
@@ -144,7 +144,7 @@ def import_callable(name: str) -> Callable[..., Any]:
 
 
 def parse_settings(texts: Mapping[str, str]) -> dict[str, Any]:
-    """Return `--set key=value` texts as values: JSON where they parse as such, else text.
+    """Return `--set key=value` texts as values: JSON if they parse as JSON, otherwise text.
 
     >>> parse_settings({"latent_dim": "16", "hidden": "[128, 64]", "likelihood": "gaussian"})
     {'latent_dim': 16, 'hidden': [128, 64], 'likelihood': 'gaussian'}
@@ -165,7 +165,7 @@ def _value(text: str) -> Any:
 
 
 def _typed(factory: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings with a single number made a list where the default is one: `--set hidden=64`."""
+    """Return the settings, with a single number made a list if the default is a list: `--set hidden=64`."""
     parameters = inspect.signature(factory).parameters
     several = {key for key in given if key in parameters and isinstance(parameters[key].default, tuple | list)}
     return {k: [v] if k in several and isinstance(v, int | float) else v for k, v in given.items()}

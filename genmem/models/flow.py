@@ -19,15 +19,15 @@ from genmem.models.base import DeepDensity, are_counts, are_numbers, are_pairs, 
 _validating = bool(Distribution._validate_args)
 import zuko.flows  # noqa: E402
 
-Distribution.set_default_validate_args(_validating)  # zuko turns validation off for the whole process: undone
+Distribution.set_default_validate_args(_validating)  # undoes zuko's import, which turns validation off process-wide
 
-FAR = 1e15  # what lies farther out counts as this far: its square still fits into float32
+FAR = 1e15  # values farther out are clipped to this: its square still fits into float32
 KINDS = ("spline", "affine")
 Numbers = float | Sequence[float]
 
 
 class FlowModule(nn.Module):
-    """The network of `Flow`: it caches nothing, so its answers are those of the parameters it is called with."""
+    """The network of `Flow`: it caches nothing, so its results depend only on its current parameters."""
 
     estimate = "exact"
 
@@ -61,7 +61,7 @@ class FlowModule(nn.Module):
         self.transform = _transforms(kind, len(kept), transforms, tuple(hidden), bins, passes)
 
     def forward(self, x: Tensor, draws: int = 1, noise: Tensor | None = None) -> Tensor:
-        """Return -log p of each example, blurred in training: (batch,), nats, averaged over draws."""
+        """Return -log p of each example, with noise added in training: (batch,), nats, averaged over draws."""
         u, log_jacobian = self._standardised(x)
         blurred = u.unsqueeze(0)
         if self.noise:
@@ -83,7 +83,7 @@ class FlowModule(nn.Module):
         return self._with_constants(x).view(n, *self.event_shape)
 
     def _standardised(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the flow acts on, (batch, kept), and log |det| of how it came from x, (batch,)."""
+        """Return the input of the flow, (batch, kept), and log |det| of its derivative by x, (batch,)."""
         y = x.flatten(1)
         y = y if self.varying is None else y.index_select(-1, self.varying.to(y.device))
         log_jacobian = -self.scale.log().sum().expand(len(y))
@@ -115,8 +115,8 @@ class FlowModule(nn.Module):
 def _transforms(
     kind: str, columns: int, transforms: int, hidden: tuple[int, ...], bins: int, passes: int | None
 ) -> nn.Module:
-    """Return the layers: called without arguments, they make a transformation of the parameters they have then."""
-    # A hidden unit serves the columns up to one group; each group needs a unit in every layer to be seen at all.
+    """Return the layers: called without arguments, each makes a transformation of its current parameters."""
+    # A hidden unit serves the columns up to one group; to affect others, each group needs a unit in every layer.
     groups = max(2, min(columns, *hidden)) if passes is None else passes
     shared = {"features": columns, "transforms": transforms, "hidden_features": hidden, "passes": groups}
     flow = zuko.flows.NSF(bins=bins, **shared) if kind == "spline" else zuko.flows.MAF(**shared)
@@ -130,7 +130,7 @@ def _check_columns(constants: Collection[int], size: int) -> None:
         raise ModelError(
             expected=f"constants to be some of the {size} columns, and not all",
             got=f"column {outside[0]}" if outside else "all of them",
-            do="Leave constants out to have them found from the data.",
+            do="Leave constants out: they are then determined from the data.",
         )
 
 
@@ -138,14 +138,14 @@ def _for_columns(name: str, value: Numbers, columns: int) -> Tensor:
     """Return a number, or one for each column, as one for each column.
 
     Raises:
-        ModelError: there are more or fewer of them than columns.
+        ModelError: the number of values differs from that of columns.
     """
     numbers = torch.as_tensor(value, dtype=torch.float32)
     if numbers.ndim and len(numbers) != columns:
         raise ModelError(
             expected=f"{name} to be a number, or one for each of the {columns} columns that are kept",
             got=f"{len(numbers)} numbers",
-            do=f"Leave {name} out to have it found from the data.",
+            do=f"Leave {name} out: it is then determined from the data.",
         )
     return numbers.expand(columns).clone()
 
@@ -153,44 +153,44 @@ def _for_columns(name: str, value: Numbers, columns: int) -> Tensor:
 # --- the density
 
 
-REACH = 4.0  # the farthest of the data from their mean, standardised: a spline acts on [-5, 5]
-PER_COLUMN = 1024  # columns up to which each has a shift and a scale of its own
-SMALLEST = 1e-30  # of a scale: float32 holds it, and its reciprocal
+REACH = 4.0  # the largest distance of the data from their mean, standardized: a spline acts on [-5, 5]
+PER_COLUMN = 1024  # up to so many columns, each has its own shift and scale
+SMALLEST = 1e-30  # of a scale: float32 represents it, and its reciprocal
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Flow(DeepDensity):
     """A normalizing flow: x = f(z), z ~ N(0, I), with log p(x) = log N(f^-1(x)) + log |det df^-1/dx| exactly.
 
-    Data are flattened, columns that never vary are left out, and the rest is shifted and scaled, all settled by
-    `resolve` from all the data; log p is in the units of the data as given. Each of `transforms` is autoregressive:
-    a column is transformed given those before it, in an order that alternates between ascending and descending.
+    Data are flattened, constant columns are left out, and the rest is shifted and scaled, all determined by `resolve`
+    from all the data; log p is in the units of the data as given. Each of `transforms` is autoregressive: a column is
+    transformed given those before it, in an order that alternates between ascending and descending.
 
-    A spline acts on [-5, 5] of the standardised values and is the identity outside, where the density has the tails of
-    a Gaussian whatever is learned. The scale found by `resolve` is therefore at least a quarter of the largest distance
-    from the mean, so that all data lie within [-4, 4]; new data need not.
+    A spline acts on [-5, 5] of the standardized values and is the identity outside, where the density has Gaussian
+    tails whatever is learned. The scale determined by `resolve` is therefore at least a quarter of the largest distance
+    from the mean, so that all data are within [-4, 4]; new data need not be.
 
-    Density has no ceiling on columns that take few values (pixels of 16 grey levels): `noise` blurs what is trained on
-    and so limits how narrow the density gets. It is no part of log p, which is that of the blurred data. uint8
-    images are dequantised by `genmem.audit`.
+    The density is unbounded on columns with few values (pixels of 16 grey levels). `noise`, added to the training data,
+    limits how narrow the density becomes. It is not part of log p, which is that of the noisy data. uint8 images are
+    dequantized by `genmem.audit`.
 
     Args:
-        kind: "spline" (monotonic rational-quadratic splines) or "affine" (shift and scale: quicker, but with Gaussian
+        kind: "spline" (monotonic rational-quadratic splines) or "affine" (shift and scale: faster, but with Gaussian
             tails, so that a value that is rare given the columns before it gets a very low log p).
         transforms: autoregressive layers, one after another.
         hidden: widths of the hidden layers of each network that computes a transform's parameters.
         bins: pieces of each spline.
         passes: groups of columns: those of one group do not depend on each other within one transform, and a sample
-            takes so many passes of each network. None is one a column, or as many as the narrowest hidden layer is
-            wide, since with fewer units than groups some columns would be ignored; 2 is a coupling flow.
-        noise: standard deviation of Gaussian noise on the standardised values in training, fresh at every step.
+            takes this number of passes of each network. None is one per column, or as many as the narrowest hidden
+            layer is wide, because with fewer units than groups some columns would be ignored; 2 is a coupling flow.
+        noise: standard deviation of Gaussian noise on the standardized values in training, fresh at every step.
         logit: None, or a in [0, 0.5): the flow acts on logit(a + (1 - 2a) x), for data in [0, 1]. The Jacobian is in
             log p. With a > 0 the density reaches a / (1 - 2a) beyond [0, 1], so that 0 and 1 are inside; a = 0 needs
             data strictly inside. Outside, log p is minus infinity.
         shift, scale: the flow acts on (x - shift) / scale (after the logit); a number, or one for each column
-            that is kept. None finds them: mean and standard deviation, for each column of up to 1024, else for all
-            columns together.
-        constants: (column, value) pairs of flattened columns that are left out. None finds those that take one value
+            that is kept. None determines them: mean and standard deviation, for each column if there are up to 1024,
+            otherwise for all columns together.
+        constants: (column, value) pairs of flattened columns that are left out. None determines those with one value
             in all the data, () keeps all columns.
         epochs, batch_size, learning_rate, checkpoint_every, device, random_state: see `DeepDensity`.
 
@@ -217,7 +217,7 @@ class Flow(DeepDensity):
 
     @classmethod
     def suited(cls, data: Data, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
-        """Return the logit for pixels (uint8): they lie in [0, 1], most of them at its ends."""
+        """Return the logit for pixels (uint8): their values are in [0, 1], many of them at its ends."""
         return {"logit": 1e-3} if data.X.dtype == np.uint8 else {}
 
     def make_module(self, event_shape: tuple[int, ...]) -> FlowModule:
@@ -237,7 +237,7 @@ class Flow(DeepDensity):
         )
 
     def resolve(self, X: NDArray[Any]) -> Self:
-        """Return an unfitted copy with `constants`, `shift` and `scale` found in X.
+        """Return an unfitted copy with `constants`, `shift` and `scale` determined from X.
 
         Raises:
             DataError: X does not suit `logit`, or every column is constant.
@@ -275,7 +275,7 @@ class Flow(DeepDensity):
 
 
 def _standards(X: NDArray[Any], left_out: Sequence[int], logit: float | None) -> tuple[Numbers, Numbers]:
-    """Return the shift and the scale of each column that is kept, or of all together where there are many."""
+    """Return the shift and the scale of each column that is kept, or of all together if there are many."""
     kept = np.setdiff1d(np.arange(X[0].size), left_out)
 
     def each() -> Iterator[NDArray[np.float64]]:
@@ -291,7 +291,7 @@ def _standards(X: NDArray[Any], left_out: Sequence[int], logit: float | None) ->
     deviation = np.sqrt(sum(np.square(block - mean).sum(0) for block in each()) / count)
     farthest = np.max([np.abs(block - mean).max(0) for block in each()], axis=0)
     scale = np.maximum(np.maximum(deviation, farthest / REACH), SMALLEST)
-    # A thousandth of the scale is near enough, and keeps the plan readable.
+    # A thousandth of the scale is accurate enough, and keeps the plan readable.
     digits = 3 - np.floor(np.log10(scale)).astype(int)
     shifts = [round(float(m), int(d)) for m, d in zip(mean, digits, strict=True)]
     scales = [float(f"{value:.4g}") for value in scale]

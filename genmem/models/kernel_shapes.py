@@ -1,4 +1,4 @@
-"""The kernels of scikit-learn's KernelDensity: their logs, what they integrate to, and draws from them."""
+"""The kernels of scikit-learn's KernelDensity: their logs, their integrals, and draws from them."""
 
 import math
 from collections.abc import Callable
@@ -114,7 +114,7 @@ def check_kernel(kernel: str, bandwidth: Any) -> None:
     """Check the settings of a kernel.
 
     Raises:
-        ModelError: the kernel is unknown, or the bandwidth no number above 0.
+        ModelError: the kernel is unknown, or the bandwidth is not a number above 0.
     """
     if kernel not in KERNELS:
         raise ModelError(expected=f"a kernel among {', '.join(KERNELS)}", got=repr(kernel), do="Change kernel.")

@@ -1,9 +1,9 @@
 """Sums of kernels over all pairs of rows, in float64, log space and tiles: nothing of size n^2 is ever held.
 
-Rows are ordered so that a tile is a neighbourhood, and each tile of pairs is centred on it: near pairs then have small
-coordinates, so |a - b|^2 = |a|^2 + |b|^2 - 2 a.b, one matrix product, loses little to rounding wherever the data lie.
-Its error has a bound. Pairs for which the bound is not small beside their distance are measured again from the values
-as given, and tiles too far apart to add anything are passed over.
+Rows are ordered so that a tile is a neighbourhood, and each tile of pairs is centred on it. Close pairs then have small
+coordinates, so |a - b|^2 = |a|^2 + |b|^2 - 2 a.b, one matrix product, loses little to rounding wherever the data are.
+Its error has a bound. If this is not small relative to the distance of a pair, the distance is recomputed from the
+values as given. Tiles too far apart to contribute are skipped.
 """
 
 import math
@@ -21,14 +21,14 @@ from genmem.models.base import is_count, require, resolve_device
 from genmem.models.kernel_shapes import KERNELS, check_kernel
 
 FloatArray = NDArray[np.float64]
-TILE = {"cpu": 1024, "cuda": 8192}  # rows of a tile, at most: on a CPU it stays in the cache, a card it fills
+TILE = {"cpu": 1024, "cuda": 8192}  # rows of a tile, at most: it stays in a CPU's cache, and fills a GPU
 _FEWEST = 256  # rows of a tile, at least
-_ABSOLUTE = 1e-11  # nats by which the log kernel of a pair may be wrong,
-_RELATIVE = 1e-12  # or this share of it
+_ABSOLUTE = 1e-11  # tolerated error of the log kernel of a pair, nats,
+_RELATIVE = 1e-12  # or relative to it
 _NEGLIGIBLE = 45.0  # nats below a sum: e^-45 of it is below rounding, however many tiles
 _SPREAD = 600.0  # nats over which exponentials share a shift
-_LEAST = -700.0  # exp below this is slow (denormal), and nothing beside e^-600
-_CHUNK = 2**21  # values handled at a time where pairs are measured one by one
+_LEAST = -700.0  # exp below this is slow (denormal), and negligible beside e^-600
+_CHUNK = 2**21  # values processed at a time when pairs are computed one by one
 
 
 def log_kernel_sums(
@@ -42,20 +42,20 @@ def log_kernel_sums(
 ) -> FloatArray:
     """Return log sum_j K(|x_i - x_j| / h) of each query x_i over the rows x_j of `base`: (m,), with K(0) = 1.
 
-    Right to about 1e-11 nats or 1e-12 of the value, whichever is more; -inf where a kernel of bounded support reaches
+    Accurate to about 1e-11 nats or 1e-12 of the value, whichever is more; -inf if a kernel of bounded support reaches
     no row.
 
     Args:
         queries: (m, d), any real dtype.
         base: (n, d), any real dtype.
         bandwidth: h > 0.
-        kernel: as in scikit-learn. "gaussian" is matrix products; the others measure every pair one by one, which
+        kernel: as in scikit-learn. "gaussian" uses matrix products; the others compute every pair separately, which
             takes twenty times as long in 784 dimensions.
         device: "cpu", "cuda", or "auto".
         block: rows of a tile. Memory beyond the data is a few tiles of block^2 and block x d float64.
 
     Raises:
-        DataError: no matrices of finite numbers of one width.
+        DataError: the arguments are not matrices of finite numbers of one width.
         ModelError: a setting is out of range.
 
     >>> log_kernel_sums([[0.0], [1000.0]], [[0.0], [0.0]], 1.0).round(4).tolist()
@@ -69,7 +69,7 @@ def log_kernel_sums(
     for rows in neighbourhoods(Q, size):
         left, total = pairs.centred(rows), pairs.nothing(rows)
         away = np.square(centres - left.centre.cpu().numpy()).sum(axis=1)
-        for nearby in np.argsort(away):  # the nearest say which of the others can be passed over
+        for nearby in np.argsort(away):  # the nearest first: they determine which of the others can be skipped
             pairs.add(left, tiles[nearby], total)
         sums[rows] = total.log_sum.cpu().numpy()
     return sums
@@ -80,8 +80,8 @@ def log_kernel_sums_without_self(
 ) -> FloatArray:
     """Return log sum over j != i of K(|x_i - x_j| / h) of each row of X: (n,); the rest as `log_kernel_sums`.
 
-    Each pair is computed once and serves both its rows. Copies of a row count, only the row itself does not. -inf for
-    a single row, and for rows no other reaches.
+    Each pair is computed once for both rows. Copies of a row count; only the row itself does not. The value is -inf for
+    a single row, and for rows that no other row reaches.
 
     >>> log_kernel_sums_without_self([[0.0], [0.0], [1000.0]], 1.0).round(4).tolist()
     [0.0, 0.0, -499999.3069]
@@ -90,7 +90,7 @@ def log_kernel_sums_without_self(
     pairs, size = _pairs(array, array, bandwidth, kernel, device, block)
     tiles = neighbourhoods(array, size)
     totals = [pairs.nothing(rows) for rows in tiles]
-    for rows, total in zip(tiles, totals, strict=True):  # first, for they say which of the others can be passed over
+    for rows, total in zip(tiles, totals, strict=True):  # first: they determine which of the others can be skipped
         pairs.add(pairs.centred(rows), rows, total, itself=True)
     for i, rows in enumerate(tiles):
         left = pairs.centred(rows)
@@ -103,9 +103,9 @@ def log_kernel_sums_without_self(
 
 
 def squared_distances(queries: ArrayLike, base: ArrayLike, *, device: str = "auto") -> Tensor:
-    """Return squared Euclidean distances (m, n) as float32, right to its rounding also for near pairs."""
+    """Return squared Euclidean distances (m, n) as float32, accurate to rounding for close pairs too."""
     Q, B = matrix(queries, "queries"), matrix(base, "base")
-    # Beside a bandwidth far below any distance no error is small but one small beside the distance.
+    # If the bandwidth is far below all distances, only an error that is small relative to the distance is small.
     unit = 2.0 ** (math.frexp(max(largest(Q), largest(B)))[1] - 60)
     pairs, size = _pairs(Q, B, unit, "gaussian", device, None)
     found = torch.empty(len(Q), len(B), dtype=torch.float32)
@@ -118,7 +118,7 @@ def squared_distances(queries: ArrayLike, base: ArrayLike, *, device: str = "aut
 
 
 def neighbourhoods(X: NDArray[Any], size: int) -> list[NDArray[np.intp]]:
-    """Cut the rows of a matrix into sets of at most `size` that lie together: halved along the widest column."""
+    """Cut the rows of a matrix into sets of at most `size` rows close together: halved along the widest column."""
     tiles: list[NDArray[np.intp]] = []
     waiting = [np.arange(len(X))]
     while waiting:
@@ -138,7 +138,7 @@ def neighbourhoods(X: NDArray[Any], size: int) -> list[NDArray[np.intp]]:
 
 
 class _Tile(NamedTuple):
-    """Rows about a centre, in bandwidths, as a factor of a matrix product."""
+    """Rows relative to a centre, in bandwidths, as a factor of a matrix product."""
 
     rows: NDArray[np.intp]
     factor: Tensor  # (rows, d + 2): coordinates, then 1 and minus half the squared norm, in either order
@@ -149,7 +149,7 @@ class _Tile(NamedTuple):
 
 @dataclass
 class _Total:
-    """Log sums so far of a tile's rows, and the least of them: it decides what can be passed over."""
+    """Log sums so far of a tile's rows, and the least of them, which determines what can be skipped."""
 
     log_sum: Tensor
     least: float = -math.inf
@@ -173,11 +173,11 @@ class _Pairs:
         return _Total(torch.full((len(rows),), -math.inf, dtype=torch.float64, device=self.device))
 
     def centred(self, rows: NDArray[np.intp]) -> _Tile:
-        """Return queries about their own centre."""
+        """Return queries relative to their own centre."""
         return self._tile(self.Q, rows, self._values(self.Q, rows).mean(0), norms_last=True)
 
     def beside(self, left: _Tile, columns: NDArray[np.intp]) -> _Tile:
-        """Return rows of the base about the centre of a tile of queries."""
+        """Return rows of the base relative to the centre of a tile of queries."""
         return self._tile(self.B, columns, left.centre, norms_last=False)
 
     def add(
@@ -189,7 +189,7 @@ class _Pairs:
         *,
         itself: bool = False,
     ) -> None:
-        """Add the kernels of a tile to the sums of its rows, and of its columns where there are `mirrored` ones."""
+        """Add the kernels of a tile to the sums of its rows, and of its columns if they are `mirrored`."""
         right = self.beside(left, columns)
         least = min(total.least, math.inf if mirrored is None else mirrored.least)
         if not itself and self._too_far(left, right, least):
@@ -225,7 +225,7 @@ class _Pairs:
         if self.kernel != "gaussian":
             return KERNELS[self.kernel](self._distances(left, right))
         L = left.factor @ right.factor.T  # -|a|^2 / 2 + a.b - |b|^2 / 2
-        # A dot product of d terms is wrong by about sqrt(d) roundings of its largest partial sum.
+        # A dot product of d terms has an error of about sqrt(d) roundings of its largest partial sum.
         error = 2.0**-52 * (8 + math.sqrt(self.Q.shape[1])) * (left.farthest + right.farthest)
         if error > _ABSOLUTE and float(L.max()) > (near := -error / _RELATIVE):
             self._measure_again(L, near, left, right)
@@ -250,10 +250,10 @@ class _Pairs:
 
 
 def _sums(L: Tensor, rows: Tensor, columns: Tensor | None) -> list[Tensor]:
-    """Return log sums of exp(L) over each row, and over each column where there are columns; overwrites L.
+    """Return log sums of exp(L) over each row, and over each column if there are columns; overwrites L.
 
-    Those that add nothing to the sums so far are -inf. Where the maxima of the others are not too far apart, rows and
-    columns share one exponential.
+    Rows and columns that contribute nothing to the sums so far are -inf. If the maxima of the others are close enough,
+    rows and columns share one exponential.
     """
     highest = [L.amax(1)] if columns is None else [L.amax(1), L.amax(0)]
     so_far = [rows] if columns is None else [rows, columns]
@@ -267,7 +267,7 @@ def _sums(L: Tensor, rows: Tensor, columns: Tensor | None) -> list[Tensor]:
         E = L.sub_(top).clamp_(min=_LEAST).exp_()
         sums = [E.sum(dim).log_().add_(top) for dim in (1, 0)[: len(highest)]]
     else:
-        shifts = [m.clamp(min=-1e300) for m in highest]  # a row of -inf keeps it, rather than NaN
+        shifts = [m.clamp(min=-1e300) for m in highest]  # a row of -inf stays -inf instead of NaN
         sums = [(L - shifts[0][:, None]).clamp_(min=_LEAST).exp_().sum(1).log_().add_(shifts[0])]
         if columns is not None:
             sums.append(L.sub_(shifts[1]).clamp_(min=_LEAST).exp_().sum(0).log_().add_(shifts[1]))
@@ -299,7 +299,7 @@ def check_block(block: Any) -> None:
     """Check the rows of a tile.
 
     Raises:
-        ModelError: it is neither None nor a whole number above 0.
+        ModelError: it is neither None nor an integer above 0.
     """
     if block is not None:
         require("block", block, is_count, "None or an integer >= 1")

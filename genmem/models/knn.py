@@ -20,10 +20,10 @@ from genmem.seeding import stream
 class KNNDensity(BaseEstimator):  # type: ignore[misc]
     """p(x) = k / (n V_d R_k(x)^d): k examples of n in the smallest ball around x that holds k, of volume V_d R_k^d.
 
-    Distances are Euclidean and exact to float64 (`genmem.nearest`, on FAISS). The estimate is no normalised density:
+    Distances are Euclidean and exact to float64 (`genmem.nearest`, on FAISS). The estimate is not a normalized density:
     far from the data it falls as |x|^-d, so that its integral is infinite. Differences of log p, such as a
-    memorization score, do not depend on that. Where k examples or more lie exactly on x the density is +inf, never
-    NaN; a training example is its own first neighbour, so k = 1 gives +inf on all of them.
+    memorization score, do not depend on that. If k examples or more coincide with x, the density is +inf, never NaN; a
+    training example is its own first neighbour, so k = 1 gives +inf at all of them.
 
     Args:
         k: neighbours.
@@ -46,10 +46,10 @@ class KNNDensity(BaseEstimator):  # type: ignore[misc]
     random_state: int = 0
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
-        """Keep X, shape (n, d) with n >= k; `y` is ignored.
+        """Store X, shape (n, d) with n >= k; `y` is ignored.
 
         Raises:
-            DataError: X is no matrix of finite numbers, or has fewer than k rows.
+            DataError: X is not a matrix of finite numbers, or has fewer than k rows.
             ModelError: k is out of range.
         """
         array = matrix(X)
@@ -66,11 +66,11 @@ class KNNDensity(BaseEstimator):  # type: ignore[misc]
         return knn_log_density(nearest(array, self.X_, self.k)[0][:, -1], self.k, *self.X_.shape)
 
     def sample(self, n_samples: int = 1, random_state: int | None = None) -> NDArray[np.float64]:
-        """Return points spread as the examples are: shape (n_samples, d); not exact draws, which p does not have.
+        """Return points distributed like the examples: shape (n_samples, d). p itself is improper and has no draws.
 
-        Each is uniform in a ball around an example chosen at random, out to that example's k-th neighbour (itself the
+        Each is uniform in a ball around a random example that reaches to that example's k-th neighbour (itself the
         first): exact draws from the proper density (1/n) sum_i 1[|x - x_i| <= R_k(x_i)] / (V_d R_k(x_i)^d), which
-        adapts to the data as p does. Where k copies of an example coincide they are returned as they are.
+        adapts to the data as p does. If k copies of an example coincide, the example itself is returned.
         """
         self._check_fitted()
         require("n_samples", n_samples, is_count, "an integer >= 1")
@@ -83,7 +83,7 @@ class KNNDensity(BaseEstimator):  # type: ignore[misc]
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "X_"):
-            raise ModelError(expected="a fitted KNNDensity", got="one before fit", do="Call `fit(X)` first.")
+            raise ModelError(expected="a fitted KNNDensity", got="an unfitted one", do="Call `fit(X)` first.")
 
 
 def knn_log_density(radius: NDArray[np.float64], k: int, n: int, d: int) -> NDArray[np.float64]:

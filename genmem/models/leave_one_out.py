@@ -1,11 +1,11 @@
-"""log p of any z without any example: kernels and neighbours by arithmetic, Gaussian mixtures by continuing EM.
+"""log p of any z without any example: kernels and neighbours in closed form, Gaussian mixtures by continuing EM.
 
     family = leave_one_out_of(model)
     score, log_in, log_out = family.terms(X)  # of each example with and without itself, (n,) each
     scores = family.influence(X, Z)           # of each z with and without each example, (n, m)
 
 Both are differences log p(z; all) - log p(z; without x_i), in nats: the influence of x_i on z, and its memorization
-score where z is x_i. Models need not be fitted. `FAMILIES` is the list of densities that can do it.
+score if z is x_i. Models need not be fitted. `FAMILIES` lists the densities that support this.
 
 References:
     Understanding Instance-based Interpretability of Variational Auto-Encoders (Kong & Chaudhuri, 2021),
@@ -41,16 +41,16 @@ from genmem.seeding import seed32
 
 FloatArray = NDArray[np.float64]
 Terms = tuple[FloatArray, FloatArray, FloatArray]  # score, log_prob_in, log_prob_out
-Refits = list[tuple[FloatArray, int]]  # what `log_probs_without` returns of each part of the rows
+Refits = list[tuple[FloatArray, int]]  # what `log_probs_without` returns for each part of the rows
 Spread = Callable[[Any, FloatArray, list[NDArray[np.intp]], FloatArray | None], Refits]  # of (mixture, X, parts, Z)
-_BLOCK = 2**21  # values handled at a time
-_EUCLIDEAN = ("euclidean", "l2", "minkowski", "p")  # scikit-learn's names of it, where without parameters
+_BLOCK = 2**21  # values processed at a time
+_EUCLIDEAN = ("euclidean", "l2", "minkowski", "p")  # scikit-learn's names of it, if it has no parameters
 
 
 class How(NamedTuple):
-    """The seed of a mixture's fit, where kernels are summed, and what makes refits elsewhere than in this process.
+    """The seed of a mixture's fit, the device of sums of kernels, and a function that runs refits elsewhere.
 
-    Without a `device`, the model's own, or "auto". Only the seed changes the numbers, beyond rounding.
+    Without a `device`, the model's own is used, or "auto". Only the seed changes the numbers, beyond rounding.
     """
 
     seed: int = 0
@@ -60,12 +60,12 @@ class How(NamedTuple):
 
 
 class LeaveOneOut(Protocol):
-    """How a family of densities leaves examples out.
+    """How a family of densities computes log p without an example.
 
-    `by_refits`: each example costs a refit, whatever is asked about it. `least`: the examples it takes.
+    `by_refits`: each example costs a refit, whatever is asked about it. `least`: the minimum number of examples.
 
     Raises:
-        ModelError: when made, settings for which there is no way.
+        ModelError: on construction, if the settings allow no exact way.
     """
 
     by_refits: ClassVar[bool]
@@ -81,20 +81,20 @@ class LeaveOneOut(Protocol):
 
 
 def has_closed_form(model: Any) -> bool:
-    """Return whether leaving out one example is arithmetic for this model."""
+    """Return whether leave-one-out is in closed form for this model."""
     return type(model) in FAMILIES and not FAMILIES[type(model)].by_refits
 
 
 def leave_one_out_of(model: Any, how: How | None = None, also: str = "") -> LeaveOneOut:
-    """Return how a model leaves examples out.
+    """Return how a model computes log p without an example.
 
     Args:
         model: fitted or not.
-        how: see there.
-        also: what else the caller takes, for the message.
+        how: see `How`.
+        also: other models that the caller accepts, for the message.
 
     Raises:
-        ModelError: there is no way for this model or its settings.
+        ModelError: there is no exact way for this model or its settings.
     """
     if type(model) not in FAMILIES:
         is_class = isinstance(model, type)
@@ -109,9 +109,9 @@ def leave_one_out_of(model: Any, how: How | None = None, also: str = "") -> Leav
 class Neighbours:
     """k-NN, p(z) = k / (n V_d R_k(z)^d), with R_k the distance to the k-th nearest example.
 
-    Without one of the k nearest, R_{k+1} takes the place of R_k: `log((n-1)/n) + d log(R_{k+1}(z) / R_k(z))`. Without
-    another, `log((n-1)/n)`. Where several are at distance R_k, then R_{k+1} = R_k and it matters not which are among
-    the k.
+    Without one of the k nearest, R_{k+1} replaces R_k: the difference is `log((n-1)/n) + d log(R_{k+1}(z) / R_k(z))`.
+    Without another example it is `log((n-1)/n)`. If several are at distance R_k, then R_{k+1} = R_k, and it does not
+    matter which of them are among the k.
     """
 
     by_refits: ClassVar[bool] = False
@@ -121,7 +121,7 @@ class Neighbours:
         self.k, self.least = int(model.k), int(model.k) + 1
 
     def terms(self, X: NDArray[Any]) -> Terms:
-        """See `LeaveOneOut`: over distances to the *others*, for an example is its own first neighbour."""
+        """See `LeaveOneOut`: over distances to the *others*, because an example is its own first neighbour."""
         n, d = X.shape
         require_neighbours(self.k, n - 1, "examples beside the one left out")
         distances = nearest(X, X, self.k, exclude=np.arange(n))[0]
@@ -140,8 +140,8 @@ class Neighbours:
 
 
 def _log_growth(inner: FloatArray, outer: FloatArray, d: int) -> FloatArray:
-    """Return d log(outer / inner), +inf for inner radii of 0; 0 / 0 is 1, as for any other equal radii."""
-    with np.errstate(divide="ignore", invalid="ignore"):  # not the logarithm of the quotient, which may overflow
+    """Return d log(outer / inner), +inf for inner radii of 0; 0 / 0 counts as 1, as for other equal radii."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # not the log of the quotient, which may overflow
         return np.asarray(d * np.where(outer > 0, np.log(outer) - np.log(inner), 0.0))
 
 
@@ -152,10 +152,10 @@ def _log_shrunk(n: int) -> float:
 class Kernels:
     """Kernel densities of Euclidean distances, p(z) = sum_j K(z - x_j) / n with kernels that integrate to 1.
 
-    `log((n-1)/n) - log(1 - K(z - x_i) / (n p(z)))`, in log space throughout: where x_i makes up more than half of
-    p(z), what the others make up is summed without it. Where a kernel of bounded support reaches z from x_i alone,
-    +inf; where from no example, x_i has no share and log((n-1)/n) is left. Bandwidths by a rule of thumb depend on
-    the number of examples: there they are those of n in one term and of n - 1 in the other.
+    `log((n-1)/n) - log(1 - K(z - x_i) / (n p(z)))`, in log space throughout: if x_i contributes more than half of p(z),
+    the contribution of the others is summed without it. If a kernel of bounded support reaches z from x_i alone, the
+    difference is +inf; if from no example, it is log((n-1)/n). Bandwidths by a rule of thumb depend on the number of
+    examples: they are those of n in one term and of n - 1 in the other.
     """
 
     by_refits: ClassVar[bool] = False
@@ -214,13 +214,13 @@ class Kernels:
 
 
 def _log_share_of_others(exponents: FloatArray) -> FloatArray:
-    """Return, for each entry of a row, the log of the share of the row's sum(exp) that the *other* entries make up."""
+    """Return, for each entry of a row, the log of the share of the *other* entries in the row's sum(exp)."""
     rows = np.arange(len(exponents))
     top = exponents.argmax(axis=1)
-    highest = np.maximum(exponents[rows, top], -1e300)[:, None]  # a row may be -inf throughout
+    highest = np.maximum(exponents[rows, top], -1e300)[:, None]  # all of a row may be -inf
     share = np.exp(exponents - highest)
     share /= np.maximum(share.sum(axis=1, keepdims=True), 1e-300)
-    half = np.flatnonzero(share[rows, top] > 0.5)  # at most one entry of a row
+    half = np.flatnonzero(share[rows, top] > 0.5)  # at most one entry per row
     share[half, top[half]] = 0
     out: FloatArray = np.log1p(-share)
     rest = exponents[half] - highest[half]
@@ -231,7 +231,7 @@ def _log_share_of_others(exponents: FloatArray) -> FloatArray:
 
 
 def _difference(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Return a - b, 0 where both are -inf."""
+    """Return a - b, 0 if both are -inf."""
     nothing = np.isneginf(a) & np.isneginf(b)
     return np.where(nothing, 0.0, a) - np.where(nothing, 0.0, b)
 
@@ -242,17 +242,17 @@ def _parts(Z: NDArray[Any], width: int) -> Iterator[tuple[slice, FloatArray]]:
         yield slice(start, start + step), Z[start : start + step].astype(np.float64)
 
 
-# Change of the mean log p at which EM stops, nats. It goes with the square of what is left of the way, so a parameter
-# is right to about a millionth. Rounding alone changes the mean by the second, relatively.
+# Change of the mean log p at which EM stops, nats. It is quadratic in the distance to the optimum, so parameters are
+# accurate to about a millionth. Rounding alone changes the mean by the second, relatively.
 TOLERANCE, ROUNDING = 1e-12, 1e-14
 STEPS, STAGES = 500, 10  # of EM, at most, in stages
-_PART = 64  # refits a job, at most
+_PART = 64  # refits per job, at most
 
 
 class Mixtures:
-    """Gaussian mixtures: no closed form, so EM is continued without each example, from where it had settled on all.
+    """Gaussian mixtures: no closed form, so EM continues without each example from the converged fit to all examples.
 
-    The scores follow that one local optimum: how a start from scratch without x_i might end elsewhere is not in them.
+    The scores are those of this local optimum: they ignore that a fit from scratch without x_i might reach another.
     """
 
     by_refits: ClassVar[bool] = True
@@ -272,24 +272,24 @@ class Mixtures:
         return log_in - log_out
 
     def _with_and_without(self, X: NDArray[Any], Z: FloatArray | None) -> tuple[FloatArray, FloatArray]:
-        # scikit-learn squares integers as they are (200 * 200 is 64 in uint8), and EM stalls early in float32.
+        # scikit-learn squares integers in their own dtype (200 * 200 is 64 in uint8), and EM stalls early in float32.
         X = X.astype(np.float64, copy=False)
         mixture = settled_mixture(self.model, X, self.how.seed)
         parts = np.array_split(np.arange(len(X)), max(min(_PART, len(X)), -(-len(X) // _PART)))
         found = (self.how.refits or _refits_here)(mixture, X, parts, Z)
         if unsettled := sum(count for _, count in found):
-            warnings.warn(f"EM did not settle in {unsettled} of {len(X)} refits without an example.", stacklevel=5)
+            warnings.warn(f"EM did not converge in {unsettled} of {len(X)} refits without an example.", stacklevel=5)
         log_in = np.asarray(mixture.score_samples(X if Z is None else Z), dtype=np.float64)
         return log_in, np.concatenate([log_p for log_p, _ in found])
 
 
 def settled_mixture(model: Any, X: FloatArray, seed: int = 0) -> Any:
-    """Return the mixture on all examples, settled: `model` continued where it is fitted, else fitted and continued.
+    """Return the mixture of all examples after convergence: `model` continued if it is fitted, otherwise a new fit.
 
-    `seed` is for an unfitted one that has none of its own (`random_state=None`).
+    `seed` is for an unfitted mixture without a seed (`random_state=None`).
 
     Raises:
-        ModelError: EM does not settle, or scikit-learn refuses the data.
+        ModelError: EM does not converge, or scikit-learn refuses the data.
         DataError: a covariance is singular.
     """
     start = model
@@ -298,15 +298,15 @@ def settled_mixture(model: Any, X: FloatArray, seed: int = 0) -> Any:
     fit, settled = _continued(start, X)
     if not settled:
         raise ModelError(
-            expected=f"EM on all examples to settle within {STEPS * STAGES} steps",
-            got=f"a mean log p that still changes by more than {TOLERANCE:g} nats a step",
-            do="Use fewer components or a larger reg_covar: what one example changes would drown in this drift.",
+            expected=f"EM on all examples to converge within {STEPS * STAGES} steps",
+            got=f"a mean log p that still changes by more than {TOLERANCE:g} nats per step",
+            do="Use fewer components or a larger reg_covar: this drift would hide the effect of one example.",
         )
     return fit
 
 
 def seeded(model: Any, seed: int) -> Any:
-    """Return an unfitted copy whose fit is not left to chance: with a `random_state`, where it has one to be set."""
+    """Return an unfitted copy with a deterministic fit: with a `random_state`, if one can be set."""
     copy = clone(model)
     if getattr(copy, "random_state", 0) is None:
         copy.set_params(random_state=seed32(seed, "mixture"))
@@ -320,7 +320,7 @@ def _refits_here(mixture: Any, X: FloatArray, parts: list[NDArray[np.intp]], Z: 
 def log_probs_without(
     mixture: Any, X: FloatArray, rows: NDArray[np.intp], Z: FloatArray | None = None
 ) -> tuple[FloatArray, int]:
-    """Return log p without each of `rows`, at that row (rows,) or at Z (rows, m), and how many did not settle."""
+    """Return log p without each of `rows`, at that row (rows,) or at Z (rows, m), and how many did not converge."""
     log_p, unsettled = [], 0
     for row in rows:
         fit, settled = _continued(mixture, np.delete(X, row, axis=0))
@@ -330,7 +330,7 @@ def log_probs_without(
 
 
 def _continued(start: Any, X: FloatArray) -> tuple[Any, bool]:
-    """Return a fit to X that starts from the parameters of another, and whether it settled."""
+    """Return a fit to X that starts from the parameters of another, and whether it converged."""
     for _ in range(STAGES):
         tolerance = max(TOLERANCE, ROUNDING * abs(start.lower_bound_))
         unfitted = clone(start).set_params(
@@ -354,7 +354,7 @@ def _fitted(unfitted: Any, X: FloatArray) -> Any:
         unfitted.set_params(warm_start=False)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # told apart by the caller
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the caller checks convergence
             return unfitted.fit(X)
     except (DataError, ModelError):
         raise
@@ -366,7 +366,7 @@ def _fitted(unfitted: Any, X: FloatArray) -> Any:
         ) from error
 
 
-# Exact types: a subclass may fit in another way.
+# Exact types, because a subclass may fit in another way.
 FAMILIES: dict[type, type[LeaveOneOut]] = {
     KernelDensity: Kernels,
     TorchKernelDensity: Kernels,

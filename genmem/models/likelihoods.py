@@ -1,7 +1,7 @@
-"""p(x | z): what the numbers that a decoder returns say about an example.
+"""p(x | z): the distribution of an example given the outputs of a decoder.
 
-An example is seen flat, d values of d / channels pixels. A decoder returns one row of numbers for it: first
-`per_pixel` of every pixel (what its channels share), then `per_value` of every value.
+An example is flattened: d values of d / channels pixels. A decoder returns one row of numbers for it: first
+`per_pixel` numbers of every pixel (shared by its channels), then `per_value` numbers of every value.
 """
 
 import math
@@ -21,24 +21,24 @@ LIKELIHOODS = ("bernoulli", "gaussian", "logit_normal", "discretized_logistic")
 VARIANCES = ("scalar", "pixel")
 MIN_LOG_VARIANCE = -7.0
 SQUEEZE = 0.05  # logit_normal works on logit(.05 + .9 x), finite on the closed unit interval
-NARROWEST = 2.0  # a logistic may be e^2 times narrower than half a bin: .999 of its mass is one level then
+NARROWEST = 2.0  # a logistic may be e^2 times narrower than half a bin: one level then has .999 of its mass
 WIDEST = 7.0  # log scale; the data span 2
 
 
 class Likelihood(Protocol):
-    """p(x | z) of flat examples; it learns nothing itself but may use a log variance that the network learns."""
+    """p(x | z) of flat examples; it has no parameters but may use a log variance that the network learns."""
 
     @property
     def name(self) -> str:
-        """What a model calls it."""
+        """The name that models use for it."""
 
     @property
     def per_pixel(self) -> int:
-        """How many outputs the channels of a pixel share."""
+        """The number of outputs that the channels of a pixel share."""
 
     @property
     def per_value(self) -> int:
-        """How many outputs each value has."""
+        """The number of outputs of each value."""
 
     @property
     def learns_variance(self) -> bool:
@@ -51,13 +51,13 @@ class Likelihood(Protocol):
         """Return a draw of x for each row of outputs: (n, outputs) -> (n, d)."""
 
     def centred(self, x: Tensor) -> Tensor:
-        """Return x on the scale that the likelihood works on: what a network is best shown."""
+        """Return x on the scale that the likelihood uses, which suits the encoder."""
 
 
 def make_likelihood(
     name: str, *, variance: str, levels: int | None, components: int, top: float | None, channels: int
 ) -> Likelihood:
-    """Return the likelihood of that name; see `VAE` for what the settings mean."""
+    """Return the likelihood of that name; see `VAE` for the settings."""
     if name == "bernoulli":
         return Bernoulli()
     if name == "gaussian":
@@ -95,7 +95,7 @@ class Gaussian:
 
     Args:
         variance: "scalar" (one log variance for all values, learned by the network) or "pixel" (the decoder returns
-            one for each value beside the means). A log variance is at least -7.
+            one for each value in addition to the means). A log variance is at least -7.
         levels: x is (level + u) / levels with u uniform on [0, 1): log p is that of the level.
     """
 
@@ -111,11 +111,11 @@ class Gaussian:
 
     @property
     def learns_variance(self) -> bool:
-        """Whether one log variance serves all values."""
+        """Whether all values share one log variance."""
         return self.variance == "scalar"
 
     def log_prob(self, x: Tensor, output: Tensor, log_variance: Tensor | None = None) -> Tensor:
-        """Return log N(x; mean, variance), less d log(levels) where x has levels."""
+        """Return log N(x; mean, variance), minus d log(levels) if x has levels."""
         return self._of_level(x, log_normal(x, *self._settled(output, log_variance)))
 
     def sample(self, output: Tensor, log_variance: Tensor | None = None) -> Tensor:
@@ -132,7 +132,7 @@ class Gaussian:
         return mean, own.clamp(min=MIN_LOG_VARIANCE)
 
     def _of_level(self, x: Tensor, log_density: Tensor) -> Tensor:
-        # A level is 1 / levels wide: the density times that width is its probability, on average over u a lower bound.
+        # A level is 1 / levels wide: density times width is its probability, or a lower bound on average over u.
         return log_density if self.levels is None else log_density - x.shape[-1] * math.log(self.levels)
 
 
@@ -140,13 +140,13 @@ class Gaussian:
 class LogitNormal(Gaussian):
     """Values in [0, 1]: y = logit(.05 + .9 x) is Gaussian given z.
 
-    The little mass that y has beyond logit(.05) and logit(.95) lies outside the data's range, and is lost to log p.
+    The small probability of y beyond logit(.05) and logit(.95) is outside the range of the data and lost to log p.
     """
 
     name = "logit_normal"
 
     def log_prob(self, x: Tensor, output: Tensor, log_variance: Tensor | None = None) -> Tensor:
-        """Return log N(y; mean, variance) + sum log |dy/dx|, less d log(levels) where x has levels."""
+        """Return log N(y; mean, variance) + sum log |dy/dx|, minus d log(levels) if x has levels."""
         squeezed = SQUEEZE + (1 - 2 * SQUEEZE) * x
         jacobian = (math.log(1 - 2 * SQUEEZE) - squeezed.log() - (1 - squeezed).log()).sum(-1)
         log_density = log_normal(torch.logit(squeezed), *self._settled(output, log_variance)) + jacobian
@@ -164,9 +164,9 @@ class LogitNormal(Gaussian):
 
 @dataclass(frozen=True)
 class DiscretizedLogistic:
-    """Whole levels: each pixel is a mixture of logistics cut into bins, the channels of a pixel share the component.
+    """Integer levels: each pixel has a mixture of logistics cut into bins, and its channels share the component.
 
-    On the scale from -1 to 1, level k lies at c = 2 k / (levels - 1) - 1 in a bin of half width h = 1 / (levels - 1);
+    On the scale from -1 to 1, level k is at c = 2 k / (levels - 1) - 1 in a bin of half width h = 1 / (levels - 1);
     the first and the last bin are open. With F the distribution function of a logistic,
 
         log p(pixel) = log sum over components of w prod over channels of F(c + h) - F(c - h),
@@ -174,10 +174,10 @@ class DiscretizedLogistic:
     and log p(x | z) is the sum of that over pixels.
 
     Args:
-        levels: how many there are.
-        components: logistics of a pixel.
-        channels: values of a pixel.
-        top: the value that stands for the highest level; the lowest is 0.
+        levels: number of levels.
+        components: logistics per pixel.
+        channels: values per pixel.
+        top: the value of the highest level; the lowest is 0.
 
     References:
         PixelCNN++ (Salimans, Karpathy, Chen & Kingma, 2017), https://arxiv.org/abs/1701.05517
@@ -228,7 +228,7 @@ class DiscretizedLogistic:
         pixels = output.shape[-1] // (k * (1 + 2 * self.channels))
         logits, rest = output[..., : k * pixels], output[..., k * pixels :]
         mean, log_scale = rest.reshape(*output.shape[:-1], 2, k, pixels, self.channels).unbind(-4)
-        # An untrained decoder returns about 0: its components are spread over the range, or all would learn the same.
+        # An untrained decoder returns about 0: its components are spread out, or all would learn the same.
         spread = (2 * torch.arange(k, device=output.device, dtype=output.dtype) + 1 - k) / k
         narrowest = -math.log(self.levels - 1) - NARROWEST
         logits = logits.reshape(*output.shape[:-1], k, pixels)
@@ -236,7 +236,7 @@ class DiscretizedLogistic:
 
 
 def log_normal(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Return log N(x; mean, variance) summed over values: (draws, batch); the log variance is one or one each."""
+    """Return log N(x; mean, variance) summed over values: (draws, batch); one log variance, or one per value."""
     if log_variance.ndim:
         each = (x - mean).square() * (-log_variance).exp() + log_variance + math.log(2 * math.pi)
         return -0.5 * each.sum(-1)
@@ -247,8 +247,8 @@ def log_normal(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
 def log_bin(level: Tensor, mean: Tensor, log_scale: Tensor, half: float) -> Tensor:
     """Return log [F(level + half) - F(level - half)] of a logistic, from -1 to 1, with open bins at both ends.
 
-    With a and b the standardised edges, s(a) - s(b) = s(a) s(-b) (1 - exp(b - a)) for the sigmoid s. Each factor has
-    a log that is exact however far out the bin lies, and a - b is known without a difference of large numbers.
+    With a and b the standardized edges, s(a) - s(b) = s(a) s(-b) (1 - exp(b - a)) for the sigmoid s. Each factor has
+    a log that is accurate however far out the bin is, and a - b is known without a difference of large numbers.
     """
     per_scale = (-log_scale).exp()
     up_to = F.logsigmoid((level + half - mean) * per_scale)
@@ -257,27 +257,27 @@ def log_bin(level: Tensor, mean: Tensor, log_scale: Tensor, half: float) -> Tens
     return torch.where(level < half - 1, up_to, torch.where(level > 1 - half, beyond, inside))
 
 
-# --- values that suit a likelihood, and their whole levels
+# --- values that suit a likelihood, and their integer levels
 
 
 MOST_LEVELS = 2**16
-LOOKED_FOR = 256  # a grid of floats is found up to so many levels
+LOOKED_FOR = 256  # a grid of floats is detected up to this number of levels
 ROUNDING = 4 * float(np.finfo(np.float32).eps)
 
 
 def check_values(X: NDArray[Any], likelihood: str, levels: int | None) -> None:
-    """Check that data are what a likelihood describes.
+    """Check that a likelihood can describe the data.
 
     Raises:
         DataError: they are not 0 and 1 (bernoulli), not in [0, 1] (logit_normal, and gaussian with levels), or on a
-            grid where `levels` says they were dequantised.
+            grid although `levels` says they were dequantized.
     """
     low, high = float(X.min()), float(X.max())
     if likelihood == "bernoulli" and not np.isin(np.unique(X), (0, 1)).all():
         raise DataError(
             expected="data of 0 and 1 for a bernoulli likelihood",
             got=f"values in [{low:g}, {high:g}]",
-            do='Binarise the data once, or use likelihood="gaussian".',
+            do='Binarize the data once, or use likelihood="gaussian".',
         )
     continuous = likelihood in ("gaussian", "logit_normal")
     if (likelihood == "logit_normal" or (continuous and levels)) and (low < 0 or high > 1):
@@ -288,14 +288,14 @@ def check_values(X: NDArray[Any], likelihood: str, levels: int | None) -> None:
         )
     if continuous and levels and (on_grid(X, levels, 1.0) or on_grid(X, levels + 1, 1.0)):
         raise DataError(
-            expected=f"dequantised data, (level + u) / {levels} with u uniform on [0, 1)",
-            got=f"data that take {levels} values at most",
-            do='Dequantise them once, or use likelihood="discretized_logistic" on the levels themselves.',
+            expected=f"dequantized data, (level + u) / {levels} with u uniform on [0, 1)",
+            got=f"data with at most {levels} different values",
+            do='Dequantize them once, or use likelihood="discretized_logistic" on the levels themselves.',
         )
 
 
 def find_levels(X: NDArray[Any], levels: int | None, top: float | None) -> tuple[int, float]:
-    """Return how many levels data have, and the value of the highest: uint8 as they are, floats k / (levels - 1).
+    """Return the number of levels of the data, and the value of the highest: uint8 as it is, floats k / (levels - 1).
 
     Raises:
         DataError: the data are on no such grid.
@@ -315,7 +315,7 @@ def find_levels(X: NDArray[Any], levels: int | None, top: float | None) -> tuple
         raise DataError(
             expected=f"whole levels for a discretized_logistic likelihood: uint8, or floats on the grid {grid}",
             got=f"other values, from {float(X.min()):g} to {float(X.max()):g}",
-            do="Save whole numbers from 0 to 255 as uint8, set levels, or choose another likelihood.",
+            do="Save integers from 0 to 255 as uint8, set levels, or choose another likelihood.",
         )
     return levels, float(top)
 
@@ -332,7 +332,7 @@ def _near(values: NDArray[Any], levels: int, top: float) -> bool:
 
 
 def _fewest_levels(X: NDArray[Any]) -> int | None:
-    """Return the coarsest grid in [0, 1] that holds all values; None where there is none."""
+    """Return the coarsest grid in [0, 1] that contains all values; None if there is none."""
     seen: NDArray[Any] = np.empty(0, X.dtype)
     for _, block in blocks(X):
         seen = np.union1d(seen, block)

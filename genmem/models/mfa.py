@@ -26,16 +26,16 @@ from genmem.models.pyro_density import CPU, PairDensity
 from genmem.models.pyro_module import PairModule, own_state
 from genmem.models.pyro_sites import Program, value_of
 
-LEAST_SCALE = 1e-30  # of a column that varies by less than float32 can tell
+LEAST_SCALE = 1e-30  # of a column whose variation is below the resolution of float32
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class MixtureOfFactorAnalysers(PairDensity):
     """A Bayesian mixture of factor analysers, p(x) = sum_k w_k N(x; m_k, L_k L_k' + diag(v_k)).
 
-    Each component is a Gaussian whose covariance has a few directions ("factors", the columns of L_k) and a variance of
-    its own for each column. Component and factors of an example are summed and integrated out exactly. What all
-    examples share is latent, in units of each column's mean and standard deviation:
+    Each component is a Gaussian whose covariance has a few directions ("factors", the columns of L_k) and a separate
+    variance for each column. The component and the factors of an example are summed and integrated out exactly. The
+    parameters that all examples share are latent, in units of each column's mean and standard deviation:
 
         w ~ Dirichlet(1, ..., 1)    m ~ N(0, 1)    L ~ N(0, 1 / factors)    v - 0.001 ~ LogNormal(log 0.3, 1)
 
@@ -43,16 +43,16 @@ class MixtureOfFactorAnalysers(PairDensity):
     together on `Trace_ELBO`. log p(x) is the log of the mean of p(x) over draws from it: the density of a new
     example under the fitted posterior.
 
-    Means start at random, in standard units about 3 from the middle of the data (nearer in fewer than 9 columns), which
-    divides the data among them. Nothing about the examples of a refit is known when its network is made; starting at
-    means found in all the data, as k-means would, would tell it about the held-out ones.
+    Means start at random, in standard units about 3 from the mean of the data (closer in fewer than 9 columns), which
+    divides the data among them. A network is made without any information about the examples of its refit: a start at
+    k-means of all the data would depend on the held-out examples.
 
     Args:
         components: Gaussians.
-        factors: directions of each; as many as columns that vary at most.
-        columns: a (mean, standard deviation) pair for each column of flattened examples. One of standard deviation 0
-            takes one value in all the data and is left out. None finds them when data are at hand: all data, before
-            any refit leaves examples out, so that every refit works in the same units.
+        factors: directions of each; at most the number of columns that vary.
+        columns: a (mean, standard deviation) pair for each column of flattened examples. A column of standard deviation
+            0 has one value in all the data and is left out. None determines them from all the data, before any refit
+            leaves examples out, so that every refit uses the same units.
         epochs: passes over the data.
         batch_size, learning_rate, checkpoint_every, device, random_state: see `DeepDensity`.
 
@@ -80,14 +80,14 @@ class MixtureOfFactorAnalysers(PairDensity):
         return MixtureModule(model, guide, event_shape, n_train)
 
     def resolve(self, X: NDArray[Any]) -> Self:
-        """Return an unfitted copy with `columns` found in X.
+        """Return an unfitted copy with `columns` determined from X.
 
         Raises:
-            DataError: every column is constant, `columns` belong to other data, or X is no array of finite numbers.
+            DataError: every column is constant, `columns` belong to other data, or X is not an array of finite numbers.
             ModelError: a setting is out of range.
         """
         self._check_settings()
-        as_tensor(X, CPU)  # a numeric array of finite values, or an error that says what it is
+        as_tensor(X, CPU)  # raises an error unless it is a numeric array of finite values
         resolved = self._copy()
         if self.columns is None:
             resolved.set_params(columns=find_columns(X))
@@ -95,7 +95,7 @@ class MixtureOfFactorAnalysers(PairDensity):
             raise DataError(
                 expected=f"columns for the {X[0].size} values of an example",
                 got=f"{len(self.columns)}",
-                do="Leave `columns` out: they are found in the data.",
+                do="Leave `columns` out: they are determined from the data.",
             )
         return super(MixtureOfFactorAnalysers, resolved).resolve(X)
 
@@ -107,10 +107,10 @@ class MixtureOfFactorAnalysers(PairDensity):
 
 
 def find_columns(X: NDArray[Any]) -> list[list[float]]:
-    """Return the mean and the standard deviation of each column of flattened examples; 0 where it never varies.
+    """Return the mean and the standard deviation of each column of flattened examples; 0 for a constant column.
 
     Raises:
-        DataError: none varies.
+        DataError: all are constant.
     """
     size, n = X[0].size, len(X)
     mean, square = np.zeros(size), np.zeros(size)
@@ -125,7 +125,7 @@ def find_columns(X: NDArray[Any]) -> list[list[float]]:
 
 
 def _are_columns(value: Any) -> bool:
-    """Return whether a setting is None, or (mean, standard deviation) pairs of which one is above 0."""
+    """Return whether a setting is None, or (mean, standard deviation) pairs with one standard deviation above 0."""
     if value is None:
         return True
     if not isinstance(value, Sequence) or isinstance(value, str) or any(np.shape(pair) != (2,) for pair in value):
@@ -140,12 +140,12 @@ def _are_columns(value: Any) -> bool:
 SHARED = ("weights", "means", "loadings", "noise")
 NOISE_FLOOR = 1e-3  # of a column's variance: columns that repeat a value would have an unbounded density
 NOISE_GUESS = 0.3  # of a column's variance: the median of its prior
-APART = 3.0  # standard deviations between the middle of the data and a mean, before training
+APART = 3.0  # standard deviations between the mean of the data and that of a component, before training
 AT_ONCE = 2**22  # values of one intermediate result
 
 
 class Columns(nn.Module):
-    """What takes flattened examples to units in which every column has mean 0 and variance 1, and back.
+    """The map of flattened examples to units in which every column has mean 0 and variance 1, and its inverse.
 
     Args:
         columns: a (mean, standard deviation) pair for each column; one of standard deviation 0 is left out.
@@ -172,12 +172,12 @@ class Columns(nn.Module):
         return x
 
     def log_volume(self) -> Tensor:
-        """Return the log of what a volume in standard units is multiplied by in those of the data."""
+        """Return the log of the ratio of a volume in units of the data to one in standard units."""
         return self.scale.log().sum()
 
 
 class InColumns(TorchDistribution):
-    """A distribution in standard units as one of whole flattened examples."""
+    """A distribution in standard units as a distribution of whole flattened examples."""
 
     arg_constraints: dict[str, Any] = {}
     support = constraints.real_vector
@@ -192,7 +192,7 @@ class InColumns(TorchDistribution):
         return density - self.columns.log_volume()
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        """Return draws, columns that do not vary included."""
+        """Return draws, constant columns included."""
         return self.columns.restore(self.base.sample(sample_shape))
 
 
@@ -203,7 +203,7 @@ class FactorAnalysers(dist.LowRankMultivariateNormal):
 
         d' (L L' + V)^-1 d = d' V^-1 d - |C^-1 L' V^-1 d|^2        log det = log det V + log det M
 
-    The original copies L for every example; here one product serves the batch.
+    The base class copies L for every example; here one product serves the batch.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -221,7 +221,7 @@ class FactorAnalysers(dist.LowRankMultivariateNormal):
 
 
 class MixtureModel(nn.Module):
-    """The generative model; what all examples share has priors in standard units."""
+    """The generative model; parameters that all examples share have priors in standard units."""
 
     def __init__(self, columns: Columns, components: int, factors: int) -> None:
         super().__init__()
@@ -241,7 +241,7 @@ class MixtureModel(nn.Module):
             pyro.sample("x", self.given(weights, means, loadings, noise), obs=x.flatten(1))
 
     def given(self, weights: Tensor, means: Tensor, loadings: Tensor, noise: Tensor) -> InColumns:
-        """Return the distribution of an example, given what all share; component and factors are marginalised."""
+        """Return p(x | shared parameters) as a distribution; component and factors are marginalized."""
         gaussians = FactorAnalysers(means, loadings, noise + NOISE_FLOOR, validate_args=False)
         mixing = dist.Categorical(logits=weights.log(), validate_args=False)
         return InColumns(dist.MixtureSameFamily(mixing, gaussians, validate_args=False), self.columns)
@@ -264,7 +264,7 @@ def model_and_guide(columns: Columns, components: int, factors: int) -> tuple[Pr
 
 
 class MixtureModule(PairModule):
-    """The network: as `PairModule`, with many draws of what is shared evaluated at once."""
+    """The network: like `PairModule`, with many draws of the shared parameters evaluated at once."""
 
     def log_weights(self, x: Tensor, draws: int = 1) -> Tensor:
         """Return log p(x | theta) for theta ~ q(theta): (draws, batch), nats."""
@@ -276,7 +276,7 @@ class MixtureModule(PairModule):
         return torch.cat(parts)
 
     def sample(self, n: int) -> Tensor:
-        """Return n draws of x, each with its own draw of what is shared: (n, *event)."""
+        """Return n draws of x, each with its own draw of the shared parameters: (n, *event)."""
         x = self.n_train.new_zeros(1, *self.event_shape)
         parts = [self._drawn_each(x, min(DRAWS, n - first)) for first in range(0, n, DRAWS)]
         return torch.cat(parts).view(n, *self.event_shape)
@@ -295,7 +295,7 @@ class MixtureModule(PairModule):
         return model
 
     def _shared(self, x: Tensor, draws: int) -> list[Tensor]:
-        """Return draws of what is shared from the guide, side by side in a plate: (draws, *shape) each."""
+        """Return draws of the shared parameters from the guide, side by side in a plate: (draws, *shape) each."""
         with self.running() as (_, guide), pyro.plate("draws", draws):
             drawn = poutine.trace(guide).get_trace(x)
         return [value_of(drawn, name) for name in SHARED]

@@ -1,17 +1,17 @@
-"""log p(x) without the encoder's bias: q(z | x) is fitted to each example by itself, with the network as it is.
+"""log p(x) without the amortization gap: q(z | x) is fitted to each example by itself, with the network unchanged.
 
-An encoder describes the examples it was trained on better than others, and importance sampling makes up for that
-only with astronomically many draws. Here the encoder's mean and log variance are where q starts, and all networks
-take the same number of steps for every example, seen or held out.
+An encoder fits the examples it was trained on better than others, and importance sampling corrects this only with
+astronomically many draws. Here q starts at the encoder's mean and log variance, and all networks take the same number
+of steps for every example, whether they trained on it or not.
 
 A step is a natural gradient step on the lower bound E_q[log w], w = p(x, z) / q(z). With z = mean + sd eps and
-r = d log w / d eps, which is 0 wherever q equals the exact posterior, so that noise dies out as the fit gets better,
+r = d log w / d eps, which is 0 wherever q equals the exact posterior, so that noise vanishes as the fit improves,
 
     mean += rate sd E[r]         log variance += rate E[eps r]
 
-It is in units of sd and so needs no scale of its own; a pair of draws (eps, -eps) stands for each expectation. One
-network after another, a few hundred examples at a time: these fill the matrix products, and stacking networks as
-lanes gains nothing on top.
+It is in units of sd and so needs no scale of its own; a pair of draws (eps, -eps) estimates each expectation. Networks
+are processed one after another, a few hundred examples at a time: these fill the matrix products, and stacking networks
+as lanes gains nothing more.
 """
 
 import math
@@ -41,7 +41,7 @@ Keys = tuple[int, ...]
 
 @dataclass(frozen=True)
 class RefittedPosteriors(LogProbs):
-    """log p by draws from refitted posteriors, and these posteriors: `mean` and `log_variance`, (n, latent) each."""
+    """log p by draws from fitted posteriors, and these posteriors: `mean` and `log_variance`, (n, latent) each."""
 
     mean: NDArray[np.floating]
     log_variance: NDArray[np.floating]
@@ -59,20 +59,20 @@ def refit_posterior(
 ) -> RefittedPosteriors:
     """Fit a Gaussian posterior to each example, then estimate log p(x) by importance draws from it.
 
-    Noise derives from (seed, keys, row): the result does not depend on which other examples are refitted, nor on
-    how they are batched, up to rounding. The draws are those of `log_prob`, so 0 steps give what it gives.
+    Noise derives from (seed, keys, row): the result does not depend on which other examples are fitted, nor on how
+    they are batched, up to rounding. The draws are those of `log_prob`, so 0 steps give its result.
 
     Args:
         module: a network with `posterior` and a `noise_shape`; it computes in the precision of its parameters.
         X: examples, shape (n, *event).
-        steps: natural gradient steps; the same for all that is compared.
+        steps: natural gradient steps; the same for all results that are compared.
         draws: importance samples of each example, independent of the draws of the steps.
-        seed: root of the noise.
-        keys: sets one use of the noise apart from another (the repeat of a refit).
-        rows: (n,) the position of each example in the data; 0, 1, 2, ... without it.
+        seed: of the noise.
+        keys: distinguish one use of the noise from another (the repeat of a refit).
+        rows: (n,) the position of each example in the data; 0, 1, 2, ... by default.
 
     Raises:
-        ModelError: the network has no posterior to refit.
+        ModelError: the network has no posterior to fit.
 
     References:
         Inference Suboptimality in Variational Autoencoders (Cremer, Li & Duvenaud, 2018),
@@ -100,7 +100,7 @@ def refit_posterior(
 
 
 def has_posterior(module: nn.Module) -> bool:
-    """Return whether the posterior of a network can be refitted."""
+    """Return whether the posterior of a network can be fitted to single examples."""
     return callable(getattr(module, "posterior", None)) and noise_shape(module) is not None
 
 
@@ -123,7 +123,7 @@ class _Some:
         return found
 
     def noise(self, purpose: str, count: int) -> Iterator[Tensor]:
-        """Yield `count` draws of noise, `DRAWS` at a time: (<= DRAWS, n, latent), the same for a row wherever it is."""
+        """Yield `count` draws of noise, `DRAWS` at a time: (<= DRAWS, n, latent), the same for a row in any batch."""
         blocks, offsets = np.divmod(self.rows, BLOCK)
         for stream, first in enumerate(range(0, count, DRAWS)):
             drawn = self.x.new_empty((DRAWS, len(self.rows), *self.shape))
@@ -143,7 +143,7 @@ def _refit_some(some: _Some, steps: int, draws: int) -> tuple[NDArray[np.floatin
 
 
 def _in_blocks(some: _Some, noise: Tensor, posterior: Posterior) -> Tensor:
-    """Return log weights, in batches of the size that steps have too: what is in flight stays in a core's cache."""
+    """Return log weights, in batches of the size of a step's: intermediate results then fit into a core's cache."""
     at_once = max(1, len(noise) // 8)
     return torch.cat([some.log_weights(noise[i : i + at_once], posterior) for i in range(0, len(noise), at_once)])
 
@@ -156,7 +156,7 @@ def _fit(some: _Some, steps: int) -> Posterior:
         towards, wider = _slopes(some, eps, (mean, log_variance))
         shift = MOMENTUM * shift + (1 - MOMENTUM) * towards
         widen = MOMENTUM * widen + (1 - MOMENTUM) * wider
-        # Far from the optimum the steps are bounded: by a standard deviation, and by a factor of e of the variance.
+        # Far from the optimum, steps are bounded: by one standard deviation, and by a factor of e of the variance.
         mean = mean + rate * (0.5 * log_variance).exp() * shift.clamp(-1, 1)
         log_variance = log_variance + rate * widen.clamp(-1, 1)
     return mean, log_variance
@@ -166,5 +166,5 @@ def _slopes(some: _Some, eps: Tensor, posterior: Posterior) -> Posterior:
     """Return E[r] and E[eps r], r = d log w / d eps, from the pair eps and -eps: (n, latent) each."""
     pair = torch.stack([eps, -eps]).requires_grad_()
     with torch.enable_grad():
-        (slope,) = torch.autograd.grad(some.log_weights(pair, posterior).sum(), pair)  # none of the weights' own
+        (slope,) = torch.autograd.grad(some.log_weights(pair, posterior).sum(), pair)  # not of the weights' parameters
     return slope.mean(0), (slope * pair.detach()).mean(0)

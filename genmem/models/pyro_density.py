@@ -19,7 +19,7 @@ from genmem.seeding import seed_for
 from genmem.training.ensemble import Recipe, isolated_streams
 
 CPU = torch.device("cpu")
-FIRST_ROWS = 8  # are shown to the pair before anything is trained
+FIRST_ROWS = 8  # number of rows that the pair is run on before training
 VALIDATION = {"validate_distributions_pyro": True, "validate_distributions_torch": True}
 
 
@@ -31,7 +31,7 @@ class PairDensity(DeepDensity):
         """Return a fresh (model, guide) for examples of this shape."""
 
     def make_module(self, event_shape: tuple[int, ...]) -> PairModule:
-        """Return a fresh network, as if it were to be trained on one example (`recipe` knows on how many)."""
+        """Return a fresh network for training on one example (`recipe` knows the actual number)."""
         return self.network(event_shape, n_train=1)
 
     def network(self, event_shape: tuple[int, ...], n_train: int) -> PairModule:
@@ -41,20 +41,20 @@ class PairDensity(DeepDensity):
         return PairModule(model, guide, event_shape, n_train)
 
     def recipe(self, event_shape: tuple[int, ...], n_keep: int, *, seed: int) -> Recipe:
-        """Return the training recipe for models that each see at least `n_keep` examples.
+        """Return the training recipe for models that each train on at least `n_keep` examples.
 
-        Shared latents count 1 / n_keep in the loss of each example, in every one of these models.
+        Shared latents count 1 / n_keep in the loss of each example, in all of these models.
         """
         shape = tuple(event_shape)
         recipe = super().recipe(shape, n_keep, seed=seed)
         return replace(recipe, make_module=lambda: self.network(shape, n_keep))
 
     def resolve(self, X: NDArray[Any]) -> Self:
-        """Return an unfitted copy, after the pair has been run on a few examples.
+        """Return an unfitted copy, after a test run of the pair on a few examples.
 
         Raises:
             DataError: an example is outside the support of the model.
-            ModelError: a setting is out of range, or the pair is none that can be trained and scored by example.
+            ModelError: a setting is out of range, or the pair cannot be trained and scored by example.
         """
         resolved = super().resolve(X)
         check_pair(resolved, as_tensor(np.asarray(X)[:FIRST_ROWS], CPU).to(torch.float32))
@@ -73,10 +73,10 @@ class PyroDensity(PairDensity):
     make_pair: Callable[[tuple[int, ...]], tuple[Program, Program]]
 
     def make_pair_for(self, event_shape: tuple[int, ...]) -> tuple[Program, Program]:
-        """Return what `make_pair` makes.
+        """Return the result of `make_pair`.
 
         Raises:
-            ModelError: it raises, or makes no pair of callables.
+            ModelError: it raises, or does not return a pair of callables.
         """
         with reported("make_pair to make a model and a guide"):
             pair = self.make_pair(tuple(event_shape))
@@ -105,22 +105,22 @@ def from_pyro(
 ) -> PyroDensity:
     """Return a Pyro model/guide pair as a density that can be audited.
 
-    `make_pair(event_shape)` returns (model, guide), made anew in every call. Both take x, shape (batch, *event), and
-    hold a plate named "data" over it; the model observes x in it, once. Either is a module of torch.nn or pyro.nn, a
-    bound method of one, or a function that uses `pyro.param` and nothing else that is learned.
+    `make_pair(event_shape)` returns a new (model, guide) in every call. Both take x, shape (batch, *event), and contain
+    a plate named "data" over it; the model observes x in it, once. Each is a module of torch.nn or pyro.nn, a bound
+    method of one, or a function that learns only through `pyro.param`.
 
     Training is stochastic variational inference with Adam: the losses of all examples add up to that of
     `pyro.infer.Trace_ELBO`. log p(x), in nats, is an importance estimate over an example's own latents, and an average
-    over the guide's distribution of those that all examples share (the posterior predictive density); without latents
-    it is exact. Samples are drawn the same way.
+    over the guide's distribution of the latents that all examples share (the posterior predictive density); without
+    latents it is exact. Samples are drawn in the same way.
 
     Args:
         make_pair: importable by name if runs are to be resumed without passing it again.
         epochs: passes over the data.
-        batch_size: examples a step.
+        batch_size: examples per step.
         learning_rate: of Adam.
         checkpoint_every: epochs between checkpoints; None keeps none.
-        device: as of `DeepDensity`.
+        device: see `DeepDensity`.
         random_state: the seed of weights, minibatches and noise.
 
     References:
@@ -138,7 +138,7 @@ def from_pyro(
     )
 
 
-# --- what a pair has to be, checked before anything is trained
+# --- the contract of a pair, checked before training
 
 
 def check_pair(density: PairDensity, x: Tensor) -> None:
@@ -146,7 +146,7 @@ def check_pair(density: PairDensity, x: Tensor) -> None:
 
     Raises:
         DataError: an example is outside the support of the model.
-        ModelError: the pair is none that can be trained and scored by example.
+        ModelError: the pair cannot be trained and scored by example.
     """
     shape = tuple(x.shape[1:])
     with isolated_streams(CPU, seed_for(0, "check of a pair")):
@@ -164,30 +164,30 @@ def _check_fresh(module: nn.Module, another: nn.Module) -> None:
     mine = {id(parameter) for parameter in module.parameters()}
     if any(id(parameter) in mine for parameter in another.parameters()):
         raise ModelError(
-            expected="make_pair to make its networks anew in every call",
+            expected="make_pair to create new networks in every call",
             got="the same parameters twice",
-            do="Make the modules inside make_pair: each refit starts from weights of its own.",
+            do="Create the modules inside make_pair: each refit starts from its own weights.",
         )
 
 
 def _check_structure(module: PairModule, x: Tensor) -> None:
-    """The structure is the same in another batch, and what is observed has its values and not just its shape."""
+    """Check that another batch has the same sites, and that the observed values are x, not only of its shape."""
     with module.running() as pair, torch.no_grad():
         modelled, guided = traces(*pair, x)
         found = structure(modelled, guided, x)
     if found != module.structure:
         raise ModelError(
-            expected="the same sites whatever x is", got=f"{found} after {module.structure}", do="Drop the branch."
+            expected="the same sites whatever x is", got=f"{found} after {module.structure}", do="Remove the branch."
         )
 
 
 def _check_learned(module: PairModule, x: Tensor) -> None:
-    """Nothing that the loss could change is held elsewhere, where no refit would find it."""
+    """Check that the loss depends on no tensor outside the pair, which a refit would not reset."""
     known = {id(parameter) for parameter in module.parameters()}
     foreign = [leaf for leaf in _leaves(module(x).sum()) if id(leaf) not in known]
     if foreign:
         raise ModelError(
-            expected="all that is learned in pyro.param statements or in the modules of the pair",
+            expected="everything that is learned in pyro.param statements or in the modules of the pair",
             got=f"another tensor of shape {tuple(foreign[0].shape)} that requires a gradient",
             do="Return the torch.nn or pyro.nn module that holds it, or bound methods of it, instead of a function "
             "that refers to it (with or without pyro.module). In a PyroModule use PyroParam, not pyro.param.",
@@ -210,7 +210,7 @@ def _leaves(loss: Tensor) -> list[Tensor]:
 
 
 def _check_shared(module: PairModule, x: Tensor) -> None:
-    """Latents that all examples share do not depend on the batch at hand: q of them would not be one distribution."""
+    """Check that latents shared by all examples do not depend on the batch, so that they have one distribution."""
     drawn = []
     for batch in (x, 1 - x):
         with isolated_streams(CPU, 0), module.running() as pair, torch.no_grad():
@@ -231,7 +231,7 @@ def _check_support(module: PairModule, x: Tensor) -> None:
             traces(*pair, x)
     except ValueError as error:
         raise DataError(
-            expected="examples that the model can have generated",
+            expected="examples that the model can generate",
             got=str(error).strip().splitlines()[-1] if str(error).strip() else "a ValueError",
             do="Check the observed distribution's support (binary, counts, reals...) against the data.",
         ) from error

@@ -1,4 +1,4 @@
-"""A Pyro model/guide pair as a network that keeps the contract of `DeepDensity`."""
+"""A Pyro model/guide pair as a network that obeys the contract of `DeepDensity`."""
 
 import threading
 import types
@@ -32,15 +32,15 @@ NO_VALIDATION = dict.fromkeys(
     ("validate_distributions_pyro", "validate_distributions_torch", "validate_infer", "validate_poutine"), False
 )
 ON_ZEROS = "the model and the guide to run on 2 examples of zeros"
-OF_MODULE = "$$$"  # in the names under which `pyro.module` registers what a network holds already
+OF_MODULE = "$$$"  # in the names under which `pyro.module` registers the parameters of a network
 _pyro_in_use = threading.RLock()
 
 
 @contextmanager
 def own_state() -> Iterator[ParamStoreDict]:
-    """Lend the block an empty parameter store, and switch validation off; then put Pyro's global state back.
+    """Give the block an empty parameter store, and turn validation off; then restore Pyro's global state.
 
-    Validation looks at values, which `torch.func.vmap` does not allow. Parameters of a `PyroModule` stay its own: in
+    Validation depends on values, which `torch.func.vmap` does not allow. Parameters of a `PyroModule` stay its own: in
     the store, two modules with a parameter of the same name would share it. One thread at a time is inside.
     """
     with _pyro_in_use:
@@ -55,19 +55,19 @@ def own_state() -> Iterator[ParamStoreDict]:
 
 
 class PairModule(nn.Module):
-    """The network of a model/guide pair: what either learns, as parameters of this module.
+    """The network of a model/guide pair, with everything that either learns as parameters of this module.
 
-    `nn.Module`s (and those whose bound methods are given) are held as submodules; the unconstrained values of bare
-    `pyro.param` statements, made by running the pair once, as parameters of their own. In every call the values go to
-    Pyro's parameter store, so that `torch.func.functional_call` reaches them.
+    `nn.Module`s (and those whose bound methods are given) become submodules. The unconstrained values of bare
+    `pyro.param` statements, created by running the pair once, become parameters. In every call the values are put into
+    Pyro's parameter store, so that `torch.func.functional_call` can replace them.
 
     Args:
-        model, guide: take x (batch, *event) and hold a plate "data" over it.
+        model, guide: take x (batch, *event) and contain a plate "data" over it.
         event_shape: the shape of an example.
-        n_train: how many examples are trained on: shared latents count 1 / n_train in each one's loss.
+        n_train: number of training examples: shared latents count 1 / n_train in the loss of each.
 
     Raises:
-        ModelError: the pair raises, or is none that can be trained and scored by example.
+        ModelError: the pair raises, or cannot be trained and scored by example.
     """
 
     n_train: Tensor
@@ -85,13 +85,13 @@ class PairModule(nn.Module):
     def forward(self, x: Tensor, draws: int = 1) -> Tensor:
         """Return minus the evidence lower bound of each example, averaged over draws: (batch,), nats.
 
-        Its sum over all the examples that are trained on is the loss of `pyro.infer.Trace_ELBO`.
+        Its sum over all training examples is the loss of `pyro.infer.Trace_ELBO`.
         """
         losses = torch.stack([self._loss(x) for _ in range(draws)])
         return losses.mean(0)
 
     def log_weights(self, x: Tensor, draws: int = 1) -> Tensor:
-        """Return the log of terms whose mean over draws is an estimate of p(x) without bias: (draws, batch), nats.
+        """Return logs of unbiased estimates of p(x), one per draw: (draws, batch), nats.
 
         Latents of an example: log p(x, z) - log q(z | x) with z ~ q. Shared latents: theta ~ q(theta) for each row,
         and log p(x | theta): p(x) is the density of a new example under the fitted q(theta), so log p(theta) -
@@ -112,7 +112,7 @@ class PairModule(nn.Module):
 
     @property
     def estimate(self) -> str:
-        """What the mean of the log weights is: "importance", or "exact" for a pair without latents."""
+        """The meaning of the mean of the log weights: "importance", or "exact" for a pair without latents."""
         return "importance" if self.structure.local or self.structure.shared else "exact"
 
     def _loss(self, x: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class PairModule(nn.Module):
             return terms(*traces(model, guide, x), len(x), scaled=scaled)
 
     def _many(self, x: Tensor, draws: int) -> Tensor:
-        """Return log weights of latents that each example has for itself: as so many examples side by side."""
+        """Return log weights for latents of single examples: all draws are examples side by side."""
         found = self._terms(x.repeat(draws, *[1] * (x.dim() - 1)), scaled=False).local
         return found.view(draws, len(x))
 
@@ -142,7 +142,7 @@ class PairModule(nn.Module):
     # --- what the pair learns
 
     def _held(self, program: Program) -> tuple[int | None, Any]:
-        """Hold the network a program belongs to; return its number and the method, or None and the function."""
+        """Register the network a program belongs to; return its number and the method, or None and the function."""
         bound = isinstance(program, types.MethodType)
         owner = program.__self__ if isinstance(program, types.MethodType) else program
         if not isinstance(owner, nn.Module):
@@ -161,7 +161,7 @@ class PairModule(nn.Module):
 
     @contextmanager
     def running(self) -> Iterator[tuple[Program, Program]]:
-        """Give model and guide, with the current values of the bare parameters in the store."""
+        """Yield model and guide, with the current values of the bare parameters in the store."""
         with own_state() as store, self._forgetting():
             values = {name: getattr(self.values, _escaped(name)) for name in self._constraints}
             store.set_state({"params": values, "constraints": dict(self._constraints)})
@@ -172,7 +172,7 @@ class PairModule(nn.Module):
 
     @contextmanager
     def _forgetting(self) -> Iterator[None]:
-        """Empty what Pyro's transforms remember of their last call: they know a tensor by identity, not parameters."""
+        """Empty the caches of Pyro's transforms, which identify a tensor by identity and do not see new parameters."""
         _forget(self)
         try:
             yield
@@ -180,7 +180,7 @@ class PairModule(nn.Module):
             _forget(self)
 
     def _initialise(self) -> None:
-        """Run the pair once on zeros: its bare parameters come into being, and its structure is seen."""
+        """Run the pair once on zeros, which creates its bare parameters and shows its structure."""
         x = torch.zeros(2, *self.event_shape)
         with own_state() as store, self._forgetting(), _KeepModules(), torch.no_grad(), reported(ON_ZEROS):
             found = traces(self._program(self._model), self._program(self._guide), x)
@@ -193,7 +193,7 @@ class PairModule(nn.Module):
 
 
 class _KeepModules(Messenger):
-    """Answers `pyro.module` with the parameters that the network has: they are held already."""
+    """Answers `pyro.module` with the network's current parameters, which are registered already."""
 
     def _pyro_param(self, msg: Any) -> None:
         if OF_MODULE in msg["name"]:
@@ -201,7 +201,7 @@ class _KeepModules(Messenger):
 
 
 class _Generate(Messenger):
-    """Draws one observed site anew."""
+    """Draws one observed site again."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -214,7 +214,7 @@ class _Generate(Messenger):
 
 @contextmanager
 def reported(expected: str) -> Iterator[None]:
-    """Turn whatever a pair raises into a ModelError that says what it should have done."""
+    """Turn whatever a pair raises into a ModelError that says what was expected of the pair."""
     try:
         yield
     except GenmemError:
@@ -235,7 +235,7 @@ def _forget(module: nn.Module) -> None:
 
 
 def _escaped(name: str) -> str:
-    """Return a name that a parameter of a module may have: no dots, and no method's."""
+    """Return a valid name for a parameter of a module: without dots, and not that of a method."""
     return ":" + name.replace("%", "%25").replace(".", "%2E")
 
 
@@ -243,5 +243,5 @@ def _late_parameters(names: set[str]) -> ModelError:
     return ModelError(
         expected="every pyro.param statement to run in the first call",
         got=f"a later call with {', '.join(sorted(map(repr, names)))}",
-        do="Make parameters whatever the values of x are.",
+        do="Create parameters whatever the values of x are.",
     )

@@ -1,4 +1,4 @@
-"""What the traces of a Pyro model/guide pair say of each example.
+"""The terms of each example in the traces of a Pyro model/guide pair.
 
 A trace lists the sample statements ("sites") of one run. Those inside the plate named "data" are local and have a term
 for each example; the others are shared by all examples (global latents).
@@ -41,9 +41,9 @@ def traces(model: Program, guide: Program, x: Tensor) -> tuple[Trace, Trace]:
 
 
 def terms(modelled: Trace, guided: Trace, batch: int, *, scaled: bool) -> Terms:
-    """Return the terms of each example and of what all share, with or without the scales of `poutine.scale`.
+    """Return the terms of each example and the shared ones, with or without the scales of `poutine.scale`.
 
-    A plate that stands for more examples than the batch scales its sites up; each example is counted once here.
+    A plate that represents more examples than the batch scales its sites up; here each example counts once.
     """
     log_p = _summed(modelled, batch, scaled)
     log_q = _summed(guided, batch, scaled)
@@ -84,23 +84,23 @@ def sites(trace: Trace) -> Iterator[Site]:
 
 
 def value_of(trace: Trace, name: str) -> Tensor:
-    """Return what was drawn or observed at a site."""
+    """Return the value drawn or observed at a site."""
     value = trace.nodes[name]["value"]
     assert isinstance(value, Tensor)
     return value
 
 
 def frame_of(site: Site) -> Any:
-    """Return how the plate "data" holds a site (its dim, size and full_size), or None outside it."""
+    """Return the frame of the plate "data" around a site (its dim, size and full_size), or None outside the plate."""
     return next((frame for frame in site["cond_indep_stack"] if frame.name == PLATE), None)
 
 
-# --- what a pair has to be
+# --- the contract of a pair
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What was found in a pair: the observed site, and the latents inside ("local") and outside the plate."""
+    """The structure of a pair: the observed site, and the latents inside ("local") and outside the plate."""
 
     observed: str
     local: tuple[str, ...]
@@ -135,17 +135,17 @@ def _check_plates(site: Site, batch: int) -> None:
             )
         if other.name != PLATE and other.size != other.full_size:
             raise _refuse(
-                'plates other than "data" to hold all they stand for',
+                'plates other than "data" to contain everything they represent',
                 f"plate {other.name!r} with {other.size} of {other.full_size} around site {name!r}",
-                "Drop its subsampling: log p of an example is of all its values.",
+                "Drop its subsampling: log p of an example covers all its values.",
             )
     if frame is not None and frame.size != batch:
         raise _refuse(
             f'the plate "data" to hold the batch: {batch} examples',
             f"one of {'no size' if frame.size < 0 else frame.size} around site {name!r}",
             'Write `pyro.plate("data", len(x))`: batches are drawn outside the model. For a fixed number of examples, '
-            '`pyro.plate("data", total, subsample=x)`. A guide that has parameters for each example (AutoNormal of '
-            "latents inside the plate) knows none for held-out ones: compute them from x.",
+            '`pyro.plate("data", total, subsample=x)`. A guide with parameters for each example (AutoNormal of latents '
+            "inside the plate) has none for held-out examples: compute them from x.",
         )
     if frame is not None and site["log_prob"].dim() and site["log_prob"].shape[frame.dim] != batch:
         raise _refuse(
@@ -168,14 +168,14 @@ def _observed_site(of_model: list[Site], x: Tensor) -> Site:
         raise _refuse(
             f"one observed site inside the plate, whose values are those of x {tuple(x.shape)}",
             names,
-            "Observe x itself, once: a density of transformed data is a TransformedDistribution, several parts of x "
-            "are one distribution of all of them, and `pyro.factor` has no place beside an example.",
+            "Observe x itself, once: write a density of transformed data as a TransformedDistribution, several parts "
+            "of x as one joint distribution, and avoid `pyro.factor` inside the plate.",
         )
     return found[0]
 
 
 def is_x(site: Site, x: Tensor) -> bool:
-    """Return whether an observed site holds the values of x, in the order of x once its plate is put first."""
+    """Return whether an observed site has the values of x, in the order of x once its plate comes first."""
     values = from_plate(site, site["value"])
     return values.shape == (len(x), x[0].numel()) and bool((values == x.flatten(1)).all())
 
@@ -192,28 +192,29 @@ def _check_latents(latent: dict[str, Site], drawn: dict[str, Site]) -> None:
         if not getattr(site["fn"], "has_rsample", False):
             kind = type(site["fn"]).__name__
             raise _refuse(
-                "latents that the guide draws from reparameterised, continuous distributions",
+                "latents that the guide draws from reparameterized, continuous distributions",
                 f"site {name!r}, {kind}",
-                "Marginalise a discrete latent exactly, for example with MixtureSameFamily; for a continuous one take a"
-                " distribution with rsample. Other gradients (score function, enumeration) are not taken here.",
+                "Marginalize a discrete latent exactly, for example with MixtureSameFamily; for a continuous one use a"
+                " distribution with rsample. Other gradients (score function, enumeration) are not supported.",
             )
         if name not in latent and not site["infer"].get("is_auxiliary"):
             raise _refuse(
-                "every latent of the guide to be one of the model", f"{name!r} in the guide only", "Name them alike."
+                "every latent of the guide to be one of the model",
+                f"{name!r} in the guide only",
+                "Use one name for both.",
             )
     for name, site in latent.items():
         if name not in drawn:
             raise _refuse(
                 "every latent of the model to be drawn by the guide",
                 f"{name!r} in the model only",
-                "Draw it in the guide too. A discrete latent has to be marginalised, for example with "
-                "MixtureSameFamily.",
+                "Draw it in the guide too. A discrete latent must be marginalized, for example with MixtureSameFamily.",
             )
         if (frame_of(site) is None) != (frame_of(drawn[name]) is None):
             raise _refuse(
                 f"site {name!r} inside the plate in both model and guide, or in neither",
-                "it inside in one of them",
-                "Move it.",
+                "one that is inside in one of them only",
+                "Move it into the plate in both, or out of it in both.",
             )
 
 

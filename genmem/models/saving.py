@@ -29,10 +29,10 @@ NAMES_CODE = re.compile(r"\s*[\w.]+:[\w.]+\s*$")  # package.module:name
 def save_model(model: Any, path: str | Path) -> Path:
     """Write a fitted model to `path`: class, settings and arrays, never code.
 
-    Works for every `DeepDensity`, and for models of scikit-learn's kind whose learned state is arrays and numbers,
-    such as `GaussianMixture`; one that keeps the data it was fitted to (`KernelDensity`, `KNNDensity`) writes them.
+    It works for every `DeepDensity`, and for scikit-learn models whose learned state consists of arrays and numbers,
+    such as `GaussianMixture`. A model that stores its training data (`KernelDensity`, `KNNDensity`) writes them.
 
-    The header also holds a checksum of the arrays.
+    The header also contains a checksum of the arrays.
 
     Returns:
         The path.
@@ -50,15 +50,15 @@ def save_model(model: Any, path: str | Path) -> Path:
 
 
 def load_model(path: str | Path, *, trust: bool = False) -> Any:
-    """Return the fitted model in a file of `save_model`.
+    """Return the fitted model in a file written by `save_model`.
 
     Args:
         path: the file.
-        trust: a file names the class of its model, and functions among its settings. Those that are not genmem's own
-            or scikit-learn's densities are imported and called only if you trust the file: that can run any code.
+        trust: a file names the class of its model, and functions among its settings. Those that are neither genmem's
+            own nor scikit-learn's densities are imported and called only if you trust the file: they can run any code.
 
     Raises:
-        ModelError: no such file, a damaged or foreign one, one that needs `trust`, or the model's class or a callable
+        ModelError: the file does not exist, is damaged or foreign, or needs `trust`, or the model's class or a callable
             of its settings cannot be imported here.
     """
     about, arrays = _read(Path(path))
@@ -66,7 +66,7 @@ def load_model(path: str | Path, *, trust: bool = False) -> Any:
         raise ModelError(
             expected="a model of genmem's or scikit-learn's own classes, without functions of others",
             got=f"{', '.join(named)} in {path}",
-            do="Pass trust=True if you know where the file comes from: loading it imports and calls these.",
+            do="Pass trust=True if you know where the file is from: loading it imports and calls these.",
         )
     model = model_of_plan(about["model"])
     try:
@@ -77,34 +77,34 @@ def load_model(path: str | Path, *, trust: bool = False) -> Any:
 
 
 def _foreign_names(described: dict[str, Any]) -> list[str]:
-    """Return what a file would import that is not ours."""
+    """Return the names in a file that are neither genmem's nor scikit-learn's densities."""
     values = [v["callable"] if isinstance(v, dict) and "callable" in v else v for v in described["params"].values()]
     names = [described["name"], *(value for value in values if isinstance(value, str) and NAMES_CODE.match(value))]
     return [name for name in names if not _is_own(name)]
 
 
 def _is_own(name: str) -> bool:
-    """Return whether a file may name this without being trusted: a built-in class, from its module or one below."""
+    """Return whether a file may name this without trust: a built-in class, from its module or one below."""
     module, _, kind = name.partition(":")
     listed = (path.split(":") for path in (*BUILT_IN.values(), *MADE_FROM_YOURS))
     return any(kind == own and f"{module}.".startswith(f"{home}.") for home, own in listed)
 
 
 def _state(model: Any) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Return the arrays of a fitted model, and what else it has learned as JSON."""
+    """Return the arrays of a fitted model, and its other learned state as JSON."""
     if isinstance(model, DeepDensity):
         model._check_fitted()
         network = {NETWORK + name: value.detach().cpu().numpy() for name, value in model.module_.state_dict().items()}
         return network, {"event_shape": [int(size) for size in model.event_shape_], "n_train": model.n_train_}
     learned = _learned(model)
     if not learned:
-        raise ModelError(expected=f"a fitted {type(model).__name__}", got="one before fit", do="Call `fit(X)` first.")
+        raise ModelError(expected=f"a fitted {type(model).__name__}", got="an unfitted one", do="Call `fit(X)` first.")
     arrays = {name: value for name, value in learned.items() if isinstance(value, np.ndarray)}
     return arrays, {name: _number(name, value) for name, value in learned.items() if name not in arrays}
 
 
 def _learned(model: Any) -> dict[str, Any]:
-    if type(model).__name__ == "KernelDensity" and hasattr(model, "tree_"):  # a tree is data and no array
+    if type(model).__name__ == "KernelDensity" and hasattr(model, "tree_"):  # a tree is not an array: store its data
         weights = model.tree_.sample_weight
         return {"fitted_to": np.asarray(model.tree_.data)} | (
             {} if weights is None else {"weights": np.asarray(weights)}
@@ -138,7 +138,7 @@ def _restore(model: Any, arrays: dict[str, Any], plain: dict[str, Any]) -> Any:
 
 
 def _with_settings(model: Any) -> Any:
-    """Return what the settings are read from; what a factory made is described by its class, with all it settled."""
+    """Return the object to read settings from; a factory's model is described by its class and all its settings."""
     settled = copy.copy(model.settled_ if isinstance(model, DeepDensity) else model)
     if hasattr(settled, "made_by"):
         del settled.made_by

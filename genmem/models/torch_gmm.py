@@ -1,4 +1,4 @@
-"""Gaussian mixtures fitted by expectation-maximisation on torch, in float64 and blocks of rows."""
+"""Gaussian mixtures fitted by expectation-maximization on torch, in float64 and blocks of rows."""
 
 import math
 import warnings
@@ -22,7 +22,7 @@ from genmem.models.base import is_count, require, resolve_device
 from genmem.seeding import stream
 
 FloatArray = NDArray[np.float64]
-_CHUNK = 2**22  # values handled at a time
+_CHUNK = 2**22  # values processed at a time
 _TINY = 10 * float(np.finfo(np.float64).eps)  # added to the size of a component, as in scikit-learn
 
 
@@ -72,7 +72,7 @@ class EM:
         return log_p, joint - log_p[:, None]
 
     def maximise(self, log_shares: Tensor) -> Mixture:
-        """Return the mixture of the highest likelihood at these responsibilities."""
+        """Return the mixture with the highest likelihood given these responsibilities."""
         shares = log_shares.exp()
         sizes = shares.sum(0) + _TINY
         means = torch.zeros(len(sizes), self.X.shape[1], dtype=torch.float64, device=self.device)
@@ -113,21 +113,21 @@ class EM:
         return inverse.mT
 
     def from_labels(self, labels: NDArray[Any], k: int) -> Mixture:
-        """Return the mixture of a hard assignment."""
+        """Return the mixture for a hard assignment."""
         assigned = torch.from_numpy(np.eye(k)[labels]).to(self.device)
         return self.maximise(assigned.log())
 
     def replaced(
         self, start: Mixture | None, weights: ArrayLike | None, means: ArrayLike | None, precisions: ArrayLike | None
     ) -> Mixture:
-        """Return the start, needed where something is None, with what is given in its place."""
+        """Return the start with the given parameters replaced; a start is needed if any of them is None."""
         C = self._given(precisions, None if start is None else start.precisions_cholesky)
         if precisions is not None:
             C = self._cholesky(C)
         return Mixture(
             self._given(weights, None if start is None else start.weights),
             self._given(means, None if start is None else start.means),
-            C if start is None else start.covariances,  # no step looks at them
+            C if start is None else start.covariances,  # no step uses them
             C,
         )
 
@@ -138,7 +138,7 @@ class EM:
         return other
 
     def _cholesky(self, precisions: Tensor) -> Tensor:
-        """Return C, upper triangular, with C C^T a precision: the Cholesky factor of all reversed, reversed."""
+        """Return C, upper triangular, with C C^T the precision: a Cholesky factor in reversed order."""
         if self.kind == "diag":
             return precisions.sqrt()
         factor, info = torch.linalg.cholesky_ex(precisions.flip(1, 2))
@@ -151,8 +151,8 @@ class EM:
 def _singular() -> DataError:
     return DataError(
         expected="covariances that are not singular",
-        got="a component with columns that do not vary in it, or that depend on each other",
-        do="Raise reg_covar, choose fewer components, or drop columns that never vary.",
+        got="a component with columns that are constant in it, or that depend on each other",
+        do="Raise reg_covar, choose fewer components, or drop constant columns.",
     )
 
 
@@ -163,30 +163,30 @@ def _singular() -> DataError:
 class TorchGaussianMixture(BaseEstimator):  # type: ignore[misc]
     """A Gaussian mixture with the settings, the start and the steps of scikit-learn's `GaussianMixture`.
 
-    From one `random_state` both find the same mixture. Everything is float64; memory beyond the data is a few blocks
-    of rows and the covariances.
+    With equal `random_state` both arrive at the same mixture. Everything is float64; memory beyond the data is a few
+    blocks of rows and the covariances.
 
     Args:
         n_components: Gaussians.
         covariance_type: "full" or "diag".
-        reg_covar: added to every variance, so that columns that never vary and components of one example stay
-            regular; in units of the data squared.
-        max_iter: steps of expectation-maximisation, at most.
-        tol: a step that changes the mean log p by less (nats) is the last.
-        n_init: starts (k-means from different seeds); the likeliest mixture is kept.
+        reg_covar: added to every variance, so that constant columns and components of one example stay regular; in
+            units of the data squared.
+        max_iter: steps of expectation-maximization, at most.
+        tol: EM stops after a step that changes the mean log p by less (nats).
+        n_init: starts (k-means from different seeds); the mixture with the highest likelihood is kept.
         weights_init: (n_components,) or None.
         means_init: (n_components, d) or None.
         precisions_init: inverse covariances to start from, (n_components, d, d) or (n_components, d), or None. With
             all three given, k-means is not run.
-        device: "cpu", "cuda", "cuda:1"...; "auto" is CUDA where there is one.
+        device: "cpu", "cuda", "cuda:1"...; "auto" is CUDA if available.
         random_state: the seed of k-means and of `sample`.
 
     Attributes:
         weights_: (n_components,).
         means_: (n_components, d).
-        covariances_: (n_components, d, d), or (n_components, d) of a "diag".
+        covariances_: (n_components, d, d), or (n_components, d) if "diag".
         precisions_cholesky_: of the same shape, C with C C^T the inverse covariance.
-        converged_: whether a step changed less than `tol`.
+        converged_: whether a step changed the mean log p by less than `tol`.
         n_iter_: steps of the best start.
         lower_bound_: mean log p of the examples, nats, before its last step.
     """
@@ -208,14 +208,14 @@ class TorchGaussianMixture(BaseEstimator):  # type: ignore[misc]
 
     @classmethod
     def suited(cls, data: Data, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
-        """Return several Gaussians that columns which never vary do not make singular."""
+        """Return a few Gaussians, regularized so that constant columns do not make them singular."""
         return {"n_components": 10, "covariance_type": "diag", "reg_covar": 1e-3}
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Fit to X, shape (n, d); `y` is ignored.
 
         Raises:
-            DataError: X is no matrix of finite numbers, has fewer rows than components or than 2, or a covariance
+            DataError: X is not a matrix of finite numbers, has fewer rows than components or than 2, or a covariance
                 is singular.
             ModelError: a setting is out of range.
         """
@@ -319,7 +319,7 @@ class TorchGaussianMixture(BaseEstimator):  # type: ignore[misc]
     def _check_fitted(self) -> None:
         if not hasattr(self, "means_"):
             raise ModelError(
-                expected=f"a fitted {type(self).__name__}", got="one before fit", do="Call `fit(X)` first."
+                expected=f"a fitted {type(self).__name__}", got="an unfitted one", do="Call `fit(X)` first."
             )
 
 

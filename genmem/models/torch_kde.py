@@ -22,15 +22,15 @@ from genmem.models.kernels import check_block, log_kernel_sums, squared_distance
 from genmem.seeding import stream
 
 RULES = ("scott", "silverman")
-_COARSE = 24  # bandwidths tried first
-_PAIRS = 2**26  # float32 distances kept while a bandwidth is chosen
+_COARSE = 24  # number of bandwidths on the first grid
+_PAIRS = 2**26  # float32 distances held while a bandwidth is chosen
 
 
 def exact_leaves(model: Any, n: int) -> Any:
-    """Return a density with scikit-learn's trees cut to one leaf of n examples, where it is its `KernelDensity`.
+    """Return a density with scikit-learn's trees reduced to one leaf of n examples, if it is its `KernelDensity`.
 
-    Trees of several leaves add and subtract bounds: in 64 dimensions log p of a point away from the data came out wrong
-    by up to 68 nats. One leaf is every kernel summed, and no slower in many dimensions.
+    Trees with several leaves add and subtract bounds: in 64 dimensions, log p of a point away from the data was wrong
+    by up to 68 nats. With one leaf every kernel is summed, which is no slower in many dimensions.
     """
     if type(model) is KernelDensity and model.leaf_size < n:
         model.set_params(leaf_size=n)
@@ -42,17 +42,17 @@ class TorchKernelDensity(BaseEstimator):  # type: ignore[misc]
     """A kernel density estimate with the settings and the numbers of scikit-learn's `KernelDensity`.
 
     log p is computed in float64 from the data as given, by matrix products, in memory that does not grow with the
-    number of pairs. It is right to rounding; scikit-learn's trees add and subtract bounds, and are off by up to about
-    1e-9 nats (`leaf_size=len(X)` mends that), and its cosine kernel does not integrate to 1 in even dimensions (as of
-    1.9). In few dimensions and with a bandwidth small beside the data, its trees may be faster.
+    number of pairs. It is accurate to rounding. scikit-learn's trees add and subtract bounds, with errors of up to
+    about 1e-9 nats (`leaf_size=len(X)` avoids them), and its cosine kernel does not integrate to 1 in even dimensions
+    (as of 1.9). In few dimensions and with a small bandwidth, its trees may be faster.
 
     Args:
-        bandwidth: a number > 0, or "scott" or "silverman", which depend on the number of examples and their
-            dimension only and are meant for standardised data (`choose_bandwidth` looks at the data).
-        kernel: "gaussian", "tophat", "epanechnikov", "exponential", "linear" or "cosine". Only the Gaussian is matrix
-            products.
-        device: "cpu", "cuda", "cuda:1"...; "auto" is CUDA where there is one.
-        block: rows of a tile of pairs; None suits the device. Results do not depend on it beyond rounding.
+        bandwidth: a number > 0, or "scott" or "silverman", which depend only on the number of examples and their
+            dimension and are meant for standardized data (`choose_bandwidth` uses the data).
+        kernel: "gaussian", "tophat", "epanechnikov", "exponential", "linear" or "cosine". Only the Gaussian uses
+            matrix products.
+        device: "cpu", "cuda", "cuda:1"...; "auto" is CUDA if available.
+        block: rows of a tile of pairs; None suits the device. Results do not depend on it, up to rounding.
         random_state: the seed of `sample`.
 
     Attributes:
@@ -72,17 +72,17 @@ class TorchKernelDensity(BaseEstimator):  # type: ignore[misc]
     def suited(cls, data: Data, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
         """Return the bandwidth of a Gaussian kernel, unless one is given: chosen on all the data, prepared by `seed`.
 
-        Chosen once, so that every refit has the same.
+        It is chosen once, so that every refit has the same.
         """
         if "bandwidth" in given or given.get("kernel", "gaussian") != "gaussian":
             return {}
         return {"bandwidth": choose_bandwidth(prepare(data, None, seed).X)}
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
-        """Keep X, shape (n, d); `y` is ignored.
+        """Store X, shape (n, d); `y` is ignored.
 
         Raises:
-            DataError: X is no matrix of finite numbers.
+            DataError: X is not a matrix of finite numbers.
             ModelError: a setting is out of range.
         """
         array = matrix(X)
@@ -116,7 +116,7 @@ class TorchKernelDensity(BaseEstimator):  # type: ignore[misc]
     def _check_fitted(self) -> None:
         if not hasattr(self, "X_"):
             raise ModelError(
-                expected=f"a fitted {type(self).__name__}", got="one before fit", do="Call `fit(X)` first."
+                expected=f"a fitted {type(self).__name__}", got="an unfitted one", do="Call `fit(X)` first."
             )
 
 
@@ -124,7 +124,7 @@ def bandwidth_for(bandwidth: Any, n: int, d: int) -> float:
     """Return a bandwidth as a number: "scott" and "silverman" by scikit-learn's formulas for n rows of d values.
 
     Raises:
-        ModelError: neither of them, and no number above 0.
+        ModelError: it is neither of them nor a number above 0.
 
     >>> bandwidth_for("scott", 1000, 2)
     0.31622776601683794
@@ -139,16 +139,16 @@ def bandwidth_for(bandwidth: Any, n: int, d: int) -> float:
 def choose_bandwidth(X: ArrayLike, *, rows: int = 4096, seed: int = 0) -> float:
     """Return the Gaussian bandwidth with the highest leave-one-out log likelihood of the examples.
 
-    The likelihood of up to `rows` examples drawn by `seed` (fewer where there are very many in all), each under the
-    density of all others. Copies of an example count as that example: with them, the best bandwidth is 0.
+    The likelihood is that of up to `rows` examples drawn with `seed` (fewer if there are very many in all), each under
+    the density of all others. Copies of an example count as one example: otherwise the best bandwidth would be 0.
 
     Args:
         X: (n, *event); flattened.
-        rows: examples whose likelihood counts.
+        rows: number of examples whose likelihood is computed.
         seed: of the choice of these.
 
     Raises:
-        DataError: no numbers, or fewer than two different examples.
+        DataError: the values are not numbers, or there are fewer than two different examples.
 
     References:
         The estimation of the probability density by kernels: choice by cross-validated likelihood (Habbema, Hermans &
@@ -175,7 +175,7 @@ def choose_bandwidth(X: ArrayLike, *, rows: int = 4096, seed: int = 0) -> float:
 
 
 def _best_bandwidth(squared: Tensor, d: int) -> float:
-    """Return the bandwidth of the highest mean log likelihood, from squared distances (rows, others)."""
+    """Return the bandwidth with the highest mean log likelihood, from squared distances (rows, others)."""
     nearest = squared.amin(1)
     squared.sub_(nearest[:, None])
 
@@ -185,7 +185,7 @@ def _best_bandwidth(squared: Tensor, d: int) -> float:
         parts = [block.mul(scale).clamp_(min=-80).exp_().sum(1, dtype=torch.float64) for block in blocks]
         return -float((torch.cat(parts).log() + scale * nearest).mean()) + d * log_h
 
-    # At a maximum h^2 d is a weighted mean of squared distances.
+    # At a maximum, h^2 d is a weighted mean of squared distances.
     farthest = torch.where(squared < math.inf, squared, 0.0).amax(1) + nearest
     low, high = (0.5 * math.log(float(end) / d) for end in (nearest.min(), farthest.max()))
     grid = np.linspace(low, high, _COARSE)

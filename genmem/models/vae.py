@@ -1,4 +1,4 @@
-"""The variational auto-encoder with fully connected layers, and what the variational auto-encoders share."""
+"""The variational auto-encoder with fully connected layers, and what all variational auto-encoders share."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ from genmem.models.vae_module import (
 )
 
 CONTINUOUS = ("gaussian", "logit_normal")
-SMALL = 128  # up to so many values an example, the small network
+SMALL = 128  # the small network is used up to this number of values per example
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -60,7 +60,7 @@ class VAEDensity(DeepDensity):
 
     @classmethod
     def suited(cls, data: Data, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
-        """Return a likelihood of grey or of colour pixels (uint8), or of real numbers, unless one is given."""
+        """Return a likelihood for grey or colour pixels (uint8), or real numbers, unless one is given."""
         if "likelihood" in given:
             return {}
         if data.X.dtype != np.uint8:
@@ -70,7 +70,7 @@ class VAEDensity(DeepDensity):
         return {"likelihood": "logit_normal", "levels": 2 if data.X.max() <= 1 else 256}
 
     def resolve(self, X: NDArray[Any]) -> Self:
-        """Return an unfitted copy with `constants`, `shift`, `scale`, `levels` and `top` found in X.
+        """Return an unfitted copy with `constants`, `shift`, `scale`, `levels` and `top` determined from X.
 
         Raises:
             DataError: X does not suit the likelihood, or every column is constant.
@@ -108,7 +108,7 @@ class VAEDensity(DeepDensity):
         )
 
     def make_standards(self, event_shape: tuple[int, ...]) -> Standards | None:
-        """Return shift and scale of examples of this shape; None where they are taken as they are."""
+        """Return shift and scale of examples of this shape; None if they are used as they are."""
         left_out = {int(column) for column, _ in self.constants or ()}
         return standards_of(self.shift, self.scale, math.prod(event_shape), left_out)
 
@@ -177,26 +177,27 @@ class VAE(VAEDensity):
         hidden: widths of the encoder's hidden layers; the decoder mirrors them.
         latent_dim: the size of z.
         likelihood: "bernoulli" (data 0 or 1), "gaussian" (any real data), "logit_normal" (data in [0, 1]; a Gaussian
-            on logit(.05 + .9 x)) or "discretized_logistic" (whole levels: uint8 as they are, or floats
+            on logit(.05 + .9 x)) or "discretized_logistic" (integer levels: uint8 as it is, or floats
             k / (levels - 1); a mixture of logistics cut into bins).
         variance: of "gaussian" and "logit_normal": "scalar" (one log variance, learned) or "pixel" (the decoder
             returns one for each value). A log variance is at least -7.
-        levels: of "gaussian" and "logit_normal": data in [0, 1] are dequantised, (level + u) / levels with u uniform,
+        levels: of "gaussian" and "logit_normal": data in [0, 1] are dequantized, (level + u) / levels with u uniform,
             and log p is that of the level (256: of an 8-bit pixel; a lower bound on average over u); None is the
-            density of x. Of "discretized_logistic": the number of levels; None finds it when data are at hand.
-        components: of "discretized_logistic": logistics of a pixel; the channels of a colour pixel share the choice.
-        top: of "discretized_logistic": the value of the highest level; None finds it (levels - 1 for uint8, else 1).
+            density of x. Of "discretized_logistic": the number of levels; None determines it from the data.
+        components: of "discretized_logistic": logistics per pixel; the channels of a colour pixel share the choice.
+        top: of "discretized_logistic": the value of the highest level; None determines it (levels - 1 for uint8,
+            otherwise 1).
         beta: the weight of KL in the training loss; log p does not depend on it.
         shift, scale: of "gaussian": encoder and decoder work on (x - shift) / scale, and log p is that of x; a number,
-            or one for each column that varies. None finds them when data are at hand, [] takes data as they are. Data
-            are taken as they are ([] is found) if all values lie in [-10, 10], the widest column spans (largest less
-            smallest value) at least 0.1, and none that varies spans less than a thousandth of that. Else a column is
-            shifted by its mean and scaled by its standard deviation, or by a tenth of the largest distance from the
-            mean if that is more; with more than 1024 columns all are taken as one. Variances, and their floor, are
-            those of the standardised values, and the encoder sees constant columns as 0.
-        constants: (column, value) pairs of flattened columns that take one value in all the data and are left out: by
+            or one for each column that varies. None determines them from the data, [] uses the data as they are. None
+            yields [] if all values are in [-10, 10], the widest column has a range (largest minus smallest value) of at
+            least 0.1, and no varying column has a range below a thousandth of that. Otherwise a column is shifted by
+            its mean and scaled by its standard deviation, or by a tenth of the largest distance from the mean if that
+            is more; with more than 1024 columns all share one shift and scale. Variances, and their floor, are those of
+            the standardized values, and the encoder sees constant columns as 0.
+        constants: (column, value) pairs of flattened columns that have one value in all the data and are left out: by
             a continuous likelihood because it would diverge on them, by the others to save time (most of an MNIST
-            image's margin). None finds them when data are at hand, () keeps all columns.
+            image's margin). None determines them from the data, () keeps all columns.
         epochs, batch_size, learning_rate, checkpoint_every, device, random_state: see `DeepDensity`.
 
     References:
@@ -212,7 +213,7 @@ class VAE(VAEDensity):
 
     @classmethod
     def suited(cls, data: Data, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
-        """Return widths for the size of an example, a smaller z and more epochs for a small one, and a likelihood."""
+        """Return widths that suit the size of an example, a small z and more epochs if it is small, a likelihood."""
         small = {"hidden": [128, 64], "latent_dim": 8, "epochs": 200}
         size = small if data.X[0].size <= SMALL else {"hidden": [512, 256]}
         return {**size, **super().suited(data, given, seed)}
@@ -239,7 +240,7 @@ class VAE(VAEDensity):
 
     def _constants(self, X: NDArray[Any]) -> list[list[float]]:
         found = super()._constants(X)
-        if self.likelihood == "bernoulli":  # some may stay, so that what is left fills cache lines
+        if self.likelihood == "bernoulli":  # some may stay, so that the others fill cache lines
             found = found[-(X[0].size - len(found)) % CACHE_LINE :]
         return found
 

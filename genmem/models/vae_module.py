@@ -13,28 +13,29 @@ from genmem.data.arrays import blocks
 from genmem.errors import DataError, ModelError
 from genmem.models.likelihoods import Likelihood
 
-REACH = 10.0  # values within that distance of 0 are what a network takes as they are
+REACH = 10.0  # a network uses values within this distance of 0 as they are
 LEAST_SPAN = 0.1  # of the widest column: the standard deviation of a Gaussian likelihood is at least 0.03
-MOST_UNEQUAL = 1000.0  # the widest column over the narrowest; pixels of 8 bits never exceed 255
-SMALLEST = 1e-30  # of a scale: float32 holds it, and its reciprocal
-PER_COLUMN = 1024  # columns up to which each has a shift and a scale of its own
+MOST_UNEQUAL = 1000.0  # ratio of the widest to the narrowest column; pixels of 8 bits never exceed 255
+SMALLEST = 1e-30  # of a scale: float32 represents it, and its reciprocal
+PER_COLUMN = 1024  # up to so many columns, each has its own shift and scale
 Numbers = float | Sequence[float]
 
 
 def find_standards(X: NDArray[Any], left_out: Collection[int], *, per_column: bool = True) -> tuple[Numbers, Numbers]:
-    """Return the shift and the scale of data; [] and [] where they are taken as they are.
+    """Return the shift and the scale of data; [] and [] if the data are used as they are.
 
-    As they are: all values, those of the columns left out too, lie in [-10, 10]; the widest column spans (largest less
-    smallest value) at least 0.1; and none that varies spans less than a thousandth of that. A standard deviation would
-    not do: a pixel that is black but once has a small one, and needs no scale of its own.
+    They are used as they are if all values, including those of columns left out, are in [-10, 10]; the widest column
+    has a range (largest minus smallest value) of at least 0.1; and no varying column has a range below a thousandth of
+    that. A standard deviation would not serve: that of a pixel which is black in all images but one is small, and the
+    pixel needs no scale of its own.
 
-    Else a column's shift is its mean, and its scale the standard deviation or a tenth of the largest distance from the
-    mean, whichever is larger, so that the values lie in [-10, 10]; 1 for a column that never varies.
+    Otherwise a column's shift is its mean, and its scale the standard deviation or a tenth of the largest distance from
+    the mean, whichever is larger, so that the values are in [-10, 10]; 1 for a constant column.
 
     Args:
         X: examples, (n, *event).
         left_out: flattened columns that get none.
-        per_column: up to 1024 columns get a pair each, (columns,); without it, or with more, all are taken as one.
+        per_column: up to 1024 columns get a pair each, (columns,); without it, or with more, all share one pair.
 
     Raises:
         DataError: a value is NaN or infinite.
@@ -69,13 +70,13 @@ def _are_alike(span: NDArray[np.float64]) -> bool:
 
 
 def _rounded(shift: NDArray[np.float64], scale: NDArray[np.float64]) -> tuple[list[float], list[float]]:
-    """Return both to a thousandth of the scale: near enough, and a plan stays readable."""
+    """Return both, rounded to a thousandth of the scale: accurate enough, and a plan stays readable."""
     digits = 3 - np.floor(np.log10(scale)).astype(int)
     return [round(float(m), int(d)) for m, d in zip(shift, digits, strict=True)], [float(f"{s:.4g}") for s in scale]
 
 
 class Standards(nn.Module):
-    """Shift and scale of flattened examples. Constant columns, which are no part of log p, become 0.
+    """Shift and scale of flattened examples. Constant columns, which are not part of log p, become 0.
 
     Args:
         shift, scale: a number, one for each column that is kept, or none: 0 and 1.
@@ -83,7 +84,7 @@ class Standards(nn.Module):
         constants: the columns that are not kept.
 
     Raises:
-        ModelError: there are more or fewer numbers than columns that are kept.
+        ModelError: the number of values differs from that of columns that are kept.
     """
 
     def __init__(self, shift: Numbers, scale: Numbers, size: int, constants: Collection[int]) -> None:
@@ -97,15 +98,15 @@ class Standards(nn.Module):
         self.per_scale[self.kept] = (1 / _for_columns("scale", scale, 1.0, len(self.kept))).float()
 
     def forward(self, flat: Tensor) -> Tensor:
-        """Return examples, (batch, columns), standardised."""
+        """Return examples, (batch, columns), standardized."""
         return (flat - self.shift) * self.per_scale
 
     def undo(self, standardised: Tensor) -> Tensor:
-        """Return standardised values of the columns that are kept, (batch, kept), as data."""
+        """Return standardized values of the columns that are kept, (batch, kept), in units of the data."""
         return standardised / self._of_kept(self.per_scale) + self._of_kept(self.shift)
 
     def log_jacobian(self) -> Tensor:
-        """Return log |det| of the standardised values over the values, of the columns kept."""
+        """Return log |det| of the derivative of the standardized values by the values, of the columns kept."""
         return self._of_kept(self.per_scale).log().sum()
 
     def _of_kept(self, values: Tensor) -> Tensor:
@@ -115,7 +116,7 @@ class Standards(nn.Module):
 def standards_of(
     shift: Numbers | None, scale: Numbers | None, size: int, constants: Collection[int]
 ) -> Standards | None:
-    """Return the standards of two settings; None where data are taken as they are."""
+    """Return the standards of two settings; None if data are used as they are."""
     given = [() if value is None else value for value in (shift, scale)]
     if all(isinstance(value, Sequence) and not value for value in given):
         return None
@@ -130,7 +131,7 @@ def _for_columns(name: str, value: Numbers, neutral: float, columns: int) -> Ten
         raise ModelError(
             expected=f"{name} to be a number, or one for each of the {columns} columns that are kept",
             got=f"{len(numbers)} numbers",
-            do=f"Leave {name} out to have it found from the data.",
+            do=f"Leave {name} out: it is then determined from the data.",
         )
     return numbers.expand(columns).clone()
 
@@ -145,21 +146,21 @@ SAMPLED_AT_ONCE = 2**25
 class VAEModule(nn.Module):
     """x <- z ~ N(0, I), with a diagonal Gaussian q(z | x).
 
-    It takes its noise from outside, so that lanes and batches leave no mark on it.
+    It takes its noise from outside, so that its numbers do not depend on lanes and batches.
 
     Args:
         event_shape: the shape of an example.
         encoder: flat examples (batch, columns) to mean and log variance of z, (batch, 2 * latent_dim).
         decoder: z (..., latent_dim) to the outputs of the likelihood for the columns that vary, (..., outputs).
-        likelihood: what these outputs say.
+        likelihood: the distribution of x given these outputs.
         latent_dim: the size of z.
         beta: the weight of KL in the training loss.
-        constants: (column, value) pairs of flattened columns that are no part of log p.
-        look: how the encoder sees an example.
-        standards: shift and scale; encoder and likelihood see standardised values, and log p is that of x. None takes
+        constants: (column, value) pairs of flattened columns that are not part of log p.
+        look: the scale on which the encoder sees an example.
+        standards: shift and scale; encoder and likelihood see standardized values, and log p is that of x. None uses
             x as it is.
-        narrow: the encoder sees the columns that vary only.
-        width: values of one example in the widest layer; how many draws are decoded at once follows from it.
+        narrow: whether the encoder sees only the columns that vary.
+        width: values of one example in the widest layer, which determines how many draws are decoded at once.
     """
 
     def __init__(
@@ -211,7 +212,7 @@ class VAEModule(nn.Module):
     ) -> Tensor:
         """Return log p(x | z) + log p(z) - log q(z | x) for z ~ q: (draws, batch), nats.
 
-        `posterior` is the mean and log variance of q; the encoder's without it.
+        `posterior` is the mean and log variance of q; by default those of the encoder.
         """
         mean, log_variance = self.posterior(x) if posterior is None else posterior
         eps = self._noise(mean, draws, noise)
@@ -229,7 +230,7 @@ class VAEModule(nn.Module):
         return self._with_constants(x).view(n, *self.event_shape)
 
     def described(self, x: Tensor) -> Tensor:
-        """Return what the likelihood describes: x without constant columns, on the scale it works on, (batch, kept)."""
+        """Return the input of the likelihood: x without constant columns, on the likelihood's scale, (batch, kept)."""
         return self._without_constants(self._standardised(x))
 
     def _standardised(self, x: Tensor) -> Tensor:
@@ -265,9 +266,9 @@ class VAEModule(nn.Module):
 
 
 def varying_columns(size: int, constants: Sequence[int] | dict[int, float]) -> Tensor | None:
-    """Return the columns that are not constant; None where all vary.
+    """Return the columns that are not constant; None if all vary.
 
-    It is a plain tensor, not a buffer, for all lanes share it.
+    It is a plain tensor, not a buffer, because all lanes share it.
     """
     return torch.tensor([i for i in range(size) if i not in constants]) if constants else None
 

@@ -1,4 +1,4 @@
-"""A run directory: the plan, the shards, the results. To resume is to look at what is there."""
+"""A run directory: the plan, the shards, the results. A run resumes by looking at which files exist."""
 
 import json
 import os
@@ -49,10 +49,10 @@ class Run(Shards):
 
     Files: run.json (the plan), splits.npz, data/, shards/0007.npz, weights/0007.safetensors, trajectory/,
     results/*.npz, stopping.json, audit.json, scores.parquet, report.html. A shard is a pure function of the
-    plan and its index, so a missing file is all that "to do" means.
+    plan and its index, so work to do is exactly what has no file yet.
 
-    What was read of a file and verified is used until the file changes: splits, labels and small arrays as long as the
-    run is used, large ones (log p above all, of up to a GiB) to the end of a stage. `X` stays memory-mapped.
+    Contents that were read and verified are reused until the file changes: splits, labels and small arrays for as long
+    as the run is used, large ones (above all log p, of up to a GiB) to the end of a stage. `X` stays memory-mapped.
     """
 
     def __init__(self, path: Path, plan: dict[str, Any], model: Any = None) -> None:
@@ -74,13 +74,13 @@ class Run(Shards):
         """Write the plan of a new run, or open the run at `path` if it was planned the same.
 
         Args:
-            path: the run directory; made if it is not there.
+            path: the run directory; created if it does not exist.
             model: a `Density`; its class and `get_params()` go into the plan, resolved for the data.
-            data: the examples, prepared; a copy is kept with the run.
+            data: the prepared examples; a copy is stored with the run.
             splits: which examples each refit leaves out.
-            seed: the root of all random streams.
+            seed: of all random streams.
             score_epochs: epochs after which log p of every example is stored; -1 is the last.
-            importance_samples: draws for each log p that needs them; "auto" is 64.
+            importance_samples: draws for each log p that is estimated; "auto" is 64.
 
         Raises:
             RunMismatchError: `path` holds a run with another plan; the message names the key.
@@ -138,14 +138,14 @@ class Run(Shards):
         return cls(Path(path), plan)
 
     def lock(self) -> AbstractContextManager[None]:
-        """Hold the run for writing; a second process gets a RunError."""
+        """Lock the run for writing; a second process gets a RunError."""
         return lock(self.path)
 
-    # --- what was planned
+    # --- the plan
 
     @property
     def seed(self) -> int:
-        """The root of all random streams."""
+        """The seed of all random streams."""
         return int(self.plan["seed"])
 
     @property
@@ -155,25 +155,25 @@ class Run(Shards):
 
     @property
     def importance_samples(self) -> int:
-        """Draws for each log p that needs them."""
+        """Draws for each log p that is estimated."""
         return int(self.plan["importance_samples"])
 
     @property
     def probe(self) -> dict[str, Any] | None:
-        """How refits run (method, device, threads, timings); None before the probe."""
+        """How refits are computed (method, device, threads, timings); None before the probe."""
         return self.plan.get("probe")
 
     def set_probe(self, choice: Mapping[str, Any]) -> None:
         """Record the probe's choice in the plan, once: the numbers depend on it."""
         with self.lock():
-            self.plan = type(self).open(self.path).plan  # another process may have been first
+            self.plan = type(self).open(self.path).plan  # another process may have set it first
             if self.probe is not None:
                 return
             self.plan["probe"] = json.loads(json.dumps(dict(choice)))
             self.write_json("run.json", self.plan)
 
     def data(self) -> Data:
-        """Return the prepared examples, `X` memory-mapped; RunError where the files are gone, damaged or changed."""
+        """Return the prepared examples, `X` memory-mapped; RunError if the files are missing, damaged or changed."""
         about = self.plan["data"]
         return self.held.get(lambda: read_data(self.path, about), *data_files(self.path), stamp=about["sha256"])
 
@@ -188,7 +188,7 @@ class Run(Shards):
         """Return the arrays of a stored result.
 
         Raises:
-            IncompleteRunError: the stage that makes it has not run.
+            IncompleteRunError: the stage that computes it has not run.
         """
         try:
             return self.held.arrays(self.path / "results" / f"{name}.npz")
@@ -200,7 +200,7 @@ class Run(Shards):
             ) from error
 
     def drop_results(self, *names: str) -> None:
-        """Forget stored results that do not hold any more."""
+        """Delete stored results that are no longer valid."""
         for name in names:
             (self.path / "results" / f"{name}.npz").unlink(missing_ok=True)
 
@@ -209,12 +209,12 @@ class Run(Shards):
         return (self.path / "results" / f"{name}.npz").exists()
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON file of the run, whole or not at all."""
+        """Write a JSON file of the run, completely or not at all."""
         text = json.dumps(value, indent=2, allow_nan=False) + "\n"
         write_atomically(self.path / name, lambda handle: handle.write(text.encode()))
 
     def read_json(self, name: str) -> Any:
-        """Return the contents of a JSON file of the run, None where there is none that can be read."""
+        """Return the contents of a JSON file of the run, None if there is none that can be read."""
         file = self.path / name
         try:
             return json.loads(self.held.get(file.read_text, file))
@@ -224,11 +224,11 @@ class Run(Shards):
     # --- the directory
 
     def _has_work(self) -> bool:
-        """Whether anything was computed for the plan: if not, another plan may take its place."""
+        """Whether anything was computed for the plan; if not, another plan may replace it."""
         return any(next((self.path / part).glob("*.*"), None) for part in ("shards", "trajectory", "results"))
 
     def _make_directory(self) -> None:
-        # A plan that was cut short leaves these behind; .lock, made first, tells it from a folder of the user's.
+        # An interrupted plan leaves these files; .lock, created first, distinguishes it from a folder of the user's.
         ours = {"data", "splits.npz", "results", ".lock"}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -248,7 +248,7 @@ class Run(Shards):
 
 @contextmanager
 def stage(run: Run, name: str, start: float | None = None) -> Iterator[None]:
-    """Hold the run and add the seconds of the block to its times: a resumed stage is the sum of its parts."""
+    """Lock the run and add the seconds of the block to its times: a resumed stage is the sum of its parts."""
     with run.lock():
         start = time.perf_counter() if start is None else start
         try:
@@ -256,6 +256,6 @@ def stage(run: Run, name: str, start: float | None = None) -> Iterator[None]:
         finally:
             times = run.read_json("times.json") or {}
             times[name] = round(times.get(name, 0.0) + time.perf_counter() - start, 3)
-            with suppress(RunError):  # a full disk: what went wrong in the block is the better message
+            with suppress(RunError):  # if the disk is full, the error of the block is the better message
                 run.write_json("times.json", times)
             run.held.release()

@@ -1,4 +1,4 @@
-"""What run.json says of the model, the data and the versions, and how two plans differ; the inputs a run keeps."""
+"""The plan in run.json (model, data, versions), how two plans differ, and the inputs that a run stores."""
 
 import importlib.metadata
 import json
@@ -17,12 +17,12 @@ from genmem.run.storage import read_arrays, write_arrays, write_atomically
 from genmem.version import __version__
 
 COMPARED = ("model", "data", "seed", "splits", "score_epochs", "importance_samples")
-# Keys that differ only because something else does, so not the ones to name.
+# Keys that differ only because another one does, and so are not the ones to name.
 DERIVED = ("sha256", "n_splits", "splits.n", "constants", "constant_columns")
 VERSIONED = ("torch", "numpy", "scikit-learn", "faiss-cpu")
 
 
-# What each key of a plan holds: a type, or None for a list of whole numbers. What ends in "?" may be null or missing.
+# The type of each key of a plan, or None for a list of integers. A name that ends in "?" may be null or missing.
 CONTENTS: dict[str, type | None] = {
     "model": dict,
     "model.name": str,
@@ -60,10 +60,10 @@ CONTENTS: dict[str, type | None] = {
 
 
 def check_plan(plan: Any) -> None:
-    """Check that what was read from a run.json is a plan.
+    """Check that the contents of a run.json are a plan.
 
     Raises:
-        ValueError: a key is missing, or holds something of another kind.
+        ValueError: a key is missing, or has a value of another type.
     """
     for dotted, kind in CONTENTS.items():
         value = plan
@@ -119,12 +119,12 @@ def _plain(key: str, value: Any) -> Any:
         raise ModelError(
             expected=f"a value of {key!r} that the plan can hold (number, text, list, importable function)",
             got=repr(value)[:80],
-            do="Pass a plain value, or make the model with a `package.module:factory`.",
+            do="Pass a plain value, or create the model with a `package.module:factory`.",
         ) from error
 
 
 def describe_data(data: Data) -> dict[str, Any]:
-    """Return where the examples come from, their shape and hash, and what was done to them."""
+    """Return where the examples are from, their shape and hash, and how they were prepared."""
     return {
         "source": data.source,
         "sha256": fingerprint(data.X),
@@ -140,12 +140,12 @@ def describe_data(data: Data) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries the numbers depend on."""
+    """Return the versions of Python and of the libraries that the numbers depend on."""
     found = {"genmem": __version__, "python": platform.python_version()}
     for name in VERSIONED:
         try:
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # faiss-gpu takes the place of faiss-cpu
+        except importlib.metadata.PackageNotFoundError:  # faiss-gpu replaces faiss-cpu
             continue
     return found
 
@@ -161,7 +161,7 @@ def _settings(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def refuse_other_plan(planned: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Compare the plan on disk with the one asked for.
+    """Compare the plan on disk with the requested one.
 
     Raises:
         RunMismatchError: they differ; the message names the first key that does.
@@ -197,7 +197,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-# --- the examples and splits a run keeps
+# --- the examples and splits that a run stores
 
 
 INPUTS = ("X", "index", "labels", "names")
@@ -221,15 +221,15 @@ def _save(file: Path, array: NDArray[Any]) -> None:
 
 
 def data_files(path: Path) -> list[Path]:
-    """Return the files of the examples of a run; that of the labels or of the names may be missing."""
+    """Return the files of the examples of a run; those of the labels and of the names may be missing."""
     return [path / "data" / f"{name}.npy" for name in INPUTS]
 
 
 def read_data(path: Path, about: dict[str, Any]) -> Data:
-    """Return the examples of a run, `X` memory-mapped; `about` is what the plan says of them.
+    """Return the examples of a run, `X` memory-mapped; `about` is their description in the plan.
 
     Raises:
-        RunError: the files are gone or damaged, or X or the labels are not those that were planned.
+        RunError: the files are missing or damaged, or X or the labels are not the planned ones.
     """
     of_X, of_index, *others = data_files(path)
     try:
@@ -258,7 +258,7 @@ def read_splits(path: Path, kind: str) -> Splits:
     """Return the splits of a run.
 
     Raises:
-        RunError: splits.npz is gone or damaged.
+        RunError: splits.npz is missing or damaged.
     """
     try:
         arrays = read_arrays(path / "splits.npz")
@@ -268,4 +268,4 @@ def read_splits(path: Path, kind: str) -> Splits:
 
 
 def _lost(file: Path, got: str) -> RunError:
-    return RunError(expected=f"what the run was planned with in {file}", got=got, do=START_AGAIN)
+    return RunError(expected=f"the data the run was planned with in {file}", got=got, do=START_AGAIN)

@@ -1,4 +1,4 @@
-"""What was asked, as the line of Python that repeats it."""
+"""A request, as the line of Python that repeats it."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -6,14 +6,14 @@ from os import PathLike, fspath
 from typing import Any
 
 PLAIN = str | int | float | None
-NAMES = {"data": "X"}  # of what a line cannot hold, where it is not called as the argument is
+NAMES = {"data": "X"}  # names for values that a line cannot contain, if they differ from the argument's name
 
 
 def python_line(function: Callable[..., Any], arguments: Mapping[str, Any]) -> str:
     """Return the line of Python that calls a public function with these arguments, in their order.
 
-    Those that the function needs come first, those at their default are left out. Arrays, and whatever else a line
-    cannot hold, are given by name.
+    Required arguments come first, and those equal to their default are left out. Arrays, and other values that a line
+    cannot contain, are given by name.
 
     >>> from genmem.data.examples import load
     >>> python_line(load, {"array": None, "subset": 100, "labels": range(1797), "source": "digits"})

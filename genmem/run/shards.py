@@ -1,4 +1,4 @@
-"""The refits of a run on disk: which are done, which failed, and what they found."""
+"""The refits of a run on disk: which are done, which failed, and their results."""
 
 import json
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ STOPPING = "stopping.json"
 
 
 class Shards:
-    """The part of a `Run` that holds refits; a shard is a file, there and sound once its refits are done."""
+    """The part of a `Run` that stores refits; a shard is a file that exists, undamaged, once its refits are done."""
 
     path: Path
     plan: dict[str, Any]
     held: Held
 
     def splits(self) -> Splits:
-        """Return which examples each refit leaves out; RunError where the file is gone or damaged."""
+        """Return which examples each refit leaves out; RunError if the file is missing or damaged."""
         kind = self.plan["splits"]["kind"]
         return self.held.get(lambda: read_splits(self.path, kind), self.path / "splits.npz", stamp=kind)
 
@@ -42,7 +42,7 @@ class Shards:
 
     @property
     def looks(self) -> tuple[int, ...]:
-        """The numbers of repeats at which scores were looked at, in order; none unless `use_repeats` was called.
+        """The numbers of repeats at which scores were computed, in order; none unless `use_repeats` was called.
 
         Raises:
             RunError: stopping.json is damaged.
@@ -62,12 +62,12 @@ class Shards:
 
     @property
     def repeats(self) -> int:
-        """The repeats in use, the first ones of those planned: all of them unless `use_repeats` said otherwise."""
+        """The repeats in use, which are the first of the planned ones: all of them unless `use_repeats` was called."""
         planned = self.splits().n_repeats
         return min((self.looks or (planned,))[-1], planned)
 
     def use_repeats(self, repeats: int) -> None:
-        """Use the first `repeats` repeats from now on: what is read, refitted and scored where nothing else is said.
+        """Use the first `repeats` repeats from now on, by default for reading, refitting and scoring.
 
         Raises:
             DataError: fewer than one, or more than were planned.
@@ -84,7 +84,7 @@ class Shards:
         write_atomically(self.path / STOPPING, lambda handle: handle.write(text.encode()))
 
     def used_splits(self, repeats: int | None = None) -> Splits:
-        """Return the splits of the repeats in use, or of the first `repeats`, their shards numbered anew."""
+        """Return the splits of the repeats in use, or of the first `repeats`, with their shards renumbered."""
         return self.splits().first_repeats(self.repeats if repeats is None else repeats)
 
     # --- which shards are done
@@ -98,7 +98,7 @@ class Shards:
         """Return the shards still to compute, of the repeats in use or of the first `repeats`.
 
         Raises:
-            RunError: a shard is there but damaged, or belongs to another plan; the message names it.
+            RunError: a shard exists but is damaged, or belongs to another plan; the message names it.
         """
         return [i for i in self.shards(repeats) if not self._is_done(i)]
 
@@ -119,7 +119,7 @@ class Shards:
     def drop_damaged(self) -> list[Path]:
         """Delete shards and results that cannot be read, so that they are computed again, and return their paths.
 
-        A shard whose weights are lost or damaged is one of them.
+        This includes shards whose weights are missing or damaged.
         """
         files = []
         for i in np.unique(self.splits().shard).tolist():
@@ -159,12 +159,12 @@ class Shards:
         return False
 
     def stamp(self, i: int) -> str:
-        """Return what ties a shard to this plan and its index."""
+        """Return the text that ties a shard to this plan and its index."""
         method = (self.plan.get("probe") or {}).get("method")
         plan = {key: self.plan[key] for key in COMPARED} | {"method": method, "shard": i}
         return fingerprint(json.dumps(plan, sort_keys=True))
 
-    # --- what shards hold
+    # --- the contents of shards
 
     def shard_path(self, i: int) -> Path:
         """Return the file of shard `i`."""
@@ -177,7 +177,7 @@ class Shards:
     def write_shard(self, i: int, **arrays: ArrayLike) -> None:
         """Store the arrays of shard `i` with a checksum that ties them to this plan.
 
-        Those named `weights/...` go into a file of their own, written first: a shard that is there has its weights.
+        Those named `weights/...` go into a separate file, written first: a shard that exists has its weights.
         """
         named = {name: np.asarray(value) for name, value in arrays.items()}
         weights = {name: named.pop(name) for name in list(named) if name.startswith(WEIGHTS)}
@@ -200,15 +200,15 @@ class Shards:
             raise IncompleteRunError(
                 expected=f"the weights of shard {i} in {self.weights_path(i)}",
                 got="no such file",
-                do=f"Run `genmem refit {self.path} --recompute`: the numbers come out the same.",
+                do=f"Run `genmem refit {self.path} --recompute`: the numbers will be the same.",
             ) from error
 
     def log_probs(self, epoch: int = -1, repeats: int | None = None) -> NDArray[np.float32]:
-        """Return log p of every example under every refit: (n_splits, n_examples), nats; NaN where a refit failed.
+        """Return log p of every example under every refit: (n_splits, n_examples), nats; NaN if a refit failed.
 
         Args:
-            epoch: position among the scored epochs; -1 is the last of them.
-            repeats: the first so many repeats; those in use without it.
+            epoch: position among the scored epochs; -1 is the last.
+            repeats: use only the first so many repeats; by default those in use.
 
         Raises:
             IncompleteRunError: shards are missing.
@@ -235,7 +235,7 @@ class Shards:
                 raise damaged(self.shard_path(i), f"one without {name}") from error
             of_shard = rows[splits.shard == i]
             parts.append(array[of_shard] if at is None else array[of_shard, at])
-        return np.concatenate(parts)  # shards hold consecutive splits: their order gives that of the splits
+        return np.concatenate(parts)  # shards contain consecutive splits, so their order is that of the splits
 
     def _shard(self, i: int) -> Arrays:
         return self.held.arrays(self.shard_path(i), self.stamp(i))

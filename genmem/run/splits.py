@@ -1,4 +1,4 @@
-"""Which examples does each refit leave out, which repeat does it belong to, and how is the work cut?"""
+"""Which examples does each refit leave out, which repeat does it belong to, and how is the work divided?"""
 
 import heapq
 import math
@@ -20,12 +20,12 @@ SPLITS_PER_SHARD = 25
 class Splits:
     """A design of leave-out refits.
 
-    Repeats are independent of each other; errors come from them, never from the splits of one repeat.
+    Repeats are independent of each other; standard errors are from them, never from the splits of one repeat.
 
     Attributes:
         held_out: (n_splits, n) bool, true where the split leaves the example out of training.
         repeat: (n_splits,) the repeat each split belongs to.
-        shard: (n_splits,) the unit of work each split is done in: 0, 1, ... in the order of the splits.
+        shard: (n_splits,) the unit of work that each split belongs to: 0, 1, ... in the order of the splits.
         kind: "k_fold", "subsets", "leave_out", or a name of your own.
 
     Raises:
@@ -60,7 +60,7 @@ class Splits:
         return len(np.unique(self.repeat))
 
     def first_repeats(self, repeats: int) -> Self:
-        """Return the splits of the first `repeats` repeats, their shards numbered anew.
+        """Return the splits of the first `repeats` repeats, with their shards renumbered.
 
         >>> Splits.k_fold(7, folds=3, repeats=4).first_repeats(2).n_splits
         6
@@ -72,7 +72,7 @@ class Splits:
         return type(self)(self.held_out[rows], self.repeat[rows], shard, self.kind)
 
     def describe(self) -> dict[str, Any]:
-        """Return the design as plain values for a plan: counts for the reader, a checksum for the machine."""
+        """Return the design as plain values for a plan: counts for the reader, a checksum for comparison."""
         about: dict[str, Any] = {"kind": self.kind, "n": self.n, "n_splits": self.n_splits}
         if self.kind == "k_fold":
             about["folds"] = self.n_splits // self.n_repeats
@@ -91,10 +91,10 @@ class Splits:
         Args:
             n: number of examples.
             folds: K, from 2 to n.
-            repeats: L, at least 1; each has a shuffle of its own. Each split is one shard.
-            seed: root of the shuffles.
+            repeats: L, at least 1; each has its own shuffle. Each split is one shard.
+            seed: of the shuffles.
             groups: (n,) group of each example; the examples of a group, such as copies of one another, are left out
-                together. Fold sizes then differ by as much as the largest group.
+                together. Fold sizes then differ by at most the size of the largest group.
 
         Raises:
             DataError: folds < 2, more folds than examples or groups, repeats < 1, or `groups` has another shape.
@@ -124,18 +124,18 @@ class Splits:
 
     @classmethod
     def subsets(cls, n: int, fraction: float, n_splits: int, seed: int = 0) -> Self:
-        """Train on random subsets of a given fraction, every example left out equally often.
+        """Train on random subsets of a given fraction, with every example left out equally often.
 
         In each repeat of R splits the examples are shuffled into R chunks, and c consecutive ones, cyclically,
         are left out; (R, c) is the smallest pair with c = (1 - fraction) R within .01, R at most 20. So every
-        example is out in exactly c and in during exactly R - c splits of each repeat. The scores are those of
+        example is held out in exactly c and trained on in exactly R - c splits of each repeat. The scores are those of
         models trained on `fraction` of the data: memorization at a smaller n.
 
         Args:
             n: number of examples, at least R.
-            fraction: of the examples kept for training, between 0 and 1; .5 to .9 is usual.
+            fraction: share of the examples to train on, between 0 and 1; .5 to .9 is usual.
             n_splits: number of refits, a multiple of R.
-            seed: root of the shuffles.
+            seed: of the shuffles.
 
         Raises:
             DataError: no R fits the fraction, n_splits is not a multiple of R, or n < R.
@@ -162,12 +162,12 @@ class Splits:
 
     @classmethod
     def leave_out(cls, n: int, groups: ArrayLike, seed: int = 0) -> Self:
-        """Leave each group out once: one split a group, in shuffled order, all of one repeat.
+        """Leave each group out once: one split per group, in shuffled order, all in one repeat.
 
         Args:
             n: number of examples.
             groups: (n,) group of each example, numbers or strings; `numpy.arange(n)` leaves one out at a time.
-            seed: root of the order. Splits are cut into shards of at most 25.
+            seed: of the order. Splits are divided into shards of at most 25.
 
         Raises:
             DataError: `groups` has another shape, or holds fewer than two groups.
@@ -211,7 +211,7 @@ def _groups(n: int, groups: ArrayLike, least: int) -> NDArray[np.intp]:
 
 
 def _grouped(member: NDArray[np.intp], count: int, seed: int, repeat: int) -> NDArray[np.intp]:
-    """Return the chunk (n,) of each example, groups whole: the largest first, each into the emptiest chunk."""
+    """Return the chunk (n,) of each example, with whole groups: the largest first, each into the emptiest chunk."""
     sizes = np.bincount(member)
     order = stream(seed, "splits", repeat).permutation(len(sizes))
     filled = [(0, chunk) for chunk in range(count)]
@@ -245,7 +245,7 @@ def _balance(fraction: float) -> tuple[int, int]:
     raise DataError(
         expected=f"a fraction between 0 and 1 with a denominator of at most {LONGEST_REPEAT}",
         got=f"fraction={fraction}",
-        do=f"Use {nearest:.4g}, the nearest that fits.",
+        do=f"Use {nearest:.4g}, the closest that fits.",
     )
 
 
@@ -255,7 +255,7 @@ def _require_multiple(n_splits: int, length: int, fraction: float) -> None:
     below = max(length, n_splits // length * length)
     counts = sorted({below, below + length})
     raise DataError(
-        expected=f"a multiple of {length} splits for fraction={fraction} (every example is out equally often)",
+        expected=f"a multiple of {length} splits for fraction={fraction} (every example is left out equally often)",
         got=f"n_splits={n_splits}",
         do=f"Use {counts[0]} or {counts[1]}.",
     )

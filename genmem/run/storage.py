@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: atomic writes, arrays with checksums, one writer at a time."""
+"""Files that are written completely or not at all: atomic writes, arrays with checksums, one writer at a time."""
 
 import errno
 import fcntl
@@ -20,8 +20,8 @@ from genmem.errors import RunError
 
 Arrays = dict[str, NDArray[Any]]
 PARTIAL = ".partial"
-SETTLED = 0.02  # seconds after which a new change of a file shows in its time stamps: two ticks of a kernel's clock
-HELD, SMALL = 2**30, 2**20  # bytes of arrays that are held during a stage, all together; of one file that stay after it
+SETTLED = 0.02  # seconds after which another change of a file changes its time stamps: two ticks of a kernel's clock
+HELD, SMALL = 2**30, 2**20  # bytes of all arrays held during a stage; of one file's arrays that stay in memory after it
 T = TypeVar("T")
 Look = tuple[int, ...] | None
 _held: set[tuple[Path, int]] = set()
@@ -31,7 +31,7 @@ def write_atomically(file: Path, fill: Callable[[IO[bytes]], object]) -> None:
     """Call `fill(handle)` on a temporary file beside `file` and move it into place once it is on disk.
 
     Raises:
-        RunError: the disk is full or the path cannot be written; nothing is left behind.
+        RunError: the disk is full or the path cannot be written; no partial file remains.
     """
     partial = file.with_name(f"{file.name}.{os.getpid()}{PARTIAL}")
     try:
@@ -50,12 +50,12 @@ def write_atomically(file: Path, fill: Callable[[IO[bytes]], object]) -> None:
 def _remove(file: Path) -> None:
     try:
         file.unlink(missing_ok=True)
-    except OSError:  # the folder itself could not be made: there is nothing to remove
+    except OSError:  # the folder itself could not be created: there is nothing to remove
         return
 
 
 def write_arrays(file: Path, arrays: Mapping[str, NDArray[Any]], stamp: str = "") -> None:
-    """Write named arrays with a checksum over their contents and `stamp` (what they belong to)."""
+    """Write named arrays with a checksum over their contents and `stamp` (which says what they belong to)."""
     signed = {**arrays, "checksum": np.asarray(_checksum(arrays, stamp))}
     write_atomically(file, lambda handle: np.savez(handle, **signed))  # type: ignore[arg-type]
 
@@ -64,7 +64,7 @@ def read_arrays(file: Path, stamp: str = "") -> Arrays:
     """Read what `write_arrays` wrote; nothing is ever unpickled.
 
     Raises:
-        RunError: the file is damaged, or belongs to something else than `stamp`.
+        RunError: the file is damaged, or belongs to another `stamp`.
         FileNotFoundError: there is no such file.
     """
     try:
@@ -73,7 +73,7 @@ def read_arrays(file: Path, stamp: str = "") -> Arrays:
         checksum = str(arrays.pop("checksum"))
     except FileNotFoundError:
         raise
-    except Exception as error:  # zipfile, zlib, numpy and struct each have errors of their own
+    except Exception as error:  # zipfile, zlib, numpy and struct each raise their own errors
         raise damaged(file, f"one that cannot be read ({type(error).__name__})") from error
     if checksum != _checksum(arrays, stamp):
         raise damaged(file, "one whose contents do not match its checksum or this plan")
@@ -91,7 +91,7 @@ def read_tensors(file: Path, stamp: str = "") -> Arrays:
     """Read what `write_tensors` wrote.
 
     Raises:
-        RunError: the file is damaged, or belongs to something else than `stamp`.
+        RunError: the file is damaged, or belongs to another `stamp`.
         FileNotFoundError: there is no such file.
     """
     try:
@@ -100,7 +100,7 @@ def read_tensors(file: Path, stamp: str = "") -> Arrays:
             checksum = stored.metadata()["sha256"]
     except FileNotFoundError:
         raise
-    except Exception as error:  # safetensors and numpy each have errors of their own
+    except Exception as error:  # safetensors and numpy each raise their own errors
         raise damaged(file, f"one that cannot be read ({type(error).__name__})") from error
     if checksum != _checksum(arrays, stamp):
         raise damaged(file, "one whose contents do not match its checksum or this plan")
@@ -108,11 +108,11 @@ def read_tensors(file: Path, stamp: str = "") -> Arrays:
 
 
 def damaged(file: Path, got: str) -> RunError:
-    """Return the error to raise when a file does not hold what was written."""
+    """Return the error for a file with other contents than were written."""
     return RunError(
-        expected=f"a sound file {file}",
+        expected=f"an undamaged file {file}",
         got=got,
-        do="Run the same command with --recompute to make it again, or delete the file.",
+        do="Run the same command with --recompute to compute it again, or delete the file.",
     )
 
 
@@ -123,7 +123,7 @@ def _checksum(arrays: Mapping[str, NDArray[Any]], stamp: str) -> str:
     return fingerprint(*parts)
 
 
-# --- what was read stays known
+# --- contents in memory
 
 
 class _Known(NamedTuple):
@@ -133,19 +133,19 @@ class _Known(NamedTuple):
 
 
 class Held:
-    """What was read of files, and verified: it is used until a file changes, and what has changed is read again.
+    """Contents of files, read and verified: they are used until a file changes, and then read again.
 
-    A file has changed where its inode, its size or one of its times has; restoring the time of modification leaves a
-    new time of change. What is given out is what was read, so no number rests on bytes that were not verified.
+    A file has changed if its inode, its size or one of its times has; restoring the time of modification still changes
+    the time of the last status change. All contents come from these reads, so no number rests on unverified bytes.
     """
 
     def __init__(self) -> None:
         self._known: dict[tuple[object, ...], _Known] = {}
 
     def get(self, read: Callable[[], T], *files: Path, stamp: str = "") -> T:
-        """Return what `read()` makes of some files (one may be missing), of now or of earlier if none has changed.
+        """Return what `read()` makes of some files (one may be missing), now or earlier if none has changed since.
 
-        Arrays by name count against `HELD`: what does not fit is read again next time.
+        Dicts of arrays count against `HELD`: those that do not fit are read again next time.
         """
         key, looks = (*files, stamp), tuple(_look(file) for file in files)
         known = self._known.pop(key, None)
@@ -159,11 +159,11 @@ class Held:
         return value
 
     def arrays(self, file: Path, stamp: str = "") -> Arrays:
-        """Do `read_arrays`; the arrays are shared, so they are read-only."""
+        """Return `read_arrays` of a file; the arrays are shared, and therefore read-only."""
         return dict(self.get(lambda: _frozen(read_arrays(file, stamp)), file, stamp=stamp))
 
     def release(self) -> None:
-        """Let go of all that is large."""
+        """Release everything large."""
         self._known = {key: known for key, known in self._known.items() if known.size <= SMALL}
 
 
@@ -176,9 +176,9 @@ def _look(file: Path) -> Look:
 
 
 def _settle(looks: tuple[Look, ...]) -> None:
-    """Wait until one more change of these files would show in their time stamps."""
+    """Wait until another change of these files would change their time stamps."""
     age = time.time() - max((look[-1] for look in looks if look), default=0) / 1e9
-    if age < SETTLED:  # a file of the future is one of another machine's clock
+    if age < SETTLED:  # a time stamp in the future is from another machine's clock
         time.sleep(min(SETTLED, SETTLED - age))
 
 
@@ -197,9 +197,9 @@ def _frozen(arrays: Arrays) -> Arrays:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Hold `folder` for writing; the kernel lets go when the process ends, however it ends.
+    """Lock `folder` for writing; the kernel releases it when the process ends, however it ends.
 
-    A thread that holds the folder may enter again.
+    A thread that holds the lock may take it again.
 
     Raises:
         RunError: another process or thread holds it.
@@ -224,7 +224,7 @@ def lock(folder: Path) -> Iterator[None]:
                 do="Wait for it to finish, stop it, or use another run directory.",
             ) from error
         for leftover in folder.glob(f"**/*{PARTIAL}"):
-            leftover.unlink(missing_ok=True)  # of a process that was killed: only the holder writes
+            leftover.unlink(missing_ok=True)  # of a process that was killed: only the holder of the lock writes
         _held.add(key)
         try:
             yield
@@ -233,8 +233,8 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def unwritable(path: Path, error: OSError) -> RunError:
-    """Return the error to raise when `path` could not be written."""
-    # numpy writes through C and says "n requested and m written" without a number when the disk is full
+    """Return the error for a `path` that could not be written."""
+    # numpy writes through C and reports "n requested and m written" without a number when the disk is full
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or (error.errno is None and "written" in str(error)):
         do = "Free some space and run the same command again; what is finished is kept."
     else:

@@ -159,7 +159,7 @@ def _graph(width: int) -> Any:
 
 
 def _enough(finder: _Finder, tried: NDArray[np.intp], recall: float) -> int:
-    """Return the first effort, doubled from the least, with the recall wanted on the queries `tried`; else the most."""
+    """Return the first effort, doubled from the least, with the target recall on the queries `tried`; else the most."""
     search = finder.search
     true = _true_distances(search, tried)
     while finder.effort < finder.most and _share(finder.pairs(tried)[0], true) < recall:

@@ -251,7 +251,7 @@ def _check_sizes(Q: NDArray[Any], B: NDArray[Any], k: int, available: int) -> No
     if Q.shape[1] != B.shape[1]:
         raise DataError(
             expected="queries and base of one width",
-            got=f"{Q.shape[1]} and {B.shape[1]} values a row",
+            got=f"{Q.shape[1]} and {B.shape[1]} values per row",
             do="Pass both in the same form.",
         )
     if not 1 <= k <= available:
@@ -277,7 +277,7 @@ def _exclusions(exclude: ArrayLike | None, m: int, n: int) -> NDArray[np.int64]:
 
 
 def _extent(values: NDArray[Any]) -> float:
-    """Return the largest absolute value, or that of the type where it is small."""
+    """Return the largest absolute value; for small types, that of the type."""
     small = values.dtype.kind in "iu" and values.dtype.itemsize <= 2
     return float(np.iinfo(values.dtype).max) if small else largest(values)
 
@@ -341,7 +341,7 @@ def _full_float32() -> Iterator[None]:
     """Keep TensorFloat-32 out: its 10 bits would break the bound on rounding."""
     import torch
 
-    # Not torch.get_float32_matmul_precision: it raises where somebody has set this.
+    # Not torch.get_float32_matmul_precision: it raises an error if this setting was changed.
     settings = torch.backends.cuda.matmul
     usual = settings.fp32_precision
     settings.fp32_precision = "ieee"

@@ -45,7 +45,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Lane:
-    """One network to train: the examples it sees, and the split and repeat its streams derive from."""
+    """One network to train: its training examples, and the split and repeat that its streams derive from."""
 
     keep: NDArray[np.intp]
     split: int
@@ -53,7 +53,7 @@ class Lane:
 
 
 def batches(n_keep: int, batch_size: int) -> tuple[int, int]:
-    """Return (batch size, full batches per epoch) for lanes that see at least `n_keep` examples.
+    """Return (batch size, full batches per epoch) for lanes with at least `n_keep` training examples.
 
     >>> batches(1437, 64), batches(30, 64)
     ((64, 22), (30, 1))
@@ -166,7 +166,7 @@ class Noise:
         ]
 
     def next(self) -> Tensor | None:
-        """Return noise of one step for every lane: (lanes, 1, batch, *noise_shape)."""
+        """Return the noise of one step for every lane: (lanes, 1, batch, *noise_shape)."""
         if self.shape is None:
             return None
         drawn = [torch.randn(self.shape, generator=s, device=self.device) for s in self.streams]

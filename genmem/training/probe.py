@@ -15,7 +15,7 @@ from genmem.training.ensemble import Noise, Recipe, fresh_module, isolated_strea
 from genmem.training.steppers import BatchedLanes, OneLane, Stepper
 
 TRIAL_SECONDS = 0.4
-WARM_UP, TIMED = 3, 5  # steps, where they are quick
+WARM_UP, TIMED = 3, 5  # steps, if they are fast
 BATCH_TOLERANCE = 1e-4
 EXACT_TOLERANCE = 1e-9  # in float64
 LEAST_GRADIENT = 1e-3  # below, a parameter's gradients are compared to this

@@ -129,7 +129,7 @@ def _read(path: Path) -> State:
         return load_file(path)
     except Exception as error:  # safetensors and the file system each have errors of their own
         raise RunError(
-            expected=f"a sound checkpoint {path}",
+            expected=f"an undamaged checkpoint {path}",
             got=f"one that cannot be read ({type(error).__name__})",
             do="Delete the trajectory folder, then run `genmem fit` on the run, or the audit again.",
         ) from error

@@ -292,7 +292,7 @@ def test_a_network_that_changes_its_ways_is_refused():
             return self.layer(x.repeat(2, 1)).square().sum(1).view(2, -1).mean(0)
 
     x = data(8, (4,), torch.float32)
-    for change, message in [("unused", "in every batch"), ("behind", "add up"), ("layout", "alike for every batch")]:
+    for change, message in [("unused", "in every batch"), ("behind", "add up"), ("layout", "the same way for every")]:
         with pytest.raises(ModelError, match=message):
             PerExampleGradients(Fickle(change), x).features(x)
 

@@ -265,7 +265,7 @@ def test_mixture_counts_refits_that_do_not_settle(monkeypatch):
     monkeypatch.setattr(leave_one_out, "settled_mixture", lambda *_: start)
     monkeypatch.setattr(leave_one_out, "STEPS", 3)
     monkeypatch.setattr(leave_one_out, "STAGES", 1)
-    with pytest.warns(UserWarning, match=r"did not settle in \d+ of 28 refits"):
+    with pytest.warns(UserWarning, match=r"did not converge in \d+ of 28 refits"):
         influence_scores(start, X, Z)
 
 

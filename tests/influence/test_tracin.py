@@ -554,7 +554,7 @@ def test_a_damaged_ledger_says_what_to_do(tmp_path):
     call()
     file = next(tmp_path.glob("queries00000-0*.npz"))
     file.write_bytes(file.read_bytes()[:-40])
-    with pytest.raises(RunError, match="sound file.*delete the file"):
+    with pytest.raises(RunError, match="undamaged file.*delete the file"):
         call()
     file.unlink()
     call()
@@ -643,7 +643,7 @@ def test_errors_say_what_to_do():
             influence_scores(other, VECTORS, [[1.0, 2.0], [3.0]])
     with pytest.raises(ModelError, match="2 or more draws"):
         self_influence(model, VECTORS, draws=1)
-    with pytest.raises(ModelError, match="the network that the trajectory is of"):
+    with pytest.raises(ModelError, match="the network of this trajectory"):
         influence_scores(Trained(VAE(hidden=(6,)).make_module((5,)), model.trajectory_), VECTORS, VECTORS)
     bare = Trajectory(tuple(Checkpoint(c.epoch, c.step, 0.1, c.read) for c in model.trajectory_), 6, 4)
     with pytest.raises(ModelError, match='second moments of Adam.*use weights="complete"'):

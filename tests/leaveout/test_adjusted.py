@@ -136,8 +136,8 @@ def test_errors_of_many_repeats_count_for_themselves():
 @pytest.mark.slow
 def test_one_repeat_goes_by_placebos():
     study = Study(repeats=1, noise=4.0)
-    shams = np.random.default_rng(5).standard_normal((3, 1500)) * study.spread / np.sqrt(2)
-    found = adjust(study.score, study.error, study.facts, placebo=shams)
+    placebos = np.random.default_rng(5).standard_normal((3, 1500)) * study.spread / np.sqrt(2)
+    found = adjust(study.score, study.error, study.facts, placebo=placebos)
     assert error_of(found.score, study.truth) < 0.97 * error_of(study.score, study.truth)
     assert found.ok is None and "two repeats" in found.reason
     assert np.isnan([found.reliability, found.slope, found.slope_error]).all()

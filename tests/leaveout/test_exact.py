@@ -228,10 +228,10 @@ def test_mixtures_that_do_not_settle_say_so(rng, monkeypatch):
     X = rng.normal(size=(60, 2))
     monkeypatch.setattr(warm_refits, "STEPS", 1)
     monkeypatch.setattr(warm_refits, "STAGES", 2)
-    with pytest.raises(ModelError, match="to settle within 2 steps"):
+    with pytest.raises(ModelError, match="to converge within 2 steps"):
         leave_one_out(GaussianMixture(3, random_state=0), X)
     settled = GaussianMixture(2, tol=1e-13, max_iter=5000, random_state=0).fit(X)
-    with pytest.warns(UserWarning, match="did not settle in .* of 60 refits"):
+    with pytest.warns(UserWarning, match="did not converge in .* of 60 refits"):
         leave_one_out(settled, X)
 
 

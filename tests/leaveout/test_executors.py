@@ -171,7 +171,7 @@ def test_what_a_worker_died_of_is_done_again_three_times():
     executor = Told(died, None, died, died)
     found = dict(spread(executor, lambda job, deaths, X: deaths, "ab", lambda *both: both, np.arange(3)))
     assert sorted(found.values()) == [0, 3]
-    with pytest.raises(RunError, match=r"workers that live.*killed.*fewer --lanes"):
+    with pytest.raises(RunError, match=r"running workers.*killed.*fewer --lanes"):
         list(spread(Told(*[died] * 4), twice, "a", lambda *both: both, np.arange(3)))
 
 

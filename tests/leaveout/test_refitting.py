@@ -220,7 +220,7 @@ def test_a_model_that_raises_is_named(tmp_path, blobs):
         refit(planned(tmp_path / "r", blobs[0], Failing(), score_epochs=(-1,)))
     with pytest.raises(ModelError, match=r"split 0: log p is nan for example 0 \(120 in all\)"):
         refit(planned(tmp_path / "s", blobs[0], Undefined(), score_epochs=(-1,)))
-    with pytest.raises(ModelError, match=r"one real number a row"):
+    with pytest.raises(ModelError, match=r"one real number per row"):
         refit(planned(tmp_path / "t", blobs[0], Scalar(), score_epochs=(-1,)))
     with pytest.raises(ModelError, match=r"Broken"):
         refit(planned(tmp_path / "u", blobs[0], Broken(epochs=6)))

@@ -10,7 +10,7 @@ from sklearn.neighbors import KernelDensity
 from genmem import stats
 from genmem.errors import DataError
 from genmem.leaveout import estimators, scoring
-from genmem.leaveout.estimators import repeats_of, sham_shifts, shifted
+from genmem.leaveout.estimators import placebo_shifts, repeats_of, shifted
 from genmem.leaveout.scoring import memorization_score
 from genmem.run import Splits
 
@@ -38,16 +38,16 @@ def test_scores_equal_the_loop(splits, estimator):
 
 @pytest.mark.parametrize("estimator", ["mean_log", "log_mean"])
 @pytest.mark.parametrize("splits", DESIGNS, ids=lambda s: f"{s.kind}-{s.n_splits}")
-def test_placebos_are_scores_of_sham_folds_without_the_true_one(splits, estimator):
+def test_placebos_are_scores_of_shifted_folds_without_the_true_one(splits, estimator):
     ell, rows = refits(splits, 1), repeats_of(splits.held_out, splits.repeat)
     found = memorization_score(ell, splits.held_out, repeat=splits.repeat, estimator=estimator, seed=5)
-    shifts = sham_shifts(splits.held_out, rows, 5, 16 if estimator == "mean_log" and len(rows) < 3 else 8)[:8]
+    shifts = placebo_shifts(splits.held_out, rows, 5, 16 if estimator == "mean_log" and len(rows) < 3 else 8)[:8]
     assert len(found.placebo) == len(shifts) > 1
     for placebo, shift in zip(found.placebo, shifts, strict=True):
-        sham = oracles.roll_by_loop(splits.held_out, splits.repeat.tolist(), shift)
+        out = oracles.roll_by_loop(splits.held_out, splits.repeat.tolist(), shift)
         for i in range(splits.n):
             seen = ~splits.held_out[:, i]  # the true fold is dropped
-            slow = oracles.score_by_loop(ell[seen][:, [i]], sham[seen][:, [i]], splits.repeat[seen].tolist(), estimator)
+            slow = oracles.score_by_loop(ell[seen][:, [i]], out[seen][:, [i]], splits.repeat[seen].tolist(), estimator)
             assert placebo[i] == pytest.approx(slow["score"][0], abs=1e-10)
 
 
@@ -76,7 +76,7 @@ def test_p_values_by_placebo_equal_the_loop(folds, repeats):
     squares = sum(ell[r].var(axis=0, where=~splits.held_out[r]) * (folds - 1) for r in rows)
     df = repeats * (folds - 2)
     prior = stats.moderate_variances(squares / df, df)
-    shifts = sham_shifts(splits.held_out, rows, 11, 16)
+    shifts = placebo_shifts(splits.held_out, rows, 11, 16)
     slow = oracles.placebo_p_by_loop(
         ell, splits.held_out, splits.repeat.tolist(), shifts.tolist(), prior.prior_variance, prior.prior_df
     )
@@ -86,15 +86,15 @@ def test_p_values_by_placebo_equal_the_loop(folds, repeats):
     assert np.isnan(found.p_above(1.0)).all()
 
 
-def test_with_three_folds_true_and_sham_are_compared_with_the_same_fold():
+def test_with_three_folds_true_and_placebo_are_compared_with_the_same_fold():
     splits = Splits.k_fold(20, 3, 1)
     ell = refits(splits, 4, effect=0.5)
-    first = sham_shifts(splits.held_out, repeats_of(splits.held_out), 0, 16)[0, 0]
+    first = placebo_shifts(splits.held_out, repeats_of(splits.held_out), 0, 16)[0, 0]
     true_fold = splits.held_out.argmax(axis=0)
     column = np.arange(20)
     t = ell[(true_fold - first) % 3, column] - ell[true_fold, column]
-    shams = [ell[(true_fold + a) % 3, column] - ell[(true_fold - a) % 3, column] for a in (1, 2)]
-    slow = [(1 + (np.array(shams) >= x).sum()) / 41 for x in t]
+    placebos = [ell[(true_fold + a) % 3, column] - ell[(true_fold - a) % 3, column] for a in (1, 2)]
+    slow = [(1 + (np.array(placebos) >= x).sum()) / 41 for x in t]
     np.testing.assert_allclose(memorization_score(ell, splits.held_out).p_value, slow)
 
 
@@ -258,14 +258,14 @@ def test_other_designs_are_calibrated_too():
 
 @pytest.mark.parametrize("repeats", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_examples_no_refit_trained_on_have_uniform_p(repeats):
-    """Real refits of a kernel density estimate; the scored examples were in no training set, their labels are sham."""
+    """Real refits of a kernel density estimate; no training set had the scored examples: their labels are arbitrary."""
     rng = np.random.default_rng(12)
     p = []
     for study in range(12):
         train, fresh = rng.normal(size=(120, 3)), rng.normal(size=(250, 3))
-        splits, sham = Splits.k_fold(120, 6, repeats, seed=study), Splits.k_fold(250, 6, repeats, seed=99 + study)
+        splits, labels = Splits.k_fold(120, 6, repeats, seed=study), Splits.k_fold(250, 6, repeats, seed=99 + study)
         ell = [KernelDensity(bandwidth=0.5).fit(train[~out]).score_samples(fresh) for out in splits.held_out]
-        p.append(memorization_score(ell, sham.held_out, seed=study).p_value)
+        p.append(memorization_score(ell, labels.held_out, seed=study).p_value)
     p = np.concatenate(p)
     assert (p <= 0.5).mean() == pytest.approx(0.5, abs=0.05)
     assert (p <= 0.05).mean() == pytest.approx(0.05, abs=0.02)
@@ -374,8 +374,8 @@ def test_the_table_has_the_given_columns_first_and_null_for_undefined():
     np.testing.assert_array_equal(table["score"].to_numpy(), found.score)
 
 
-def test_shams_of_one_repeat_do_not_reach_into_another():
+def test_shifts_of_one_repeat_do_not_reach_into_another():
     splits = Splits.k_fold(15, 5, 2)
     rows = repeats_of(splits.held_out)
-    sham = shifted(splits.held_out, rows, np.array([0, 2]))
-    assert (sham[rows[0]] == splits.held_out[rows[0]]).all() and (sham[rows[1]] != splits.held_out[rows[1]]).any()
+    moved = shifted(splits.held_out, rows, np.array([0, 2]))
+    assert (moved[rows[0]] == splits.held_out[rows[0]]).all() and (moved[rows[1]] != splits.held_out[rows[1]]).any()

@@ -61,9 +61,9 @@ def test_examples_no_network_trained_on_have_uniform_p(real_refits, repeats, est
     ell = real_refits[1][: 5 * repeats, 80:]
     assert ell.std(axis=0).min() > 0.05  # the networks do differ
     p = []
-    for seed in range(12):  # sham labels of in and out
-        sham = Splits.k_fold(300, 5, repeats, seed=seed)
-        p.append(memorization_score(ell, sham.held_out, estimator=estimator, seed=seed).p_value)
+    for seed in range(12):  # arbitrary labels of in and out
+        labels = Splits.k_fold(300, 5, repeats, seed=seed)
+        p.append(memorization_score(ell, labels.held_out, estimator=estimator, seed=seed).p_value)
     p = np.concatenate(p)
     sizes = [(p <= level).mean() for level in (0.5, 0.1, 0.05)]
     if estimator == "mean_log":

@@ -10,7 +10,7 @@ from score_matrices import refits
 
 from genmem import stats
 from genmem.errors import DataError
-from genmem.leaveout.estimators import sham_shifts
+from genmem.leaveout.estimators import placebo_shifts
 from genmem.leaveout.scoring import memorization_score
 from genmem.run import Splits
 
@@ -91,7 +91,7 @@ def test_placebo_p_compares_examples_of_the_same_repeats(folds, repeats, lost):
     df = sum(np.maximum(m.sum(axis=0) - 1, 0) for m in in_)
     scored = df > 0
     prior = stats.moderate_variances(squares[scored] / df[scored], df[scored])
-    shifts = sham_shifts(held, rows, 11, 16)
+    shifts = placebo_shifts(held, rows, 11, 16)
     slow = np.full(60, np.nan)
     for pattern in np.unique(there[:, scored], axis=1).T:
         some = (there == pattern[:, None]).all(axis=0)
@@ -155,7 +155,7 @@ def test_an_example_without_a_score_is_an_error_that_names_the_splits(estimator)
     splits = Splits.k_fold(20, 5, 1)
     ell = failing(splits, [3])
     first = np.flatnonzero(splits.held_out[3])[0]
-    with pytest.raises(DataError, match=rf"4 examples \({first} the first\): split 3 failed"):
+    with pytest.raises(DataError, match=rf"4 examples without a score \(first: {first}\): split 3 failed"):
         memorization_score(ell, splits.held_out, estimator=estimator)
     found = memorization_score(ell, splits.held_out, estimator=estimator, missing="nan")
     for name in ("score", "log_prob_in", "log_prob_out", "p_value", "q_value"):

@@ -223,7 +223,7 @@ def test_settings_out_of_range_are_refused():
         log_kernel_sums([[1.0]], [[1.0]], 1e-200, device="cpu")
     with pytest.raises(DataError, match="same columns"):
         TorchKernelDensity().fit(X).score_samples(np.zeros((2, 5)))
-    with pytest.raises(ModelError, match="before fit"):
+    with pytest.raises(ModelError, match="an unfitted one"):
         TorchKernelDensity().score_samples(X)
 
 

@@ -239,9 +239,9 @@ def test_levels_of_a_gaussian_shift_log_p_only():
 @pytest.mark.parametrize("likelihood", ["gaussian", "logit_normal"])
 def test_levels_want_dequantised_data(likelihood):
     X = (np.random.default_rng(0).integers(0, 256, (30, 4)) / 255).astype(np.float32)
-    with pytest.raises(DataError, match="dequantised"):
+    with pytest.raises(DataError, match="dequantized"):
         VAE(likelihood=likelihood, levels=256).resolve(X)
-    with pytest.raises(DataError, match="dequantised"):
+    with pytest.raises(DataError, match="dequantized"):
         VAE(likelihood=likelihood, levels=256).resolve((X * 255 / 256).astype(np.float32))
     with pytest.raises(DataError, match=r"\[0, 1\]"):
         VAE(likelihood=likelihood, levels=256).resolve(X * 255)

@@ -193,7 +193,7 @@ def test_bare_parameters_of_pyro_modules_are_refused():
 
 def test_networks_made_once_are_refused():
     net = pairs.Net(3)
-    with pytest.raises(ModelError, match="anew in every call"):
+    with pytest.raises(ModelError, match="new networks in every call"):
         from_pyro(lambda shape: (net.model, net.guide), epochs=1).fit(data())
 
 

@@ -142,6 +142,6 @@ def test_cut_missing_and_foreign_files(saved, tmp_path):
 
 def test_only_fitted_models_are_saved(tmp_path):
     for model in (genmem.VAE(), GaussianMixture(2), genmem.KNNDensity()):
-        with pytest.raises(ModelError, match="before fit"):
+        with pytest.raises(ModelError, match="an unfitted one"):
             genmem.save_model(model, tmp_path / "m")
     assert not (tmp_path / "m").exists()

@@ -7,7 +7,7 @@ import pytest
 from oracles import roll_by_loop
 
 from genmem.errors import DataError
-from genmem.leaveout.estimators import repeats_of, sham_shifts, shifted
+from genmem.leaveout.estimators import placebo_shifts, repeats_of, shifted
 from genmem.run import Splits
 
 
@@ -103,7 +103,7 @@ def test_what_cannot_be_refitted_is_refused(make, named):
         make()
 
 
-# --- repeats, and shams within them
+# --- repeats, and placebos within them
 
 
 @pytest.mark.parametrize("splits", [Splits.k_fold(23, 4, 3), Splits.leave_out(9, np.arange(9) // 2)])
@@ -128,23 +128,23 @@ def test_repeats_that_cannot_be_told_are_refused(held_out, repeat, named):
 
 
 @pytest.mark.parametrize("splits", [Splits.k_fold(31, 6, 2), Splits.subsets(50, 0.7, 20), Splits.subsets(9, 0.75, 4)])
-def test_shams_leave_out_others_and_as_many(splits):
+def test_placebos_leave_out_others_and_as_many(splits):
     rows = repeats_of(splits.held_out, splits.repeat)
-    shifts = sham_shifts(splits.held_out, rows, seed=0, limit=8)
+    shifts = placebo_shifts(splits.held_out, rows, seed=0, limit=8)
     out = splits.held_out[rows[0]].sum(axis=0)[0]
     assert shifts.shape == (len(rows[0]) - 2 * out + 1, len(rows))
     for shift in shifts:
-        sham = shifted(splits.held_out, rows, shift)
-        assert not (sham & splits.held_out).any()
-        assert (sham == roll_by_loop(splits.held_out, splits.repeat, shift)).all()
+        moved = shifted(splits.held_out, rows, shift)
+        assert not (moved & splits.held_out).any()
+        assert (moved == roll_by_loop(splits.held_out, splits.repeat, shift)).all()
         for r in rows:
-            assert (sham[r].sum(axis=0) == out).all()
+            assert (moved[r].sum(axis=0) == out).all()
     assert all(len(set(column)) == len(column) for column in shifts.T.tolist())
 
 
-def test_two_folds_leave_no_sham():
+def test_two_folds_leave_no_placebo():
     splits = Splits.k_fold(10, 2, 3)
-    assert sham_shifts(splits.held_out, repeats_of(splits.held_out), 0, 8).shape == (0, 3)
+    assert placebo_shifts(splits.held_out, repeats_of(splits.held_out), 0, 8).shape == (0, 3)
 
 
 def test_groups_leave_together():

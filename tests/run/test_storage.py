@@ -44,7 +44,7 @@ def test_truncation_at_any_length_is_noticed(tmp_path):
     whole = file.read_bytes()
     for length in [*range(0, len(whole), 97), len(whole) - 1]:
         file.write_bytes(whole[:length])
-        with pytest.raises(RunError, match="sound file"):
+        with pytest.raises(RunError, match="undamaged file"):
             read_arrays(file)
 
 
@@ -158,7 +158,7 @@ def test_damaged_tensors_are_never_read(tmp_path):
     whole, noticed = file.read_bytes(), 0
     for length in [*range(0, len(whole), 7), len(whole) - 1]:
         file.write_bytes(whole[:length])
-        with pytest.raises(RunError, match="sound file"):
+        with pytest.raises(RunError, match="undamaged file"):
             read_tensors(file, "plan")
     for at in range(len(whole)):
         flipped = bytearray(whole)

@@ -239,7 +239,7 @@ X = np.zeros((5, 3))
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: nearest(np.zeros((2, 4)), X), "4 and 3 values a row"),
+        (lambda: nearest(np.zeros((2, 4)), X), "4 and 3 values per row"),
         (lambda: nearest(X, X, 6), "k from 1 to 5.*k=6"),
         (lambda: nearest(X, X, 0), "k=0"),
         (lambda: nearest(X, X, 5, exclude=np.arange(5)), "k from 1 to 4"),
