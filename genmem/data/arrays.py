@@ -163,11 +163,11 @@ def _row_bytes(block: NDArray[Any]) -> NDArray[np.uint8]:
     return np.pad(as_bytes, ((0, 0), (0, -as_bytes.shape[1] % 4)))
 
 
-def _all_equal(X: NDArray[Any], twin: NDArray[np.intp]) -> bool:
-    at = np.flatnonzero(twin != np.arange(len(X)))
+def _all_equal(X: NDArray[Any], first: NDArray[np.intp]) -> bool:
+    at = np.flatnonzero(first != np.arange(len(X)))
     rows = max(1, _CHUNK * len(X) // max(1, X.size))
     parts = (at[start : start + rows] for start in range(0, len(at), rows))
-    return all(np.array_equal(X[part], X[twin[part]]) for part in parts)
+    return all(np.array_equal(X[part], X[first[part]]) for part in parts)
 
 
 # --- what comes in

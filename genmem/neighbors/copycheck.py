@@ -13,7 +13,7 @@ from genmem.neighbors.copied_share import Errors, bounded_share
 from genmem.neighbors.data_copying import CopyingTest, data_copying_test
 from genmem.neighbors.exact_copies import FRESH, fewest_rows, identical_rows
 from genmem.neighbors.flagged import calibrated_distance, conformal_rows, conformal_samples, suspicious_pairs
-from genmem.neighbors.pooled import NEAR, Nearer
+from genmem.neighbors.pooled import NEAR, Closest
 from genmem.neighbors.power import TRIALS, Power, detectable_share
 from genmem.neighbors.results import Flags, Result
 from genmem.neighbors.scan import critical_value, scan_share_test
@@ -25,9 +25,9 @@ from genmem.neighbors.verdict import (
     SCAN,
     Evidence,
     Verdict,
+    closer_p,
     decide,
     gathered_share,
-    nearer_p,
     verdict_sentence,
 )
 
@@ -174,8 +174,8 @@ def read(sets: Sets, *, n_cells: int | None = None, seed: int = 0) -> Reading:
     by_rows = bounded_share(sets, Errors(_LABELS, GATHERED, _ABOVE), seed)
     to_test = over_mean(sets.near("samples", "test", NEAR)[0])
     gathered = gathered_share(by_rows.details["low_by_neighbourhoods"], sets.local_ratio("samples")[0], to_test)
-    evidence = Evidence(scan.p_value, identical_rows(sets), gathered, nearer_p(c_t, excess))
-    return Reading(scan, c_t, excess, merged_share(by_rows, evidence, sets.nearer), evidence)
+    evidence = Evidence(scan.p_value, identical_rows(sets), gathered, closer_p(c_t, excess))
+    return Reading(scan, c_t, excess, merged_share(by_rows, evidence, sets.closest), evidence)
 
 
 def searched(sets: Sets) -> Sets:
@@ -193,7 +193,7 @@ def searched(sets: Sets) -> Sets:
     return sets
 
 
-def merged_share(by_rows: Result, evidence: Evidence, nearer: Nearer) -> Result:
+def merged_share(by_rows: Result, evidence: Evidence, closest: Closest) -> Result:
     """Return the share of samples that are copies, with a 95% interval: errors of its ends add up to 2.5% each.
 
     From below the largest of bounds by rows hit and by neighbourhoods (`copied_share`), by identical rows, and of one
@@ -208,7 +208,7 @@ def merged_share(by_rows: Result, evidence: Evidence, nearer: Nearer) -> Result:
         "verdict": 1 / by_rows.n,
     }
     bounds = {name: bound if found else 0.0 for name, bound in bounds.items()}
-    either = nearer.labels[nearer.group]
+    either = closest.labels[closest.group]
     low = max(bounds.values())
     high = max(low, min(1.0, by_rows.interval[1] + float(((either > 0) & (either < 1)).mean())))
     estimate = float(np.clip(by_rows.details["estimate"] if found else 0.0, low, high))

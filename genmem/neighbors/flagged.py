@@ -45,7 +45,7 @@ def conformal_samples(sets: Sets, *, level: float = 0.1) -> Flags:
         partner[:, 0],
         level=level,
         rows="samples",
-        nearer="lie nearer to a training example than held-out examples do",
+        closer="lie nearer to a training example than held-out examples do",
         name="conformal_samples",
         title="Samples too near to training examples",
         cannot_see=(
@@ -85,7 +85,7 @@ def conformal_rows(sets: Sets, *, level: float = 0.1) -> Flags:
         partner[:, 0],
         level=level,
         rows="train",
-        nearer="lie nearer to a sample than held-out examples do",
+        closer="lie nearer to a sample than held-out examples do",
         name="conformal_rows",
         title="Training rows too near to samples",
         cannot_see=(
@@ -145,7 +145,7 @@ def calibrated_distance(sets: Sets, *, alpha: float = 0.5, k: int = NEAR, level:
         partner,
         level=level,
         rows="samples",
-        nearer="lie nearer to one training example, for their neighbourhood, than held-out examples do",
+        closer="lie nearer to one training example, for their neighbourhood, than held-out examples do",
         name="calibrated_distance",
         title="Samples near to one training example for their neighbourhood",
         cannot_see=(

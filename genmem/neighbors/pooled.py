@@ -36,7 +36,7 @@ class NearestOfBoth(NamedTuple):
     place: NDArray[np.intp]
 
 
-class Dealt(NamedTuple):
+class LabelPermutation(NamedTuple):
     """A mean label against labels dealt at random.
 
     Attributes:
@@ -58,9 +58,9 @@ class Dealt(NamedTuple):
     resolution: float
 
 
-def dealt(
+def label_permutation(
     counts: ArrayLike, labels: ArrayLike, seed: int, draws: int = DRAWS, *, place: NDArray[np.intp] | None = None
-) -> Dealt:
+) -> LabelPermutation:
     """Compare sum(counts * labels) / sum(counts) with what labels dealt to the groups at random give.
 
     Only how many groups of each count get each label matters: a table with fixed margins, which is drawn as a whole.
@@ -84,14 +84,14 @@ def dealt(
     sd = float(np.sqrt(spread / max(1, len(c) - 1)))
     p, more, least = _exactly(c, label, hits) if c.max() == 1 else _by_draws(c, label, hits, seed, draws)
     z = (hits - expected) / sd if sd else 0.0
-    return Dealt(float(c @ shares / total), float(shares.mean()), sd / total, z, p, (p + more) / 2, least)
+    return LabelPermutation(float(c @ shares / total), float(shares.mean()), sd / total, z, p, (p + more) / 2, least)
 
 
 Counts = NDArray[np.int64]
 
 
 def of_one_row(shares: Floats, seed: int, place: NDArray[np.intp] | None) -> Counts:
-    """Return the label of one row drawn from each group, 0 or 1; see `dealt` for why."""
+    """Return the label of one row drawn from each group, 0 or 1; see `label_permutation` for why."""
     u = stream(seed, "rows of groups").random(len(shares))
     return (u[slice(None) if place is None else place] < shares).astype(np.int64)  # u < 1
 
@@ -131,7 +131,7 @@ IndexArray = NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
-class Nearer:
+class Closest:
     """Samples and the group of identical pooled rows nearest to each.
 
     Attributes:
@@ -152,7 +152,7 @@ class Nearer:
     density_free: FloatArray
     place: IndexArray
 
-    def of_one_row(self, seed: int) -> "Nearer":
+    def of_one_row(self, seed: int) -> "Closest":
         """Return the same with the label of one row drawn from each group: labels then are exchangeable.
 
         Shares of groups are not: where rows are dealt to the two sets one by one, large groups have shares near the
@@ -189,14 +189,14 @@ class Nearer:
         return np.stack([np.cumsum(own[order])[self.tails - 1] for order in self.orders])
 
 
-def deviations(groups: IndexArray, nearer: Nearer) -> FloatArray:
+def deviations(groups: IndexArray, closest: Closest) -> FloatArray:
     """Return the deviation of sum c_g L_g in each tail, labels L permuted; c_g counts the group in the tail.
 
     Var = Var(L) sum (c_g - mean c)^2, and the sum of squares grows by 2 (earlier occurrences) + 1 at each sample.
     """
-    sizes = nearer.tails
+    sizes = closest.tails
     squares = np.cumsum(2.0 * earlier(groups) + 1)[sizes - 1]
-    return np.asarray(np.sqrt(nearer.spread * np.maximum(squares - sizes.astype(float) ** 2 / len(nearer.labels), 0)))
+    return np.asarray(np.sqrt(closest.spread * np.maximum(squares - sizes.astype(float) ** 2 / len(closest.labels), 0)))
 
 
 def earlier(groups: IndexArray) -> IndexArray:

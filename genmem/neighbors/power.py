@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmem.neighbors.copied_share import Hits, by_neighbourhoods
-from genmem.neighbors.pooled import NEAR, Nearer, standardised
+from genmem.neighbors.pooled import NEAR, Closest, standardised
 from genmem.neighbors.scan import critical_value, largest_by_chance
 from genmem.neighbors.sets import Sets, over_mean
 from genmem.search.exact import nearest
@@ -117,9 +117,9 @@ def detectable_share(
         return Power(
             np.nan, np.empty(0), np.empty(0), at, alpha, noise, 0, "What would have been missed was not asked."
         )
-    nearer = sets.nearer.of_one_row(seed)
+    closest = sets.closest.of_one_row(seed)
     copies = _copies(sets, noise, seed)
-    size, error = len(nearer.group), alpha if alone is None else alone
+    size, error = len(closest.group), alpha if alone is None else alone
     counts = np.unique(np.round(np.geomspace(1, size, _STEPS)).astype(np.intp))
     tried: dict[int, float] = {}
 
@@ -127,7 +127,7 @@ def detectable_share(
         count = int(counts[place])
         if count not in tried:
             tried[count] = (
-                1.0 if count >= identical else _found(nearer, copies, count, (critical, alpha, error), trials, seed)
+                1.0 if count >= identical else _found(closest, copies, count, (critical, alpha, error), trials, seed)
             )
         return tried[count] >= at
 
@@ -173,7 +173,7 @@ def _nearest_pooled(rows: FloatArray, sets: Sets) -> tuple[FloatArray, IndexArra
 
 
 def _found(
-    nearer: Nearer, copies: _Copies, count: int, rule: tuple[float, float, float], trials: int, seed: int
+    closest: Closest, copies: _Copies, count: int, rule: tuple[float, float, float], trials: int, seed: int
 ) -> float:
     """Return how often so many copies are found; `rule` holds the critical Z, its alpha, and the error alone.
 
@@ -181,10 +181,10 @@ def _found(
     largest Z that depends on how many of them share a row, so there it is found anew.
     """
     (critical, alpha, error), rng, found = rule, stream(seed, "planted copies", count), 0
-    if len(nearer.group) < _FEW:
-        critical = critical_value(largest_by_chance(_planted(nearer, copies, count, rng), _DRAWS, seed), alpha)
+    if len(closest.group) < _FEW:
+        critical = critical_value(largest_by_chance(_planted(closest, copies, count, rng), _DRAWS, seed), alpha)
     for trial in range(1, trials + 1):
-        planted = _planted(nearer, copies, count, rng)
+        planted = _planted(closest, copies, count, rng)
         largest = float(standardised(planted.excess(planted.labels), planted.deviations).max())
         found += largest > critical or copies.stand_out(count, len(planted.group), error, rng)
         if trial == max(1, trials // 5) and not 0.6 < found / trial < 1:
@@ -192,18 +192,18 @@ def _found(
     return found / trials
 
 
-def _planted(nearer: Nearer, copies: _Copies, count: int, rng: np.random.Generator) -> Nearer:
+def _planted(closest: Closest, copies: _Copies, count: int, rng: np.random.Generator) -> Closest:
     """Return samples that owe nothing to the training set, but for `count` copies planted among them."""
-    labels = rng.permutation(nearer.labels)
+    labels = rng.permutation(closest.labels)
     ours = np.flatnonzero(labels[copies.of] == 1)
     ours = ours if len(ours) else np.arange(len(copies.of))
     chosen = np.resize(rng.permutation(ours), count)
-    at = rng.choice(len(nearer.group), count, replace=False)
-    group, distance, free = nearer.group.copy(), nearer.distance.copy(), nearer.density_free.copy()
+    at = rng.choice(len(closest.group), count, replace=False)
+    group, distance, free = closest.group.copy(), closest.distance.copy(), closest.density_free.copy()
     group[at], distance[at], free[at] = copies.group[chosen], copies.distance[chosen], copies.density_free[chosen]
     any_order = rng.permutation(len(group))  # equally near samples come in any
     orders = [any_order[np.argsort(near[any_order], kind="stable")] for near in (distance, free)]
-    return Nearer(labels, group, np.stack(orders), distance, free, nearer.place)
+    return Closest(labels, group, np.stack(orders), distance, free, closest.place)
 
 
 def _sentence(smallest: float, at: float, noise: float) -> str:

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
 from genmem.errors import DataError
-from genmem.neighbors.pooled import dealt
+from genmem.neighbors.pooled import label_permutation
 from genmem.neighbors.results import Result
 from genmem.neighbors.sets import Name, Sets, of_three_sets
 from genmem.neighbors.spaces import placed
@@ -77,7 +77,9 @@ def ratio_test(sets: Sets, *, pool: bool = False, seed: int = 0) -> Result:
     near = placed("pooled", sets)[0] if pool else sets
     to_test, to_samples = (near.near("train", base, 2)[0][:, 0] for base in _OTHERS)
     rho, both = _ratio(to_test, to_samples), near.turned().both
-    found = dealt(np.bincount(both.group, minlength=len(both.labels)), both.labels, seed, _DRAWS, place=both.place)
+    found = label_permutation(
+        np.bincount(both.group, minlength=len(both.labels)), both.labels, seed, _DRAWS, place=both.place
+    )
     worth = min(len(rho), found.null * (1 - found.null) / found.sd**2) if found.sd else len(rho)
     return Result(
         name="distance_ratio",
@@ -203,7 +205,7 @@ def _authentic(sets: Sets) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     others = [sets.near(name, "train", _LOOKED_AT)[1] for name in _QUERIES]
     distances, rows = zip(*(sets.nearest_row(name, "train") for name in _QUERIES), strict=True)
     distance, row = np.concatenate(distances), np.concatenate(rows)
-    authentic = _has_nearer(sets.train, np.concatenate(others), distance, row)
+    authentic = _has_closer(sets.train, np.concatenate(others), distance, row)
     # Only rows that are nearest to something are asked, not all of the training set, and only where it is open yet.
     still = np.flatnonzero(~authentic)
     if len(still):
@@ -213,7 +215,7 @@ def _authentic(sets: Sets) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     return authentic[: len(rows[0])], authentic[len(rows[0]) :]
 
 
-def _has_nearer(
+def _has_closer(
     train: NDArray[np.generic], others: NDArray[np.int64], distance: FloatArray, row: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """Return whether one of the `others` (m, few) is nearer to the training row `row` (m,) than its query is.

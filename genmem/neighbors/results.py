@@ -98,7 +98,7 @@ def flags_of(
     *,
     level: float,
     rows: Literal["samples", "train"],
-    nearer: str,
+    closer: str,
     name: str,
     title: str,
     cannot_see: str,
@@ -114,7 +114,7 @@ def flags_of(
         partner: (n,) the row of the other set that lies nearest.
         level: the false-discovery rate.
         rows: what a row is.
-        nearer: what a flagged row is said to be, for the sentence.
+        closer: what a flagged row is said to be, for the sentence.
         name: of the test.
         title: of the test.
         cannot_see: what escapes the test.
@@ -138,7 +138,7 @@ def flags_of(
         level=level,
         resolution=1 / (len(held_out) + 1),
         partner=partner,
-        sentence=_sentence(int(flagged.sum()), len(p), len(held_out), level, rows, nearer),
+        sentence=_sentence(int(flagged.sum()), len(p), len(held_out), level, rows, closer),
         cannot_see=cannot_see,
         citation=citation,
     )
@@ -163,9 +163,9 @@ def check_level(level: float) -> None:
         raise DataError(expected="a level between 0 and 1", got=f"{level}", do="Pass 0.1 for one false flag in ten.")
 
 
-def _sentence(count: int, n: int, n_held_out: int, level: float, rows: str, nearer: str) -> str:
+def _sentence(count: int, n: int, n_held_out: int, level: float, rows: str, closer: str) -> str:
     kind = {"samples": "samples", "train": "training rows"}[rows]
-    found = f"{count:,} of {n:,} {kind} {nearer}, at a false-discovery rate of {level:g}; none expected of fresh data."
+    found = f"{count:,} of {n:,} {kind} {closer}, at a false-discovery rate of {level:g}; none expected of fresh data."
     needed = rows_needed(n, n_held_out, level)
     if needed > n:
         return f"{found} With {n_held_out:,} held-out rows none could be flagged: too few for this level."

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from genmem.neighbors.pooled import Nearer, standardised
+from genmem.neighbors.pooled import Closest, standardised
 from genmem.neighbors.results import Result
 from genmem.neighbors.sets import Sets, of_three_sets
 from genmem.seeding import stream
@@ -59,9 +59,9 @@ def scan_share_test(sets: Sets, *, draws: int = DRAWS, seed: int = 0) -> Result:
         Multivariate Two-Sample Tests Based on Nearest Neighbors (Schilling, 1986),
         https://doi.org/10.1080/01621459.1986.10478337
     """
-    nearer = sets.nearer.of_one_row(seed)
-    z = standardised(nearer.excess(nearer.labels), nearer.deviations)
-    highest, null = float(z.max()), largest_by_chance(nearer, draws, seed)
+    closest = sets.closest.of_one_row(seed)
+    z = standardised(closest.excess(closest.labels), closest.deviations)
+    highest, null = float(z.max()), largest_by_chance(closest, draws, seed)
     draws = len(null)
     order, depth = divmod(int(z.argmax()), z.shape[1])
     above, level_with = float((null > highest + _TIE).sum()), float((np.abs(null - highest) <= _TIE).sum())
@@ -73,39 +73,39 @@ def scan_share_test(sets: Sets, *, draws: int = DRAWS, seed: int = 0) -> Result:
         null=float(np.median([*null, highest])),
         p_value=p,
         direction="higher",
-        n=len(nearer.group),
-        sentence=_sentence(nearer, z, p),
+        n=len(closest.group),
+        sentence=_sentence(closest, z, p),
         cannot_see=_CANNOT_SEE,
         citation=_CITATION,
         details={
-            "depth": int(nearer.tails[depth]),
+            "depth": int(closest.tails[depth]),
             "order": order,
-            "sizes": nearer.tails,
+            "sizes": closest.tails,
             "z": z,
-            "label_null": nearer.null,
+            "label_null": closest.null,
             "mid_p": (0.5 + above + level_with / 2) / (1 + draws),
             "null_draws": null,
         },
     )
 
 
-def largest_by_chance(nearer: Nearer, draws: int, seed: int) -> FloatArray:
+def largest_by_chance(closest: Closest, draws: int, seed: int) -> FloatArray:
     """Return the largest Z of `draws` permutations of the labels of groups of identical rows.
 
     Labels are 0 or 1. Where there are no more than `draws` ways to deal them, of every way but the one at hand:
     with that one counted in, p is exact.
     """
-    hit, place = np.unique(nearer.group, return_inverse=True)
-    counts, scale = _counts(nearer, place, len(hit)), nearer.deviations.ravel()
+    hit, place = np.unique(closest.group, return_inverse=True)
+    counts, scale = _counts(closest, place, len(hit)), closest.deviations.ravel()
     alike = np.lexsort(counts.T)  # an order of the groups that does not depend on that of the rows
     counts, hit, found = counts[alike], hit[alike], []
-    for labels in _dealt(nearer.labels, hit, draws, stream(seed, "labels of pooled rows")):
-        excess = (labels - nearer.null) @ counts
+    for labels in _labellings(closest.labels, hit, draws, stream(seed, "labels of pooled rows")):
+        excess = (labels - closest.null) @ counts
         found.append(standardised(excess, np.broadcast_to(scale, excess.shape)).max(1))
     return np.concatenate(found)
 
 
-def _dealt(
+def _labellings(
     labels: FloatArray, hit: NDArray[np.intp], draws: int, rng: np.random.Generator
 ) -> Iterator[NDArray[np.float64]]:
     """Yield labels of the groups that are hit, (some, hit), a few ways to deal them at a time."""
@@ -130,21 +130,21 @@ def critical_value(null: FloatArray, alpha: float) -> float:
     return np.inf if beyond < 0 else float(np.sort(null)[::-1][beyond]) + _TIE
 
 
-def _counts(nearer: Nearer, place: NDArray[np.intp], hit: int) -> FloatArray:
+def _counts(closest: Closest, place: NDArray[np.intp], hit: int) -> FloatArray:
     """Return how often each group that is hit occurs in each tail, (hit, 2 tails)."""
     columns = [
         np.bincount(place[order[:size]], minlength=hit).astype(float)
-        for order in nearer.orders
-        for size in nearer.tails
+        for order in closest.orders
+        for size in closest.tails
     ]
     return np.stack(columns, axis=1)
 
 
-def _sentence(nearer: Nearer, z: FloatArray, p: float) -> str:
+def _sentence(closest: Closest, z: FloatArray, p: float) -> str:
     order, depth = divmod(int(z.argmax()), z.shape[1])
-    size = int(nearer.tails[depth])
-    own = nearer.labels[nearer.group[nearer.orders[order][:size]]].mean()
+    size = int(closest.tails[depth])
+    own = closest.labels[closest.group[closest.orders[order][:size]]].mean()
     return (
         f"Of the {size:,} samples nearest to any row by {ORDERS[order]}, {own:.1%} have a training row nearest, where "
-        f"chance gives {nearer.null:.1%}: a Z of {z.max():.1f}, the largest of {z.size} looked at (p = {p:.2g})."
+        f"chance gives {closest.null:.1%}: a Z of {z.max():.1f}, the largest of {z.size} looked at (p = {p:.2g})."
     )

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from genmem.data.arrays import Triple, canonical_order, identical_groups
 from genmem.data.three_sets import three_matrices
 from genmem.errors import DataError
-from genmem.neighbors.pooled import NEAR, Nearer, NearestOfBoth
+from genmem.neighbors.pooled import NEAR, Closest, NearestOfBoth
 from genmem.search.exact import Pairs, nearest
 from genmem.seeding import stream
 
@@ -165,7 +165,7 @@ class Sets:
         return NearestOfBoth(group, distance, labels, np.argsort(groups[one_each]))
 
     @cached_property
-    def nearer(self) -> Nearer:
+    def closest(self) -> Closest:
         """Whose neighbour each sample is, and in which order they come: by distance, by that for the density."""
         distances = np.hstack([self.near("samples", base, NEAR)[0] for base in _POOLED])
         count = min(NEAR, distances.shape[1])
@@ -173,7 +173,7 @@ class Sets:
         both, place = self.both, self.place("samples")  # equally near samples are ordered by what they hold
         free = np.divide(both.distance, mean, out=np.zeros_like(mean), where=mean > 0)
         orders = np.stack([np.lexsort((place, both.distance)), np.lexsort((place, both.distance, free))])
-        return Nearer(both.labels, both.group, orders, both.distance, free, both.place)
+        return Closest(both.labels, both.group, orders, both.distance, free, both.place)
 
     def local_ratio(self, queries: Name, k: int = NEAR) -> tuple[FloatArray, NDArray[np.int64]]:
         """Return d_1 / mean(d_1, ..., d_k) over distinct training rows, (m,), and the nearest row; 0 / 0 is 0."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from genmem.errors import DataError
-from genmem.neighbors.pooled import DRAWS, NearestOfBoth, dealt
+from genmem.neighbors.pooled import DRAWS, NearestOfBoth, label_permutation
 from genmem.neighbors.results import Result
 from genmem.neighbors.sets import Sets, of_three_sets
 from genmem.stats import share_interval
@@ -224,7 +224,7 @@ def _share_result(
 ) -> Result:
     """Return the result on the samples `asked`; `random` is the seed and the number of draws."""
     counts = np.bincount(both.group[asked], minlength=len(both.labels))
-    found = dealt(counts, both.labels, *random, place=both.place)
+    found = label_permutation(counts, both.labels, *random, place=both.place)
     label, (value, null) = both.labels[both.group], found[:2]
     return Result(
         name=name,

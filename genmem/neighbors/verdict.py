@@ -28,14 +28,14 @@ class Evidence:
         gathered: lower bound, at an error of GATHERED, of the share of samples far nearer to one training row than
             their neighbourhood lets expect (`copied_share`, by neighbourhoods); 0 where others lie as near to
             held-out rows, see `gathered_share`.
-        nearer_p: three times the smallest p of C_T, Z_U and the tail excess: samples lie nearer to training rows
+        closer_p: three times the smallest p of C_T, Z_U and the tail excess: samples lie nearer to training rows
             than held-out rows do, by copying or by sharpness.
     """
 
     scan_p: float
     identical: Identical
     gathered: float
-    nearer_p: float
+    closer_p: float
 
 
 def decide(evidence: Evidence) -> Verdict:
@@ -43,7 +43,7 @@ def decide(evidence: Evidence) -> Verdict:
     if evidence.scan_p <= SCAN or evidence.identical.copies > 0 or evidence.gathered > 0:
         return "copies found"
     return (
-        "sharp but not copying" if evidence.nearer_p <= ALPHA and not unexplained(evidence.identical) else "no evidence"
+        "sharp but not copying" if evidence.closer_p <= ALPHA and not unexplained(evidence.identical) else "no evidence"
     )
 
 
@@ -55,7 +55,7 @@ def unexplained(identical: Identical) -> bool:
     return identical.p_samples <= ALPHA and identical.at_test == 0
 
 
-def nearer_p(c_t: Result, tail_excess: Result) -> float:
+def closer_p(c_t: Result, tail_excess: Result) -> float:
     """Return the p-value of samples lying nearer to training rows than held-out rows do, by three tests at once."""
     each = np.array([c_t.p_value, c_t.details["p_u"], tail_excess.p_value])
     return float(min(1.0, 3 * np.nanmin(each))) if np.isfinite(each).any() else np.nan
