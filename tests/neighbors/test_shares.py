@@ -299,5 +299,5 @@ def test_results_speak():
     for found in results_of(*three(0)):
         assert f"{found.p_value:.2g}" in found.sentence and found.direction == "higher" and found.cannot_see
         assert found.interval[0] <= found.value <= found.interval[1]
-    assert "nearest of 200 held-out rows" in found.sentence and "2nd nearest" in found.sentence
+    assert "closest of 200 held-out examples" in found.sentence and "2nd closest" in found.sentence
     assert found.interval == share_interval(round(found.value * 250), 250)

@@ -167,5 +167,5 @@ def test_power_is_nan_where_all_samples_would_not_do():
     searches = Sets(T, H, S)
     scan = scan_share_test(searches)
     power = detectable_share(searches, critical=critical_value(scan.details["null_draws"], 0.005), alpha=0.005)
-    assert np.isnan(power.smallest) and "go unseen" in power.sentence
+    assert np.isnan(power.smallest) and "are not detected" in power.sentence
     assert detectable_share(searches, critical=1.0, alpha=0.005, trials=0).trials == 0
