@@ -1,18 +1,18 @@
 """Every error a user can cause.
 
     GenmemError                 the base: catch this one
-    ├── DataError(ValueError)   the data are not what the audit needs
-    ├── ModelError(TypeError)   the model, its settings or its factory are not usable
-    └── RunError                the run directory
+    ├── DataError(ValueError)   the data cannot be used as given
+    ├── ModelError(TypeError)   the model, its settings or its factory cannot be used
+    └── RunError                the run directory cannot be used
         ├── RunMismatchError    it was planned with other settings
-        └── IncompleteRunError  a stage was asked for before the one it needs
+        └── IncompleteRunError  a stage needs results of an earlier one
 
-Each message has three parts: what was expected, what came, and what to do.
+Each message has three parts: what was expected, what was found, and what to do.
 """
 
 
 class GenmemError(Exception):
-    """Base of all errors a user can cause; `str(error)` reads "Expected …; got …. Do: …".
+    """Base of all errors a user can cause; `str(error)` reads "Expected ...; got .... What to do."
 
     >>> print(GenmemError(expected="2 or more examples", got="1", do="Add examples."))
     Expected 2 or more examples; got 1. Add examples.
@@ -32,7 +32,7 @@ def _rebuild(kind: type[GenmemError], expected: str, got: str, do: str) -> Genme
 
 
 class DataError(GenmemError, ValueError):
-    """The data, labels or arrays are not what was expected."""
+    """The data, labels or arrays cannot be used as given."""
 
 
 class ModelError(GenmemError, TypeError):
@@ -48,4 +48,4 @@ class RunMismatchError(RunError):
 
 
 class IncompleteRunError(RunError):
-    """A stage needs results of an earlier stage that are not there yet."""
+    """A stage needs results of an earlier stage, and these do not exist yet."""

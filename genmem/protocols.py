@@ -1,4 +1,4 @@
-"""What genmem asks of others: a density with the convention of scikit-learn, a listener to progress."""
+"""The interfaces that genmem expects: a density with scikit-learn's conventions, and a listener to progress."""
 
 import copy
 import inspect
@@ -14,7 +14,7 @@ from genmem.errors import ModelError
 
 @runtime_checkable
 class Density(Protocol):
-    """A probabilistic model of data; `KernelDensity` and `GaussianMixture` satisfy it as they are.
+    """A probabilistic model of data; `KernelDensity` and `GaussianMixture` of scikit-learn are examples.
 
     `clone(model).fit(X[keep])` is a leave-out refit, so constructor arguments must be stored verbatim.
     """
@@ -23,17 +23,17 @@ class Density(Protocol):
         """Fit to `X`, an array of shape (n, *event), and return self."""
 
     def score_samples(self, X: Any) -> Any:
-        """Return log p(x) of every row of `X`: shape (n,), nats."""
+        """Return log p(x) of every example of `X`: shape (n,), nats."""
 
     def sample(self, n_samples: int = 1) -> Any:
-        """Return `n_samples` draws from the model."""
+        """Return `n_samples` samples of the model."""
 
 
 def draw(model: Density, n: int, seed: int) -> NDArray[Any]:
-    """Return `n` samples of a fitted model, shape (n, *event): always an array, always seeded.
+    """Return `n` samples of a fitted model, shape (n, *event): always an array and always seeded.
 
     Raises:
-        ModelError: the model offers no way to seed its samples.
+        ModelError: the samples of the model cannot be seeded.
     """
     if "random_state" in inspect.signature(model.sample).parameters:
         return _array(model.sample(n, random_state=seed))  # type: ignore[call-arg]
@@ -58,7 +58,7 @@ def _array(samples: Any) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class Progress:
-    """One report: `done` of `total` units of `stage`, and what is being worked on."""
+    """One report of progress: `done` of `total` units of `stage`, and the current work as `detail`."""
 
     stage: str
     done: float
@@ -70,4 +70,4 @@ Listener = Callable[[Progress], None]
 
 
 def ignore(_: Progress) -> None:
-    """Listen to nothing."""
+    """Ignore all progress."""

@@ -1,6 +1,6 @@
-"""Seeds are passed, never set: one root seed gives every purpose and index a stream of its own.
+"""Seeds are passed, never set: every purpose and index has its own stream, derived from one root seed.
 
-Streams are those of `numpy.random.SeedSequence`: independent, the same on any machine, in any order.
+Streams come from `numpy.random.SeedSequence`: they are independent, and the same on any machine and in any order.
 """
 
 import zlib
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def stream(root: int, purpose: str, *keys: int) -> np.random.Generator:
-    """Return the generator of `purpose` (say "order") at `keys` (say the split), derived from `root`.
+    """Return the generator for `purpose` (such as "order") at `keys` (such as the split), derived from `root`.
 
     >>> stream(0, "order", 17).integers(100) == stream(0, "order", 17).integers(100)
     np.True_
@@ -27,7 +27,7 @@ def seed_for(root: int, purpose: str, *keys: int) -> int:
 
 
 def seed32(root: int, purpose: str, *keys: int) -> int:
-    """Return a 31-bit seed for libraries that take no more (scikit-learn).
+    """Return a 31-bit seed for libraries that take at most 32 bits (scikit-learn).
 
     >>> 0 <= seed32(0, "cells") < 2**31
     True
@@ -36,5 +36,5 @@ def seed32(root: int, purpose: str, *keys: int) -> int:
 
 
 def _sequence(root: int, purpose: str, keys: tuple[int, ...]) -> np.random.SeedSequence:
-    # crc32 rather than hash(): Python salts the latter anew in every process.
+    # crc32 rather than hash(): Python salts hash() differently in every process.
     return np.random.SeedSequence(root, spawn_key=(zlib.crc32(purpose.encode()), *keys))

@@ -1,4 +1,4 @@
-"""The statistics every audit shares: false discovery rates, moderated variances, intervals, correlation."""
+"""Statistics that all audits share: false-discovery rates, moderated variances, intervals, correlation."""
 
 import itertools
 import math
@@ -18,10 +18,10 @@ FloatArray = NDArray[np.float64]
 
 
 def benjamini_hochberg(p: ArrayLike) -> FloatArray:
-    """Return q values: reject `q <= a` for a false discovery rate of a under independence or mild dependence.
+    """Return q-values: `q <= a` controls the false-discovery rate at a, under independence or positive dependence.
 
     Args:
-        p: p values of shape (n,); NaN stays NaN and does not count as a test.
+        p: p-values of shape (n,); NaN stays NaN and does not count as a test.
 
     References:
         Controlling the False Discovery Rate (Benjamini & Hochberg, 1995), JRSS B 57.
@@ -33,7 +33,7 @@ def benjamini_hochberg(p: ArrayLike) -> FloatArray:
 
 
 def benjamini_yekutieli(p: ArrayLike) -> FloatArray:
-    """Return q values as `benjamini_hochberg`, valid under any dependence; larger by sum(1/k), k = 1..n.
+    """Return q-values as `benjamini_hochberg` does, valid under any dependence; they are larger by sum(1/k), k = 1..n.
 
     References:
         The Control of the False Discovery Rate in Multiple Testing under Dependency (Benjamini & Yekutieli,
@@ -54,9 +54,9 @@ def _require_probabilities(p: FloatArray) -> None:
     if p.ndim != 1 or ((p < 0) | (p > 1)).any():
         got = f"shape {p.shape}" if p.ndim != 1 else f"values from {np.nanmin(p):g} to {np.nanmax(p):g}"
         raise DataError(
-            expected="p values between 0 and 1, shape (n,)",
+            expected="p-values between 0 and 1, shape (n,)",
             got=got,
-            do="Pass one p value per test; NaN marks a test that could not be made.",
+            do="Pass one p-value per test; NaN marks a test that could not be computed.",
         )
 
 
@@ -65,13 +65,13 @@ def _require_probabilities(p: FloatArray) -> None:
 
 @dataclass(frozen=True)
 class Moderated:
-    """Variances shrunk towards what is common to all.
+    """Variances shrunk towards a common prior.
 
     Attributes:
         variances: (n,) posterior variances, (d0 s0^2 + d s^2) / (d0 + d).
         df: (n,) degrees of freedom of each, d0 + d, at most the sum of all d.
         prior_variance: s0^2.
-        prior_df: d0; infinity when the variances spread no more than chance, 0 with fewer than 2 of them.
+        prior_df: d0; infinity if the variances spread no more than chance explains, 0 if there are fewer than 2.
     """
 
     variances: FloatArray
@@ -85,11 +85,11 @@ class Moderated:
 
 
 def moderate_variances(variances: ArrayLike, df: ArrayLike) -> Moderated:
-    """Shrink sample variances by empirical Bayes: s^2 ~ s0^2 F(d, d0), the prior by moments of log s^2.
+    """Shrink sample variances by empirical Bayes: s^2 ~ s0^2 F(d, d0), with the prior fitted by moments of log s^2.
 
     Args:
-        variances: (n,) sample variances s^2; zeros are raised to 1e-5 of the median before fitting the prior.
-        df: their degrees of freedom d, one number or (n,); where 0, there is but the prior.
+        variances: (n,) sample variances s^2; zeros are raised to 1e-5 of the median before the prior is fitted.
+        df: their degrees of freedom d, one number or (n,); where d is 0, the result is the prior.
 
     References:
         Linear Models and Empirical Bayes Methods for Assessing Differential Expression (Smyth, 2004),
@@ -148,11 +148,11 @@ def inverse_trigamma(x: float) -> float:
     return float(y)
 
 
-# --- tests by counting
+# --- tests by rank and by permutation
 
 
 def rank_p(t: ArrayLike, null: ArrayLike) -> FloatArray:
-    """Return (1 + #{null >= t}) / (1 + #null) of every t, the null values pooled.
+    """Return (1 + #{null >= t}) / (1 + #null) for every t; the null values are pooled.
 
     >>> rank_p([0.5, 2.5], [[1.0, 2.0], [3.0, 4.0]])
     array([1. , 0.6])
@@ -164,9 +164,9 @@ def rank_p(t: ArrayLike, null: ArrayLike) -> FloatArray:
 def arrangements(
     sizes: Sequence[int], chosen: Sequence[int], draws: int, rng: np.random.Generator
 ) -> tuple[FloatArray, bool]:
-    """Return ways to choose `chosen[r]` of `sizes[r]` in each stratum r, and whether they are all the ways.
+    """Return ways to choose `chosen[r]` of `sizes[r]` in each stratum r, and whether these are all the ways.
 
-    An array (ways, sum of sizes) of 0 and 1: every way once where there are at most `draws`, else random ones.
+    The array (ways, sum of sizes) holds 0 and 1: every way once if there are at most `draws`, else `draws` random ways.
 
     >>> arrangements([2, 1], [1, 1], 999, np.random.default_rng(0))
     (array([[1., 0., 1.],
@@ -187,7 +187,7 @@ def arrangements(
 
 
 def student_interval(mean: float, standard_error: float, df: float, level: float = 0.95) -> tuple[float, float]:
-    """Return the two-sided Student t interval; NaN where the error or its df are undefined."""
+    """Return the two-sided Student t interval; NaN if the error or its df is undefined."""
     if not (np.isfinite(standard_error) and df > 0):
         return np.nan, np.nan
     half = float(stats.t.ppf((1 + level) / 2, df)) * standard_error
@@ -197,7 +197,7 @@ def student_interval(mean: float, standard_error: float, df: float, level: float
 def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float, tuple[float, float]]:
     """Return mean, standard error and Student t interval of independent values (repeats, never examples).
 
-    One value has no error: both come back NaN.
+    A single value has no standard error and no interval: both are NaN.
 
     >>> mean_interval([1.0, 2.0, 3.0])[0]
     2.0
@@ -210,10 +210,10 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float,
 
 
 def share_interval(count: float, n: float, level: float = 0.95) -> tuple[float, float]:
-    """Return Wilson's interval of a share, `count` of `n`; NaN without any.
+    """Return Wilson's interval of a share, `count` of `n`; NaN if n is below 1.
 
-    It never leaves [0, 1] and has a width even where all or none are counted. Both may be effective numbers, no whole
-    ones, which `scipy.stats.binomtest` does not take.
+    It stays within [0, 1] and has a positive width even at a count of 0 or n. Both numbers may be effective sizes that
+    are not whole, which `scipy.stats.binomtest` does not accept.
 
     References:
         Probable Inference, the Law of Succession, and Statistical Inference (Wilson, 1927), JASA 22.
@@ -230,10 +230,10 @@ def share_interval(count: float, n: float, level: float = 0.95) -> tuple[float, 
 
 
 def repeat_means(per_repeat: ArrayLike) -> FloatArray:
-    """Return the mean (L,) of all examples in each repeat; with failed splits, of the examples that have one there.
+    """Return the mean (L,) of all examples in each repeat; if splits failed, of the examples that have a value there.
 
-    What differs between repeats is then the refits, not which examples are left: each counts with its difference
-    from its own mean. NaN for a repeat without any.
+    Each example enters by its difference from its own mean. Repeats therefore differ by their refits, not by which
+    examples remain. A repeat without values gives NaN.
 
     >>> repeat_means([[1.0, 10.0], [np.nan, 14.0], [3.0, 12.0]])
     array([5.5, 9. , 7.5])
@@ -252,7 +252,7 @@ def repeat_means(per_repeat: ArrayLike) -> FloatArray:
 
 
 class Correlation(NamedTuple):
-    """A correlation, its standard error, and an interval."""
+    """A correlation, its standard error and its interval."""
 
     rho: float
     standard_error: float
@@ -260,10 +260,10 @@ class Correlation(NamedTuple):
 
 
 def spearman(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Correlation:
-    """Return Spearman's rank correlation of two arrays of shape (n,), with error and interval.
+    """Return Spearman's rank correlation of two arrays of shape (n,), with its standard error and interval.
 
-    The interval is made on Fisher's z, where the error is sqrt((1 + rho^2 / 2) / (n - 3)); `standard_error`
-    is that error carried back, (1 - rho^2) times it. Constant or non-finite input gives NaN; n < 4 no error.
+    The interval is computed on Fisher's z scale, where the error is sqrt((1 + rho^2 / 2) / (n - 3)); `standard_error`
+    is (1 - rho^2) times that error (delta method). Constant or non-finite input gives NaN; n < 4 gives no error.
 
     References:
         Sample Size Requirements for Estimating Pearson, Kendall and Spearman Correlations (Bonett & Wright,
@@ -298,10 +298,10 @@ def _rank_correlation(x: FloatArray, y: FloatArray) -> float:
 
 
 def reliability(score: ArrayLike, standard_error: ArrayLike) -> float:
-    """Return 1 - mean(SE^2) / Var(score), the share of the scores' variance that is not noise of the refits.
+    """Return 1 - mean(SE^2) / Var(score), the share of the variance of the scores that is not noise of the refits.
 
-    1 is perfect; 0 or less says the ranking is noise. Examples without a score or an error are left out; NaN when
-    fewer than two are left or the scores are constant.
+    At 1 there is no noise; at 0 or below the ranking is noise. Examples without a score or an error are excluded. The
+    result is NaN if fewer than two remain or the scores are constant.
 
     >>> reliability([0.0, 10.0, 20.0], [1.0, 1.0, 1.0])
     0.99

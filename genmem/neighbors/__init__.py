@@ -1,7 +1,7 @@
 """Does the model repeat its training set?
 
-Some functions are called as the module that holds them: `genmem.neighbors.copycheck` is the function, and `from
-genmem.neighbors.copycheck import CopyCheck` still reads the module.
+Some functions share the name of the module that defines them: `genmem.neighbors.copycheck` is the function, and `from
+genmem.neighbors.copycheck import CopyCheck` still imports from the module.
 """
 
 from genmem.data.encoding import mixed_space

@@ -1,4 +1,4 @@
-"""Every test of copying that `copycheck` runs, in its order: what is added here is in reports and conditions too."""
+"""Every test of copying that `copycheck` runs, in order: tests added here also appear in reports and conditions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from genmem.neighbors.two_sample import same_source_test
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Asked:
-    """What a test can be made of.
+    """What a test may use.
 
     Attributes:
-        sets: the three sets, in the space asked for.
-        scan: the results that the verdict rests on, made already; likewise `c_t`, `excess`.
-        rows: of each set, at most, for measures that search sets within themselves.
-        seed: of permutations and draws.
-        log_prob: log p of training and of held-out rows, nats, where the model tells.
+        sets: the three sets, in the feature space.
+        scan: a result that the verdict rests on, computed already; likewise `c_t` and `excess`.
+        rows: the largest number of rows of each set for measures that search sets within themselves.
+        seed: of permutations and random subsets.
+        log_prob: log p of training and of held-out examples, nats, if the model provides it.
     """
 
     sets: Sets
@@ -38,12 +38,12 @@ class Asked:
 
 
 class CopyTest(NamedTuple):
-    """One or more tests that are made at once.
+    """One or more tests that are computed together.
 
     Attributes:
-        names: of its results, in their order; conditions know them before anything is computed.
-        run: what makes the results; value, title and what each cannot see stand in these.
-        of_model: whether it needs log p of the model, which samples alone do not give.
+        names: of its results, in order; conditions check names before anything is computed.
+        run: computes the results; these hold value, title and what the test cannot see.
+        of_model: whether it needs log p of the model, which samples alone do not provide.
     """
 
     names: tuple[str, ...]
@@ -72,11 +72,11 @@ TESTS: tuple[CopyTest, ...] = (
 
 
 def run_all(asked: Asked) -> tuple[Result, ...]:
-    """Return the results of all tests; those of a model only where there is log p."""
+    """Return the results of all tests; those that need the model only if there is log p."""
     tests = (test for test in TESTS if not test.of_model or asked.log_prob is not None)
     return tuple(result for test in tests for result in test.run(asked))
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of the tests of samples."""
+    """Return the names of the tests that need only samples."""
     return tuple(name for test in TESTS if not test.of_model for name in test.names)

@@ -1,4 +1,4 @@
-"""What share of the samples are copies of training rows? A lower bound that sharp samples do not raise."""
+"""What share of the samples are copies of training examples? A lower bound that sharp samples do not raise."""
 
 from bisect import bisect_left
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 _CITATION = (
-    "labels dealt at random as in Multivariate Two-Sample Tests Based on Nearest Neighbors (Schilling, 1986), "
-    "https://doi.org/10.1080/01621459.1986.10478337; local distances as in Extracting Training Data from Diffusion "
-    "Models (Carlini et al., 2023), https://arxiv.org/abs/2301.13188"
+    "permuted labels as in Multivariate Two-Sample Tests Based on Nearest Neighbors (Schilling, 1986), "
+    "https://doi.org/10.1080/01621459.1986.10478337; local distances as in Extracting Training Data from "
+    "Diffusion Models (Carlini et al., 2023), https://arxiv.org/abs/2301.13188"
 )
-_BY_CHANCE = 0.05  # of the samples near to training rows, for their neighbourhood, that chance may have put there
+_BY_CHANCE = 0.05  # of the samples locally close to training examples: the largest share that chance may explain
 
 
 @dataclass(frozen=True)
 class Bound:
-    """How many samples are copies at the least, and p of there being none.
+    """A lower bound of the number of copies among the samples, and the p-value of there being none.
 
     Attributes:
-        low: copies among the samples, a lower bound.
-        estimate: copies among the samples nearer than the threshold with the best bound, by expectation.
+        low: the lower bound.
+        estimate: the expected number of copies among the samples below the threshold with the best bound.
         p_value: valid and conservative: P(p <= a) <= a without copies.
     """
 
@@ -41,41 +41,42 @@ class Bound:
 
 @of_three_sets
 def copied_share(sets: Sets, *, level: float = 0.05, seed: int = 0) -> Result:
-    """Bound the share of the samples at hand that are copies of training rows, from below and above.
+    """Bound the share of these samples that are copies of training examples, from below and from above.
 
-    A copy is a sample whose distribution would be another had a held-out row stood in the place of a training row.
-    Two bounds from below, each with a quarter of the error, and the larger one counts:
+    A copy is a sample whose distribution would change if a held-out example took the place of a training example. Each
+    of two lower bounds has a quarter of the error, and the larger one counts:
 
-    - By labels. For samples that are no copies it is chance whether the row they lie nearest to, among all rows, is
-      a training row or a held-out one; a row of both sets counts as one of its copies. With b held-out rows hit
-      within some distance, the training rows hit by chance within it are few: a negative hypergeometric law, over
-      distinct rows, so that many samples at one row count once. What is hit beyond that was hit by copies: at least
-      those of the rows with the fewest samples. Holds at all distances at once, by a union over b = 0, 1, 2, 4, ...;
-      however sharp the samples are.
-    - By neighbourhoods. Samples drawn without regard to the training rows see about the same pattern of neighbours
-      wherever they lie. Those whose distance, relative to the mean of their 50 nearest, is less than half the j-th
-      smallest of held-out rows are copies but for a few: exact law of ranks, union over j = 1, 2, 4, ... while
-      j / (n_test + 1) is below its error. Sees one row copied often, and copies where n_train exceeds n_test by far,
-      which labels cannot. Assumes the data's density even at that scale, and samples that are independent or gathered
-      at few points. Samples from one tight group of the data break this, but lie near to held-out rows too: nothing
-      is claimed where those that do stand for more than a twentieth of what lies at training rows. It is silent where
-      1 / (n_test + 1) is above its error (fewer than 79 rows at 95%), or many held-out rows coincide with training
-      rows.
+    - By labels. The example closest to a sample that is not a copy, among all examples, is a training or a held-out one
+      by chance; an example in both sets takes the label of one of its copies. With b held-out examples hit within some
+      distance, few training examples are hit by chance within it: a negative hypergeometric distribution over distinct
+      examples, so that many samples at one example count once. Hits beyond that number are due to copies; at least the
+      samples at those examples that have the fewest samples count as copies. The bound holds at all distances
+      simultaneously, by a union over b = 0, 1, 2, 4, ..., however sharp the samples are.
+    - By neighbourhoods. Samples drawn independently of the training examples see about the same pattern of neighbours
+      everywhere. Consider the samples whose distance, relative to the mean of their 50 nearest neighbours, is less than
+      half the j-th smallest among held-out examples: all but a few are copies, by the exact distribution of ranks and a
+      union over j = 1, 2, 4, ... while j / (n_test + 1) is below the error of this bound. It detects one example copied
+      often, and copies if n_train far exceeds n_test, which labels cannot. It assumes that the density of the data is
+      smooth at that scale, and that samples are independent or concentrated at few points. Samples from one tight
+      cluster of the data violate this, but they are close to held-out examples too: the bound is 0 if samples close to
+      held-out examples account for more than a twentieth of the samples close to training examples. It is also 0 if 1 /
+      (n_test + 1) is above its error (fewer than 79 held-out examples at 95%), or if many held-out examples coincide
+      with training examples.
 
-    The bound from above takes half the error, by labels over all distances; it takes copies to lie nearer to
-    training rows than to held-out ones. The value is the excess of samples at training rows over what chance puts
-    there, within the distance of the best bound, and 0 where both bounds are 0: no copies are then shown.
+    The upper bound has half the error and uses labels over all distances; it assumes that copies are closer to training
+    examples than to held-out ones. The value is the number of samples at training examples in excess of chance, within
+    the distance of the best bound. It is 0 if both lower bounds are 0: copies are then not shown.
 
     Args:
         sets: the three sets.
         level: of the interval's error, 0.05 for 95%.
-        seed: of the row that a group of identical rows in both sets takes its label from.
+        seed: of the draw of a label for groups of identical examples that are in both sets.
 
     Returns:
-        `interval` is of the share of these samples; `p_value` of there being no copies is conservative. `details`
-        holds both bounds, as shares, their p-values, and "estimate", the excess within the distance of the best bound;
-        "excess_by_labels", the same over all distances: without bias for copies that lie nearest to their row, but
-        noisy.
+        `interval` is for the share among these samples; `p_value`, of there being no copies, is conservative. `details`
+        holds both lower bounds, as shares, their p-values, and "estimate", the excess within the distance of the best
+        bound; "excess_by_labels" is the same over all distances: unbiased for copies that are closest to their
+        original, but noisy.
 
     Raises:
         DataError: a set is empty or not finite, widths differ, or the level is not between 0 and 1.
@@ -85,7 +86,7 @@ def copied_share(sets: Sets, *, level: float = 0.05, seed: int = 0) -> Result:
 
 
 class Errors(NamedTuple):
-    """Errors of the bounds: from below by labels and by neighbourhoods, from above."""
+    """Errors of the bounds: from below by labels and by neighbourhoods, and from above."""
 
     labels: float
     neighbourhoods: float
@@ -93,7 +94,7 @@ class Errors(NamedTuple):
 
 
 def bounded_share(sets: Sets, errors: Errors, seed: int) -> Result:
-    """Return `copied_share` with each bound's error its own."""
+    """Return `copied_share` with a separate error for each bound."""
     m, of_test, both = len(sets.samples), sets.local_ratio("test")[0], sets.both
     hits, strict = hits_of(both, of_one_row(both.labels, seed, both.place) == 1), hits_of(both, both.labels == 1)
     ways = {
@@ -116,8 +117,9 @@ def bounded_share(sets: Sets, errors: Errors, seed: int) -> Result:
         n=m,
         sentence=_sentence(value, interval, sum(errors)),
         cannot_see=(
-            "Copies that this space moves away (shifted, flipped, re-coloured), and copies so far from their row that "
-            "held-out rows lie as near. One row copied often, where fewer than 79 rows are held out."
+            "Copies that are far from their originals in this space (shifted, mirrored, recoloured), and copies "
+            "so far from their original that held-out examples are equally close. One example copied often, if "
+            "fewer than 79 examples are held out."
         ),
         citation=_CITATION,
         details={"excess_by_labels": by_expectation, "estimate": best.estimate / m}
@@ -131,14 +133,14 @@ def bounded_share(sets: Sets, errors: Errors, seed: int) -> Result:
 
 @dataclass(frozen=True, eq=False)
 class Hits:
-    """Which distinct row of training and held-out examples together lies nearest to each sample.
+    """Which distinct example, of training and held-out examples together, is closest to each sample.
 
     Attributes:
         distance: (m,) to it.
-        in_train: (m,) whether it counts as a training row.
-        group: (m,) its number among distinct rows.
-        n_train: distinct rows that do.
-        n_other: the others.
+        in_train: (m,) whether it counts as a training example.
+        group: (m,) its number among distinct examples.
+        n_train: the number of distinct examples that count as training examples.
+        n_other: the number of the others.
     """
 
     distance: FloatArray
@@ -149,22 +151,22 @@ class Hits:
 
     @property
     def odds(self) -> float:
-        """Return how many rows there are in the training set to each held-out one."""
+        """Return how many training examples there are for each held-out example."""
         return self.n_train / max(1, self.n_other)
 
 
 def hits_of(both: NearestOfBoth, label: NDArray[np.bool_]) -> Hits:
-    """Return the rows hit, `label` (groups,) saying which of them count as training rows."""
+    """Return the examples hit; `label` (groups,) says which of them count as training examples."""
     group = both.group.astype(np.int64)
     return Hits(both.distance, label[group], group, int(label.sum()), int((~label).sum()))
 
 
 def by_labels(hits: Hits, error: float) -> Bound:
-    """Bound the copies from below by the distinct training rows hit before, and beyond, held-out ones.
+    """Bound the copies from below by the distinct training examples hit before, and beyond, held-out ones.
 
-    Over the order in which rows are hit, from the nearest sample on, labels of rows hit by chance are a random
-    sequence. For each b, at most `_by_chance` training rows come before the (b + 1)-th held-out row, all b of the grid
-    together with probability 1 - error.
+    In the order in which examples are hit, closest sample first, the labels of examples hit by chance are a random
+    sequence. For each b, at most `_by_chance` training examples come before the (b + 1)-th held-out example, for all b
+    of the grid simultaneously with probability 1 - error.
     """
     first_hits = np.sort(_first_hits(hits.group[~hits.in_train], hits.distance[~hits.in_train]))
     parts = _parts(_doubling(len(first_hits)))
@@ -172,7 +174,7 @@ def by_labels(hits: Hits, error: float) -> Bound:
 
 
 def _within(hits: Hits, first_hits: FloatArray, b: int, error: float) -> Bound:
-    """Return the bound from samples nearer than the (b + 1)-th held-out row hit, its p-value for this b alone."""
+    """Return the bound from samples closer than the (b + 1)-th held-out example hit, its p-value for this b alone."""
     limit = first_hits[b] if b < len(first_hits) else np.inf
     close = hits.distance < limit
     samples_at = np.sort(np.unique(hits.group[close & hits.in_train], return_counts=True)[1])
@@ -185,19 +187,19 @@ def _within(hits: Hits, first_hits: FloatArray, b: int, error: float) -> Bound:
 
 
 def _by_chance(b: int, most: int, hits: Hits, error: float) -> int:
-    """Return how many training rows, up to `most`, chance puts before the (b + 1)-th held-out row."""
+    """Return how many training examples, up to `most`, come before the (b + 1)-th held-out one by chance."""
     rows = range(b, b + most + 1)
     return max(0, bisect_left(rows, True, key=lambda k: _p_of_few(b, k, hits) <= error) - 1)
 
 
 def _p_of_few(b: int, k: int, hits: Hits) -> float:
-    """Return the probability that among `k` rows hit by chance at most b are held out."""
+    """Return the probability that among `k` examples hit by chance at most b are held out."""
     total = hits.n_train + hits.n_other
     return float(hypergeom.cdf(b, total, hits.n_other, min(k, total)))
 
 
 def others_by_labels(hits: Hits, error: float) -> int:
-    """Return how many samples are no copies, at the least: those at held-out rows, and as many rows by chance."""
+    """Return how many samples at least are not copies: those at held-out examples, and as many more by chance."""
     at_test = ~hits.in_train
     b, total = len(np.unique(hits.group[at_test])), hits.n_train + hits.n_other
     rows = range(b, total + 1)
@@ -214,13 +216,13 @@ def _first_hits(group: IntArray, distance: FloatArray) -> FloatArray:
 
 
 def by_neighbourhoods(hits: Hits, ratio: FloatArray, held_out: FloatArray, error: float) -> Bound:
-    """Bound the copies from below by samples below half the j-th smallest ratio of held-out rows.
+    """Bound the copies from below by the samples below half the j-th smallest ratio of held-out examples.
 
     Args:
-        hits: which rows lie nearest to the samples.
-        ratio: (m,) distance of each sample to the nearest row of either set, relative to the mean of the nearest
-            training rows.
-        held_out: (n,) distance of held-out rows to the nearest training row, relative to the same mean.
+        hits: the examples closest to the samples.
+        ratio: (m,) distance of each sample to the closest example of either set, relative to the mean distance to its
+            nearest training examples.
+        held_out: (n,) distance of held-out examples to the closest training example, relative to the same mean.
         error: of the bound.
     """
     ordered = np.sort(held_out)
@@ -229,9 +231,9 @@ def by_neighbourhoods(hits: Hits, ratio: FloatArray, held_out: FloatArray, error
 
 
 def _relative(sets: Sets, hits: Hits) -> FloatArray:
-    """Return the distance of each sample to the nearest row of either set, relative to training rows around it.
+    """Return the distance of each sample to the closest example of either set, relative to nearby training examples.
 
-    Of both sets, so that samples beside held-out rows show as plainly as samples beside training rows do.
+    Both sets count, so that samples close to held-out examples are treated as samples close to training examples are.
     """
     to_train = sets.distance("samples", "train")
     closer = np.divide(hits.distance, to_train, out=np.ones_like(to_train), where=to_train > 0)
@@ -249,9 +251,9 @@ def _below(hits: Hits, ratio: FloatArray, ordered: FloatArray, j: int, error: fl
     return Bound(max(0, count - by_chance), float(count), _p_of_many(count, j, n, m))
 
 
-@lru_cache(maxsize=2**14)  # planted copies ask for the same ones in every trial
+@lru_cache(maxsize=2**14)  # trials with planted copies repeat the same arguments
 def _p_of_many(a: int, j: int, n: int, m: int) -> float:
-    """Return the probability that `a` or more of m fresh rows come before the j-th of n held-out rows."""
+    """Return the probability that `a` or more of m fresh samples come before the j-th of n held-out examples."""
     return float(hypergeom.sf(a - 1, n + m, m, a + j - 1)) if a > 0 else 1.0
 
 
@@ -261,14 +263,14 @@ def _doubling(most: int) -> list[int]:
 
 
 def _best(bounds: list[tuple[float, Bound]]) -> Bound:
-    """Return the best of bounds that each took a part of the error, with the p-value of all together."""
+    """Return the best of several bounds that share the error, with the p-value of all together."""
     ordered = (bound for _, bound in bounds)
     best = max(ordered, key=lambda bound: (bound.low, -bound.p_value), default=Bound(0, 0.0, 1.0))
     return Bound(best.low, best.estimate, min([1.0, *(bound.p_value / part for part, bound in bounds)]))
 
 
 def _parts(grid: list[int]) -> list[tuple[float, int]]:
-    """Return parts of the error: half for the nearest threshold, which exact copies lie below, the others alike."""
+    """Return parts of the error: half for the smallest threshold, which exact copies pass, the rest in equal parts."""
     rest = len(grid) - 1
     return [(0.5 / rest if i else 0.5 if rest else 1.0, at) for i, at in enumerate(grid)]
 
@@ -277,8 +279,11 @@ def _sentence(value: float, interval: tuple[float, float], level: float) -> str:
     low, high = interval
     sure = f"{100 * (1 - level):g}%"
     if low == 0:
-        return f"No copied samples are shown: the {sure} interval of their share is 0 to {high:.1%}; fresh data: 0."
+        return (
+            f"No copying is shown: the {sure} interval of the share of copies is 0% to {high:.1%} (0% expected "
+            "without copying)."
+        )
     return (
-        f"At least {low:.1%} of the samples are copies of training rows ({sure} interval to {high:.1%}, "
-        f"estimate {value:.1%}); fresh data: 0."
+        f"An estimated {value:.1%} of the samples are copies of training examples ({sure} interval {low:.1%} to "
+        f"{high:.1%}; 0% expected without copying)."
     )

@@ -1,4 +1,4 @@
-"""Does the model repeat its training set? All tests on three sets, one shared plan of searches, one verdict."""
+"""Does the model repeat its training set? All tests on three sets, with shared searches, and one verdict."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ from genmem.neighbors.copied_share import Errors, bounded_share
 from genmem.neighbors.data_copying import CopyingTest, data_copying_test
 from genmem.neighbors.exact_copies import FRESH, fewest_rows, identical_rows
 from genmem.neighbors.flagged import calibrated_distance, conformal_rows, conformal_samples, suspicious_pairs
-from genmem.neighbors.pooled import NEAR, Nearer
+from genmem.neighbors.pooled import NEAR, Closest
 from genmem.neighbors.power import TRIALS, Power, detectable_share
 from genmem.neighbors.results import Flags, Result
 from genmem.neighbors.scan import critical_value, scan_share_test
@@ -25,41 +25,42 @@ from genmem.neighbors.verdict import (
     SCAN,
     Evidence,
     Verdict,
+    closer_p,
     decide,
     gathered_share,
-    nearer_p,
     verdict_sentence,
 )
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-NOISE = 0.5  # of the noisy copies that power is also told for, in median distances of held-out rows
-_FEWEST = 2  # rows of training and held-out sets
+NOISE = 0.5  # of the noisy copies whose power is also reported, in median distances of held-out examples
+_FEWEST = 2  # examples in the training and held-out sets
 _ABOVE = 0.025  # error of the upper end of the share of copies
-_LABELS = 0.025 - SCAN - FRESH - GATHERED  # of its lower end, what is left for rows hit
+_LABELS = 0.025 - SCAN - FRESH - GATHERED  # error of its lower end that remains for the bound by labels
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CopyCheck:
-    """Whether samples repeat training rows, and what that rests on.
+    """Whether samples repeat training examples, and the evidence for it.
 
     Attributes:
         verdict: "copies found", "sharp but not copying" or "no evidence", by the rule of `decide`.
-        sentence: the verdict in words, with its numbers and what would have been missed.
+        sentence: the verdict in words, with its numbers and the copying that would have gone undetected.
         copied_share: of the samples, an estimate with a 95% interval.
-        power: the smallest share of exact copies that would have been found four times in five.
-        power_noisy: the same of copies off by half of a held-out row's typical distance to the training set.
-        evidence: what the verdict was read from.
+        power: the smallest share of exact copies that is detected with 80% power.
+        power_noisy: the same for copies moved by half the median distance of a held-out example to the training set.
+        evidence: what determines the verdict.
         tests: all tests, those that decide first.
         cells: C_T with its table of cells; the same as in `tests`.
-        samples: which samples lie too near to training rows (by distance: sharp samples are flagged as well).
-        rows: which training rows lie too near to samples.
-        calibrated: which samples lie too near for how dense the data are there.
-        pairs: columns of the most suspicious samples with their nearest training and held-out rows, see
+        samples: which samples are too close to training examples (by plain distance: sharp samples are flagged as
+            well).
+        rows: which training examples are too close to samples.
+        calibrated: which samples are too close relative to the local density of the data.
+        pairs: columns of the most suspicious samples with their closest training and held-out examples, see
             `suspicious_pairs`.
-        near_test: (n_test,) distance of each held-out row to its nearest training row.
-        space: in words, where distances were taken.
+        near_test: (n_test,) distance of each held-out example to its closest training example.
+        space: the feature space in words.
         level: false-discovery rate of the lists.
     """
 
@@ -107,25 +108,25 @@ def copycheck(
     power_trials: int = TRIALS,
     seed: int = 0,
 ) -> CopyCheck:
-    """Check whether samples of a model are copies of the rows it was trained on. No model is needed.
+    """Check whether samples of a model are copies of the examples it was trained on. No model is needed.
 
-    Pass 2 or more rows it was trained on, all of them: a copy of a row that is not here cannot be seen. Pass 2 or more
-    held-out rows, and samples as the model makes them: none dropped, none sorted out.
+    Pass the whole training set, 2 or more examples: copies of examples that are missing cannot be detected. Pass 2 or
+    more held-out examples, and samples as the model generates them: none selected, none dropped.
 
     Args:
         sets: the three sets.
-        space: where distances are taken, see `in_space`.
-        level: false-discovery rate of the lists of samples and rows.
-        log_prob: log p of the model, nats, of rows of `train` and of `test`: adds membership inference.
-        latent: for the space "latent", what maps rows to points.
+        space: the feature space in which distances are taken, see `in_space`.
+        level: false-discovery rate of the lists of samples and examples.
+        log_prob: log p of the model, nats, for the examples of `train` and of `test`: adds membership inference.
+        latent: the function from examples to points for the space "latent".
         image_shape: (h, w) or (h, w, c) of flattened images, for spaces of images.
         n_cells: of C_T.
-        context_rows: of each set, at most, for measures that search sets within themselves.
-        power_trials: of each share of planted copies; 0 leaves out what would have been missed.
-        seed: of permutations, planted copies, cells.
+        context_rows: the largest number of rows of each set for measures that search sets within themselves.
+        power_trials: for each share of planted copies; 0 skips the power.
+        seed: of permutations, planted copies and cells.
 
     Raises:
-        DataError: a set has too few rows, is not finite or not numbers, widths differ, or a setting is none.
+        DataError: a set has too few examples, is not finite or not numeric, widths differ, or a setting is invalid.
 
     >>> rng = np.random.default_rng(0)
     >>> T, H, fresh = (rng.normal(size=(200, 4)) for _ in range(3))
@@ -158,7 +159,7 @@ def copycheck(
 
 
 class Reading(NamedTuple):
-    """The tests that decide, the share of copies, and what the verdict is read from."""
+    """The tests that decide, the share of copies, and the evidence that determines the verdict."""
 
     scan: Result
     c_t: CopyingTest
@@ -174,18 +175,18 @@ def read(sets: Sets, *, n_cells: int | None = None, seed: int = 0) -> Reading:
     by_rows = bounded_share(sets, Errors(_LABELS, GATHERED, _ABOVE), seed)
     to_test = over_mean(sets.near("samples", "test", NEAR)[0])
     gathered = gathered_share(by_rows.details["low_by_neighbourhoods"], sets.local_ratio("samples")[0], to_test)
-    evidence = Evidence(scan.p_value, identical_rows(sets), gathered, nearer_p(c_t, excess))
-    return Reading(scan, c_t, excess, merged_share(by_rows, evidence, sets.nearer), evidence)
+    evidence = Evidence(scan.p_value, identical_rows(sets), gathered, closer_p(c_t, excess))
+    return Reading(scan, c_t, excess, merged_share(by_rows, evidence, sets.closest), evidence)
 
 
 def searched(sets: Sets) -> Sets:
-    """Make the searches that several tests share, each once, for the most neighbours that any asks for."""
+    """Run the searches that several tests share, each once, for the most neighbours that any test needs."""
     for name, rows in (("train", sets.train), ("test", sets.test)):
         if len(rows) < _FEWEST:
             raise DataError(
-                expected=f"{_FEWEST} or more rows to train on and held out",
+                expected=f"{_FEWEST} or more training examples and held-out examples",
                 got=f"{len(rows)} in {name}",
-                do="Add rows: nothing can be told from so few.",
+                do="Add examples: so few allow no comparison.",
             )
     sets.near("samples", "train", NEAR)
     sets.near("test", "train", NEAR)
@@ -193,12 +194,12 @@ def searched(sets: Sets) -> Sets:
     return sets
 
 
-def merged_share(by_rows: Result, evidence: Evidence, nearer: Nearer) -> Result:
-    """Return the share of samples that are copies, with a 95% interval: errors of its ends add up to 2.5% each.
+def merged_share(by_rows: Result, evidence: Evidence, closest: Closest) -> Result:
+    """Return the share of samples that are copies, with a 95% interval; the errors of each end add up to 2.5%.
 
-    From below the largest of bounds by rows hit and by neighbourhoods (`copied_share`), by identical rows, and of one
-    sample where the verdict is that copies were found; 0 otherwise, so that the two never disagree. From above by
-    rows, samples at rows of both sets counted in.
+    The lower end is the largest of the bounds by labels and by neighbourhoods (`copied_share`), by identical examples,
+    and one sample if the verdict is "copies found"; otherwise it is 0, so that interval and verdict never disagree. The
+    upper end is by labels, plus the samples at examples that are in both sets.
     """
     found = decide(evidence) == "copies found"
     bounds = {
@@ -208,7 +209,7 @@ def merged_share(by_rows: Result, evidence: Evidence, nearer: Nearer) -> Result:
         "verdict": 1 / by_rows.n,
     }
     bounds = {name: bound if found else 0.0 for name, bound in bounds.items()}
-    either = nearer.labels[nearer.group]
+    either = closest.labels[closest.group]
     low = max(bounds.values())
     high = max(low, min(1.0, by_rows.interval[1] + float(((either > 0) & (either < 1)).mean())))
     estimate = float(np.clip(by_rows.details["estimate"] if found else 0.0, low, high))
@@ -218,8 +219,8 @@ def merged_share(by_rows: Result, evidence: Evidence, nearer: Nearer) -> Result:
         interval=(low, high),
         p_value=np.nan,
         sentence=(
-            f"Of the samples {estimate:.2%} are copies of training rows by estimate (95% interval {low:.2%} "
-            f"to {high:.2%}); 0 of fresh data."
+            f"An estimated {100 * estimate:.3g}% of the samples are copies of training examples (95% interval "
+            f"{100 * low:.3g}% to {100 * high:.3g}%; 0% expected without copying)."
         ),
         details={f"low_by_{name}": bound for name, bound in bounds.items()},
     )

@@ -1,4 +1,4 @@
-"""Are samples nearer to the training examples than held-out rows are, region by region?"""
+"""Are samples closer to training examples than held-out examples are, within cells of the space?"""
 
 import warnings
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ CellOf = dict[Name, NDArray[np.intp]]
 
 ROWS_A_CELL = 200  # of the smallest set, by default
 MOST_CELLS = 50
-FIT_ROWS = 10_000  # of the training examples: any partition made of them alone will do
+FIT_ROWS = 10_000  # of the training examples: any partition that depends on these alone is valid
 
 
 def default_cells(n_train: int, n_test: int, n_samples: int) -> int:
-    """Return one cell for every 200 rows of the smallest set, from 1 to 50.
+    """Return one cell for every 200 examples of the smallest set, from 1 to 50.
 
     >>> default_cells(2_000, 1_000, 1_000), default_cells(60_000, 10_000, 10_000), default_cells(50, 50, 50)
     (5, 50, 1)
@@ -32,16 +32,16 @@ def default_cells(n_train: int, n_test: int, n_samples: int) -> int:
 
 
 def cells_of(sets: Sets, n_cells: int | None = None, seed: int = 0) -> CellOf:
-    """Return the cell (n,) of each row of each set, from 0: that of the nearest of `n_cells` k-means centres.
+    """Return the cell (n,) of each point of each set, from 0: the closest of `n_cells` k-means centres.
 
-    The centres are fitted on the training examples, on 10,000 of them drawn at random where there are more. They
-    do not depend on the order of the rows, nor does which is nearest: `nearest` says. There are never more than there
-    are distinct rows to fit them on.
+    The centres are fitted on the training examples, or on 10,000 of them drawn at random if there are more. The cells
+    do not depend on the order of the examples; ties between centres are resolved by `nearest`. There are at most as
+    many cells as there are distinct examples to fit.
 
     Args:
         sets: the three sets.
-        n_cells: how many; by default one for every 200 rows of the smallest set, from 1 to 50.
-        seed: of the rows drawn and the starting centres.
+        n_cells: the number of cells; by default one for every 200 examples of the smallest set, from 1 to 50.
+        seed: of the examples drawn and of the starting centres.
 
     Raises:
         DataError: n_cells < 1.
@@ -56,10 +56,10 @@ def cells_of(sets: Sets, n_cells: int | None = None, seed: int = 0) -> CellOf:
 
 
 def nearest_within(sets: Sets, queries: Name, cells: CellOf) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return distance (m,) to and index (m,) of the training example of its own cell nearest to each query.
+    """Return distance (m,) to and index (m,) of the closest training example in each query's own cell.
 
-    Where the nearest of all is in the cell, it is the one; only the other queries are searched again. In a cell
-    without training examples the distance is infinite and the index -1.
+    If the closest training example of all is in the cell, it is the answer; only the other queries are searched again.
+    In a cell without training examples the distance is infinite and the index -1.
     """
     found, index = sets.near(queries, "train")
     distances, partners = found[:, 0].copy(), index[:, 0].copy()
@@ -81,25 +81,25 @@ def _rows_to_fit(sets: Sets, seed: int) -> NDArray[Any]:
 
 
 def _centres(some: NDArray[Any], count: int, seed: int) -> NDArray[np.float64]:
-    """Return the centres, `count` or as many as rows differ.
+    """Return the centres, `count` or as many as there are distinct rows.
 
-    They are fitted in float32, twice as fast. Which of them is nearest to a row is then decided in float64.
+    They are fitted in float32, which is twice as fast. The closest centre of a row is then found in float64.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
-    middle = some.mean(axis=0, dtype=np.float64)  # far from the origin, squares would swallow what differs between rows
+    middle = some.mean(axis=0, dtype=np.float64)  # far from the origin, squares would lose the differences between rows
     apart = some - middle
-    scale = float(np.abs(apart).max()) or 1.0  # squares of larger or smaller values leave float32
+    scale = float(np.abs(apart).max()) or 1.0  # squares of much larger or smaller values do not fit float32
     model = KMeans(min(count, _distinct(some, count)), n_init=1, random_state=seed32(seed, "cells"))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # rows may differ by less than can be told apart
+        warnings.simplefilter("ignore", ConvergenceWarning)  # rows may differ by less than float32 resolves
         model.fit((apart / scale).astype(np.float32))
     return np.asarray(model.cluster_centers_.astype(np.float64) * scale + middle)
 
 
 def _distinct(rows: NDArray[Any], enough: int) -> int:
-    """Return how many rows differ, or some number from `enough` on."""
+    """Return the number of distinct rows, or any number from `enough` on."""
     few = int(identical_groups(rows[: 4 * enough]).max()) + 1
     return few if few >= enough else int(identical_groups(rows).max()) + 1
 
@@ -109,24 +109,24 @@ def _distinct(rows: NDArray[Any], enough: int) -> int:
 
 Floats = NDArray[np.float64]
 
-FEWEST = 20  # samples: a cell with no more is not used
+FEWEST = 20  # samples: a cell is used if it has more
 _EXEMPLARS = 6
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the space and what the three sets have in it.
+    """One cell of the space and its points of the three sets.
 
     Attributes:
         number: of the cell, as in `details["cell_of_samples"]`.
         n_train: training examples in it; likewise `n_test`, `n_samples`.
-        share_train: of all training examples; likewise `share_test`, `share_samples`.
-        z: Mann-Whitney Z of its distances, below 0 where samples are nearer than held-out rows; NaN without any.
+        share_train: share of all training examples; likewise `share_test`, `share_samples`.
+        z: Mann-Whitney Z of its distances, below 0 if samples are closer than held-out examples; NaN if one is missing.
         used: whether it counts in C_T.
-        weight: with which it counts, its share of the held-out rows of all cells used; 0 where not used.
-        reason: why it is not used, else "".
-        samples: rows of the samples in it that lie nearest to a training example of it, nearest first.
-        partners: these training examples' rows.
+        weight: its weight in C_T, its share of the held-out examples of all cells used; 0 if it is not used.
+        reason: why it is not used, or "".
+        samples: indices of its samples that are closest to a training example in it, closest first.
+        partners: indices of these training examples.
     """
 
     number: int
@@ -146,11 +146,11 @@ class Cell:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CopyingTest(Result):
-    """C_T, raw as `value` and `statistic`, standardised as `z`, with its cells.
+    """C_T, raw as `value` and `statistic`, standardized as `z`, with its cells.
 
     Attributes:
-        z: C_T over its standard deviation on fresh data; standard normal there.
-        cells: the lowest Z first, those not used last.
+        z: C_T over its standard deviation on fresh samples; standard normal on fresh samples.
+        cells: in order of Z, the lowest first; cells not used are last.
     """
 
     z: float
@@ -164,30 +164,31 @@ class CopyingTest(Result):
 
 @of_three_sets
 def data_copying_test(sets: Sets, *, n_cells: int | None = None, seed: int = 0) -> CopyingTest:
-    """Test whether samples are nearer to training examples than held-out rows are, within cells of the space.
+    """Test whether samples are closer to training examples than held-out examples are, within cells of the space.
 
-    In each cell the distances of samples (m of them) and held-out rows (n) to the cell's training examples are
-    ranked together, ties by mid-ranks: U counts the pairs in which the sample lies farther, and
-    Z = (U - (n m / 2 - 1/2)) / sqrt(n m (n + m + 1) / 12). Over the cells with more than 20 samples and any
-    held-out row,
+    In each cell, the distances of samples (m of them) and held-out examples (n) to the training examples of the cell
+    are ranked together, ties by mid-ranks. U counts the pairs in which the sample is farther. The sum is over the cells
+    with more than 20 samples and at least one held-out example:
 
-        C_T = sum w Z,    w a cell's share of the held-out rows of these cells.
+        Z = (U - (n m / 2 - 1/2)) / sqrt(n m (n + m + 1) / 12)
+        C_T = sum w Z,    w a cell's share of the held-out examples of these cells.
 
-    Far below 0: copying. Far above: samples lie farther off than fresh rows would. C_T itself is no z-score: given
-    the counts, cells are independent on fresh data, so its variance there is sum w^2 v, where v is 1 less what ties
-    take away. `z` is C_T divided by its root, `p_value` the normal law's below `z`. The interval is of C_T: from
-    the spread of each row's share of the other set below it, training examples and cells as given.
+    Far below 0, samples are copies or sharper than the data. Far above 0, they are farther away than fresh samples. C_T
+    is not a z-score: given the counts, cells are independent on fresh samples, so its variance is sum w^2 v, where v is
+    1 less a correction for ties. `z` is C_T divided by the root of this variance, and `p_value` the lower tail of the
+    normal distribution at `z`. The interval is for C_T: its variance is that of the placements of both sets, with
+    training examples and cells fixed.
 
     Args:
         sets: the three sets.
-        n_cells: k-means cells, fitted on the training examples. By default one for every 200 rows of the smallest
+        n_cells: k-means cells, fitted on the training examples. By default one for every 200 examples of the smallest
             set, from 1 to 50.
         seed: of the starting centres.
 
     Returns:
-        `details` holds "z_u" and "p_u", the same test with all the space as one cell; "sd" of C_T on fresh data; "tau",
-        the least share of the samples in a used cell; "cell_of_train", "cell_of_test" and "cell_of_samples", (n,) each.
-        Without a cell to use, value, z and p_value are NaN.
+        `details` holds "z_u" and "p_u", the same test with the whole space as one cell; "sd" of C_T on fresh samples;
+        "tau", the smallest share of the samples in a used cell; "cell_of_train", "cell_of_test" and "cell_of_samples",
+        (n,) each. If no cell can be used, value, z and p_value are NaN.
 
     Raises:
         DataError: a set is empty or not finite, widths differ, or n_cells < 1.
@@ -210,7 +211,7 @@ def data_copying_test(sets: Sets, *, n_cells: int | None = None, seed: int = 0) 
     p = _p_below(z, sd)
     return CopyingTest(
         name="c_t",
-        title="Data copying, C_T",
+        title="Data-copying, C_T",
         value=value,
         null=0.0,
         interval=(value - half, value + half),
@@ -227,14 +228,15 @@ def data_copying_test(sets: Sets, *, n_cells: int | None = None, seed: int = 0) 
 
 
 _CANNOT_SEE = (
-    "A minority of copies among samples that are otherwise too far off, for the two cancel; copies of a few rows. "
-    "Samples sharper than the data look like copies to it, and so do fresh ones where held-out rows were duplicated "
-    "after they were set apart: it counts each of them as a row of its own."
+    "A minority of copies among samples that are otherwise too far away, because the two effects cancel; copies "
+    "of few examples. Samples that are sharper than the data are mistaken for copies. So are fresh samples if "
+    "held-out examples were duplicated after the split, because every duplicate counts as an example of its "
+    "own."
 )
 
 
 def _sum(ranks: list["Rank"], table: list[Cell]) -> tuple[float, float, float]:
-    """Return C_T, its standard deviation on fresh data, and half its interval; NaN where no cell is used."""
+    """Return C_T, its standard deviation on fresh samples, and half its interval; NaN if no cell is used."""
     used = [(cell.weight, rank) for cell, rank in zip(table, ranks, strict=True) if cell.used]
     if not used:
         return np.nan, np.nan, np.nan
@@ -243,7 +245,7 @@ def _sum(ranks: list["Rank"], table: list[Cell]) -> tuple[float, float, float]:
 
 
 class Rank(NamedTuple):
-    """How one set of distances ranks against another: Z, its variance on fresh data, its variance on these."""
+    """How one set of distances ranks against another: Z, its variance on fresh samples, its variance on these sets."""
 
     z: float
     ties: float
@@ -254,10 +256,11 @@ _NO_RANK = Rank(np.nan, np.nan, np.nan)
 
 
 def rank_distances(of_samples: Floats, of_test: Floats) -> Rank:
-    """Return the Mann-Whitney Z of samples' distances (m,) against held-out rows' (n,); NaN where one has none.
+    """Return the Mann-Whitney Z of samples' distances (m,) against held-out examples' (n,); NaN if one set is empty.
 
-    Below 0 where samples are nearer. Mid-ranks, the continuity correction of the lower tail, no correction for ties:
-    those leave the variance `ties` = 1 - sum(t^3 - t) / (N^3 - N) instead of 1, N = n + m, t rows to a tie.
+    Z is below 0 if samples are closer. It uses mid-ranks and the continuity correction of the lower tail, without a
+    correction for ties: these reduce the variance from 1 to `ties` = 1 - sum(t^3 - t) / (N^3 - N), N = n + m, with t
+    distances in a tie.
     """
     m, n = len(of_samples), len(of_test)
     if not m or not n:
@@ -273,19 +276,19 @@ def rank_distances(of_samples: Floats, of_test: Floats) -> Rank:
 
 
 def _share_below(values: Floats, others: Floats) -> Floats:
-    """Return the share of `others` below each value, ties by half."""
+    """Return the share of `others` below each value; ties count half."""
     ordered = np.sort(others)
     count = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
     return np.asarray(count / (2 * len(others)))
 
 
 def _variance(shares: Floats) -> float:
-    # One more at either end: complete separation in so many rows is not complete separation for good.
+    # One more value at either end: complete separation in a finite sample has a positive error.
     return float(np.var([*shares, 0.0, 1.0], ddof=1))
 
 
 def _p_below(z: float, sd: float) -> float:
-    """Return the normal law's p below z; 1 where nothing varies, NaN where there is no z."""
+    """Return the normal distribution's probability below z; 1 if nothing varies, NaN if z is undefined."""
     return 1.0 if sd == 0 else float(stats.norm.cdf(z))
 
 
@@ -300,7 +303,7 @@ def _by_row(cells: CellOf) -> dict[str, NDArray[np.intp]]:
 
 
 def _table(sets: Sets, cells: CellOf) -> tuple[list[Rank], list[Cell]]:
-    """Return rank and row of the table of every cell, by number."""
+    """Return ranks and table entries of all cells, by number."""
     near = {name: nearest_within(sets, name, cells) for name in _QUERIES}
     counts = np.stack([np.bincount(cells[name], minlength=_count(cells)) for name in NAMES], axis=1)  # (cells, 3)
     reasons = [_reason(*row) for row in counts.tolist()]
@@ -339,23 +342,26 @@ def _count(cells: CellOf) -> int:
 
 
 def _reason(train: int, test: int, samples: int) -> str:
-    """Return why a cell of so many rows is not used, "" where it is."""
+    """Return why a cell with these counts is not used, or ""."""
     if samples <= FEWEST:
-        return f"{samples} samples, more than {FEWEST} needed"
+        return f"{samples} samples; more than {FEWEST} are needed"
     if not test:
-        return "no held-out row"
+        return "no held-out example"
     return "" if train else "no training example"
 
 
 def _sentence(value: float, z: float, p: float, table: list[Cell]) -> str:
     used = sum(cell.used for cell in table)
     if not used:
-        return f"No cell of {len(table)} has more than {FEWEST} samples and a held-out row, so there is no C_T."
-    where = f"in {used} of {len(table)} cells" if len(table) > 1 else "all space being one cell"
-    how = "nearer to training examples than" if p <= 0.05 else "about as near to training examples as"
+        return (
+            f"C_T is undefined: no cell of {len(table)} has more than {FEWEST} samples, a held-out example and a "
+            "training example."
+        )
+    where = f"in {used} of {len(table)} cells" if len(table) > 1 else "with the whole space as one cell"
+    how = "closer to training examples than" if p <= 0.05 else "about as close to training examples as"
     if z > 1.645:
         how = "farther from training examples than"
     return (
-        f"C_T is {value:.2f}, {z:.1f} standard deviations from the 0 of fresh samples (p = {p:.2g}): {where}, "
-        f"samples lie {how} held-out rows."
+        f"C_T is {value:.2f}, {z:.1f} standard deviations from 0, its mean for fresh samples (p = {p:.2g}): "
+        f"{where}, samples are {how} held-out examples are."
     )

@@ -1,4 +1,4 @@
-"""Samples that are identical to training rows: more than identical rows in the three sets come to by chance?"""
+"""Are more samples identical to training examples than identical points in the three sets explain by chance?"""
 
 from bisect import bisect_left
 from typing import NamedTuple
@@ -11,22 +11,22 @@ from genmem.neighbors.sets import Sets
 
 IntArray = NDArray[np.int64]
 
-FRESH = 0.001  # chance, at most, that fresh samples are said to be copies by being identical
-MODEL = 0.05  # chance, at most, that a model of few values which is told of no row meets training rows only
+FRESH = 0.001  # largest probability that fresh samples count as copies because they are identical
+MODEL = 0.05  # the same for a model of discrete data that does not know which examples were trained on
 
 
 class Identical(NamedTuple):
-    """How far chance explains that samples are identical to training rows.
+    """Samples that are identical to training examples, and how well chance explains them.
 
     Attributes:
-        samples: how many are identical to a training row and to no held-out row.
-        rows: distinct training rows that they are identical to.
-        copies: of these samples, a lower bound of those that are copies, at the errors FRESH and MODEL.
-        p_fresh: of as many such rows if samples were fresh: all rows of the three sets dealt anew.
-        p_model: the same whatever law the model draws from, as long as it is not told which rows were trained on.
-        p_samples: of as many such samples, next to held-out rows that are identical to a training row.
-        any_train: samples that are identical to a training row, whether or not to a held-out row too.
-        at_test: samples that are identical to a held-out row.
+        samples: the number of samples identical to a training example and to no held-out example.
+        rows: the number of distinct training examples that they are identical to.
+        copies: a lower bound of the copies among these samples, at the errors FRESH and MODEL.
+        p_fresh: p-value of `rows` if samples are fresh: all points are exchangeable between the three sets.
+        p_model: p-value of `rows` for any sampling distribution that does not depend on which examples were trained on.
+        p_samples: p-value of `samples`, compared with the held-out examples that are identical to a training example.
+        any_train: the number of samples identical to a training example, whether or not to a held-out example too.
+        at_test: the number of samples identical to a held-out example.
     """
 
     samples: int
@@ -40,7 +40,7 @@ class Identical(NamedTuple):
 
 
 def identical_rows(sets: Sets) -> Identical:
-    """Return how far chance explains that samples are identical to training rows."""
+    """Return the samples that are identical to training examples, and how well chance explains them."""
     counts = _counts(sets)
     train, test, samples = counts
     hit = _hit(counts)
@@ -51,7 +51,9 @@ def identical_rows(sets: Sets) -> Identical:
     def chance(some: int) -> bool:
         return max(by_exchange(counts, some), by_exchange(distinct, some)) > FRESH or by_any_model(counts, some) > MODEL
 
-    by_chance = bisect_left(range(rows + 1), True, key=lambda some: not chance(some)) - 1  # more are not
+    by_chance = (
+        bisect_left(range(rows + 1), True, key=lambda some: not chance(some)) - 1
+    )  # more are not explained by chance
     return Identical(
         samples=own,
         rows=rows,
@@ -65,16 +67,17 @@ def identical_rows(sets: Sets) -> Identical:
 
 
 def by_exchange(counts: IntArray, some: int | None = None) -> float:
-    """Return the p-value of as many groups of identical rows with samples and training rows but no held-out row.
+    """Return the p-value of the number of groups that hold samples and training examples but no held-out example.
 
-    Fresh samples are exchangeable with rows of both sets: a group of s identical rows then is of that kind with
-    probability (1 - h)^s - t^s - m^s, h, t and m being the shares of the three sets. The sum over groups is bounded by
-    the binomial law of the same mean (On the Distribution of the Number of Successes in Independent Trials, Hoeffding,
-    1956, https://doi.org/10.1214/aoms/1177728178).
+    A group is a set of identical points. Fresh samples are exchangeable with the examples of both sets. A group of s
+    points is then of that kind with probability (1 - h)^s - t^s - m^s, where h, t and m are the shares of held-out
+    examples, training examples and samples. The sum over groups is bounded by the binomial distribution of the same
+    mean (On the Distribution of the Number of Successes in Independent Trials, Hoeffding, 1956,
+    https://doi.org/10.1214/aoms/1177728178).
 
     Args:
-        counts: (3, groups) training rows, held-out rows and samples in each group of identical rows.
-        some: of the groups of that kind, the others being set aside as copies; all if None.
+        counts: (3, groups) training examples, held-out examples and samples in each group of identical points.
+        some: the number of groups of that kind that count, the others being set aside as copies; all if None.
     """
     t, h, m = counts.sum(axis=1) / counts.sum()
     sizes = counts.sum(axis=0)
@@ -88,10 +91,11 @@ def by_exchange(counts: IntArray, some: int | None = None) -> float:
 
 
 def by_any_model(counts: IntArray, some: int | None = None) -> float:
-    """Return the p-value of as many such groups among those with a sample and another row, whoever made the samples.
+    """Return the p-value of the same number for any model, among groups that hold a sample and another point.
 
-    A sample of a model of few values meets training rows, held-out rows and other samples by chance, in proportion to
-    their numbers; a copy meets training rows. Valid for pairs of rows; a bound on how far sharpness explains it.
+    A sample of a model of discrete data hits training examples, held-out examples and other samples by chance, in
+    proportion to their numbers; a copy hits a training example. The p-value is valid for pairs of points; it bounds how
+    far sharpness explains the number.
     """
     train, test, samples = (int(of) for of in counts.sum(axis=1))
     met = int(((counts[2] > 0) & (counts.sum(axis=0) > 1)).sum())
@@ -101,14 +105,14 @@ def by_any_model(counts: IntArray, some: int | None = None) -> float:
 
 
 def rank_of_counts(own: int, m: int, others: int, n: int) -> float:
-    """Return Fisher's p-value of `own` or more of m samples, where `others` of n held-out rows do the same."""
+    """Return Fisher's p-value of `own` or more of m samples, given `others` of n held-out examples."""
     return float(hypergeom.sf(own - 1, n + m, own + others, m)) if own else 1.0
 
 
 def fewest_rows(sets: Sets) -> float:
-    """Return how many training rows, each copied once, show by being identical; infinity if not even all do.
+    """Return how many training examples, each copied once, are detected as identical; infinity if even all are not.
 
-    Identical rows there are already, other than copies, stay where they are.
+    Identical points that exist already and are not copies remain in place.
     """
     counts = _counts(sets)
     counts[2, (counts[0] > 0) & (counts[1] == 0)] = 0  # no copies yet
@@ -118,7 +122,7 @@ def fewest_rows(sets: Sets) -> float:
     def enough(rows: int) -> bool:
         planted = counts.copy()
         planted[2, free[:rows]] = 1
-        rest = m - int(planted[2].sum())  # fresh samples, each a group of its own, or fewer of those there are
+        rest = m - int(planted[2].sum())  # fresh samples, each its own group; existing groups count first
         planted = np.hstack([planted, np.repeat([[0], [0], [1]], max(0, rest), axis=1)])
         return by_exchange(planted) <= FRESH and by_any_model(planted) <= MODEL
 
@@ -130,7 +134,7 @@ def fewest_rows(sets: Sets) -> float:
 
 
 def _counts(sets: Sets) -> IntArray:
-    """Return how many rows of training, held-out examples and samples each group of identical rows holds."""
+    """Return how many training examples, held-out examples and samples each group of identical points holds."""
     most = max(int(groups.max()) for groups in sets.groups)
     return np.stack([np.bincount(groups, minlength=most + 1) for groups in sets.groups]).astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""Which samples lie too near to a training example, which training rows are hit, and which pairs look alike?"""
+"""Which samples are too close to a training example, which training examples are hit, and which pairs look alike?"""
 
 from typing import Any
 
@@ -18,18 +18,18 @@ _BATES = (
 
 @of_three_sets
 def conformal_samples(sets: Sets, *, level: float = 0.1) -> Flags:
-    """Rank the distance of each sample to its nearest training example among those of held-out examples.
+    """Rank the distance of each sample to its closest training example among the distances of held-out examples.
 
-    The p-value of a sample is (1 + #{held-out no farther}) / (n_test + 1). Given the training set, fresh samples
-    and held-out examples are exchangeable, so it is valid; the p-values depend positively on each other through
-    the held-out examples they share, under which Benjamini and Hochberg's procedure still holds its rate.
+    The p-value of a sample is (1 + #{held-out examples at most as far}) / (n_test + 1). Given the training set, fresh
+    samples and held-out examples are exchangeable, so it is valid. The p-values share the held-out examples and are
+    positively dependent, under which the procedure of Benjamini and Hochberg still controls its rate.
 
     Args:
         sets: the three sets.
         level: the false-discovery rate.
 
     Returns:
-        One entry a sample: distances in the units of the data, `partner` the nearest training example.
+        One entry per sample: distances in the units of the data, `partner` the closest training example.
 
     Raises:
         DataError: a set is empty or not finite, widths differ, or the level is not between 0 and 1.
@@ -45,12 +45,12 @@ def conformal_samples(sets: Sets, *, level: float = 0.1) -> Flags:
         partner[:, 0],
         level=level,
         rows="samples",
-        nearer="lie nearer to a training example than held-out examples do",
+        closer="are closer to a training example than held-out examples are",
         name="conformal_samples",
-        title="Samples too near to training examples",
+        title="Samples too close to training examples",
         cannot_see=(
-            "Copies that this space moves away (shifted, flipped, re-coloured). Sharpness is mistaken for copying: "
-            "samples from denser regions than the data's lie nearer to everything."
+            "Copies that are far from their originals in this space (shifted, mirrored, recoloured). Sharpness "
+            "is mistaken for copying: samples from denser regions are closer to all examples."
         ),
         citation=_BATES,
     )
@@ -58,18 +58,18 @@ def conformal_samples(sets: Sets, *, level: float = 0.1) -> Flags:
 
 @of_three_sets
 def conformal_rows(sets: Sets, *, level: float = 0.1) -> Flags:
-    """Rank the distance of each training example to its nearest sample among those of held-out examples.
+    """Rank the distance of each training example to its closest sample among the distances of held-out examples.
 
-    The p-value of a training row is (1 + #{held-out no farther from a sample}) / (n_test + 1). Where samples owe
-    no more to the training set than to the held-out one, the two are exchangeable and it is valid, however sharp
-    the samples are.
+    The p-value of a training example is (1 + #{held-out examples at most as far from a sample}) / (n_test + 1). If
+    samples do not depend on which examples were trained on, training and held-out examples are exchangeable, and the
+    p-value is valid however sharp the samples are.
 
     Args:
         sets: the three sets.
         level: the false-discovery rate.
 
     Returns:
-        One entry a training row: distances in the units of the data, `partner` the nearest sample.
+        One entry per training example: distances in the units of the data, `partner` the closest sample.
 
     Raises:
         DataError: a set is empty or not finite, widths differ, or the level is not between 0 and 1.
@@ -85,18 +85,19 @@ def conformal_rows(sets: Sets, *, level: float = 0.1) -> Flags:
         partner[:, 0],
         level=level,
         rows="train",
-        nearer="lie nearer to a sample than held-out examples do",
+        closer="are closer to a sample than held-out examples are",
         name="conformal_rows",
-        title="Training rows too near to samples",
+        title="Training examples too close to samples",
         cannot_see=(
-            "Few rows copied often: one p-value cannot be less than 1 / (n_test + 1), and among many rows a few such "
-            "do not stand out. Copies that this space moves away (shifted, flipped, re-coloured)."
+            "Few examples copied often: no p-value can be below 1 / (n_test + 1), and a few of these are not "
+            "significant among many examples. Copies that are far from their originals in this space (shifted, "
+            "mirrored, recoloured)."
         ),
         citation=_BATES,
     )
 
 
-# --- near by the standards of the neighbourhood
+# --- close relative to the local density
 
 
 _CARLINI = "Extracting Training Data from Diffusion Models (Carlini et al., 2023), https://arxiv.org/abs/2301.13188"
@@ -104,29 +105,30 @@ _CARLINI = "Extracting Training Data from Diffusion Models (Carlini et al., 2023
 
 @of_three_sets
 def calibrated_distance(sets: Sets, *, alpha: float = 0.5, k: int = NEAR, level: float = 0.1) -> Flags:
-    """Compare each sample's distance to its nearest training example with its mean distance to the `k` nearest.
+    """Compare each sample's distance to its closest training example with its mean distance to the `k` nearest.
 
-    The statistic is d_1 / (alpha * mean(d_1, ..., d_k)), without unit, from 0 for an exact copy to 1 / alpha.
-    What counts as small is taken from held-out examples: p-values by rank, false discoveries controlled. Identical
-    training rows count once among the k: otherwise a row's own copies would be its neighbourhood, and a sample
-    beside them would look ordinary. With fewer than k distinct training rows all are taken.
+    The statistic is d_1 / (alpha * mean(d_1, ..., d_k)); it has no unit and ranges from 0 for an exact copy to 1 /
+    alpha. Its null distribution comes from held-out examples: p-values by rank, with control of the false-discovery
+    rate. Identical training examples count once among the k: otherwise the duplicates of an example would be its
+    neighbourhood, and a copy of it would look ordinary. If there are fewer than k distinct training examples, all are
+    used.
 
-    A sample drawn without regard to the training set sees about the same pattern of neighbours wherever it lies, so
-    sharp samples hardly lower the statistic. They do where the density changes much between its nearest rows and its
-    k-th, as in few rows of many dimensions.
+    A sample drawn independently of the training set sees about the same pattern of neighbours everywhere, so sharp
+    samples hardly lower the statistic. They do if the density changes much between the nearest neighbour and the k-th,
+    as with few examples in many dimensions.
 
     Args:
         sets: the three sets.
-        alpha: the share of the mean distance that counts as near; it scales the statistic and changes no p-value.
-        k: how many neighbours make the neighbourhood, 2 or more.
+        alpha: the share of the mean distance that counts as close; it scales the statistic and changes no p-value.
+        k: the number of neighbours, 2 or more.
         level: the false-discovery rate.
 
     Returns:
-        One entry a sample; `partner` is the nearest training example, the first of identical ones.
+        One entry per sample; `partner` is the closest training example, the first of identical ones.
 
     Raises:
-        DataError: a set is empty or not finite, widths differ, k is less than 2, alpha not above 0, or the level not
-            between 0 and 1.
+        DataError: a set is empty or not finite, widths differ, k is less than 2, alpha is not above 0, or the level is
+            not between 0 and 1.
 
     References:
         Extracting Training Data from Diffusion Models (Carlini et al., 2023), https://arxiv.org/abs/2301.13188
@@ -145,13 +147,14 @@ def calibrated_distance(sets: Sets, *, alpha: float = 0.5, k: int = NEAR, level:
         partner,
         level=level,
         rows="samples",
-        nearer="lie nearer to one training example, for their neighbourhood, than held-out examples do",
+        closer="are closer to one training example, relative to the local density, than held-out examples are",
         name="calibrated_distance",
-        title="Samples near to one training example for their neighbourhood",
+        title="Samples close to one training example relative to the local density",
         cannot_see=(
-            "Copies with noise of a row that the training set holds in many slightly different versions: these are "
-            "then its neighbourhood. Copies that this space moves away (shifted, flipped, re-coloured). Samples drawn "
-            "too often from tight groups of the data are mistaken for copies, if less than by the plain distance."
+            "Noisy copies of an example that the training set holds in many slightly different versions, "
+            "because these are its neighbourhood. Copies that are far from their originals in this space "
+            "(shifted, mirrored, recoloured). Samples drawn too often from tight clusters of the data are "
+            "mistaken for copies, though less than by plain distance."
         ),
         citation=_CARLINI,
     )
@@ -164,24 +167,24 @@ MOST = 1000
 
 
 def suspicious_pairs(sets: Sets, samples: Flags, calibrated: Flags, *, most: int = MOST) -> dict[str, NDArray[Any]]:
-    """Return the most suspicious samples with the training row and the held-out row nearest to each.
+    """Return the most suspicious samples, each with its closest training example and its closest held-out example.
 
-    Samples nearer to a training row than to any held-out row come first, and among them those whose training row is
-    nearest for how dense the data are there (`calibrated_distance`): copies in sparse and in dense regions alike.
+    Samples closer to a training example than to any held-out example come first. Among them, the order is by distance
+    relative to the local density (`calibrated_distance`): copies in sparse and in dense regions count alike.
 
     Args:
         sets: the three sets.
         samples: of `conformal_samples`.
         calibrated: of `calibrated_distance`.
-        most: how many.
+        most: the number of samples.
 
     Returns:
-        Columns of one length: "sample", "train", "test" (rows), "distance_train", "distance_test", "ratio" (of
-        these, 0 to infinity; 1 where both are 0), "p_value", "q_value", "flagged" (of `samples`), "calibrated",
+        Columns of one length: "sample", "train", "test" (indices), "distance_train", "distance_test", "ratio" (of these
+        distances, 0 to infinity; 1 if both are 0), "p_value", "q_value", "flagged" (of `samples`), "calibrated",
         "calibrated_flagged".
     """
     (to_train, train), (to_test, test) = sets.nearest_row("samples", "train"), sets.nearest_row("samples", "test")
-    place = sets.place("samples")  # equally suspicious ones in an order that their values decide
+    place = sets.place("samples")  # ties are ordered by the values of the samples
     at = np.lexsort((place, to_train, calibrated.statistic, to_train >= to_test))[:most]
     ratio = np.divide(to_train, to_test, out=np.where(to_train > 0, np.inf, 1.0), where=to_test > 0)
     columns = {

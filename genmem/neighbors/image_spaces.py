@@ -1,4 +1,4 @@
-"""Spaces of images: coarser pixels, and amplitudes that neither a shift nor a mirror changes."""
+"""Feature spaces of images: averaged pixels, and Fourier amplitudes that are invariant to shifts and mirroring."""
 
 import math
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _BITS = 24  # of an amplitude, counted from the largest value of the image
 def pooled(images: Array, size: int) -> Array:
     """Return images averaged over blocks of `size` x `size` pixels, (m, *smaller), channels last.
 
-    What is left over at the right and the lower edge is averaged over the pixels there are.
+    Blocks at the right and the lower edge average over the pixels that remain.
 
     >>> pooled(np.array([[[1.0, 3.0, 5.0]]]), 2)
     array([[[2., 5.]]])
@@ -35,11 +35,11 @@ def pooled(images: Array, size: int) -> Array:
 def spectrum(images: Array) -> Array:
     """Return the amplitudes of the Fourier transform of images, (m, h, w // 2 + 1[, channels]).
 
-    A shift that wraps around changes phases only, and so does one that does not where the pixels that leave and enter
-    are equal (a plain background). A mirror image swaps the amplitudes at (u, v) and (-u, v): of each such pair the
-    smaller comes first, which makes mirror images in either direction the same point. With these amplitudes scaled so
-    that they have the norm of the image, no two images lie further apart than as pixels: what is a near copy there is
-    one here, whether or not it was shifted. They are rounded to 2^-24 of the largest value of the image.
+    A shift that wraps around changes phases only; so does one that does not wrap, if the pixels that leave and enter
+    are equal (a plain background). Mirroring swaps the amplitudes at (u, v) and (-u, v); the smaller of each pair comes
+    first, which maps mirror images in either direction to the same point. The amplitudes are scaled so that they have
+    the norm of the image. No two images are then farther apart than as pixels: a near copy in pixels is one here,
+    shifted or not. Amplitudes are rounded to 2^-24 of the largest value of the image.
     """
     from scipy import fft
 
@@ -56,7 +56,7 @@ def spectrum(images: Array) -> Array:
         np.minimum(one, other),
         np.maximum(one, other),
     )
-    # Rounded, so that an image, its shifts and its mirror images are equal and count as one row in every test.
+    # Rounded, so that an image, its shifts and its mirror images are equal and count as identical in every test.
     largest = np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True)
     step = np.exp2(np.frexp(largest)[1] - _BITS)
     rounded: Array = np.rint(amplitude / step) * step
@@ -66,10 +66,10 @@ def spectrum(images: Array) -> Array:
 def image_space(
     name: str, size: int, shape: tuple[int, ...], image_shape: tuple[int, ...] | None
 ) -> tuple[Callable[[Array], Array], str]:
-    """Return the function behind "pooled" or "spectrum" for examples of such an array, and what it is in words.
+    """Return the function behind "pooled" or "spectrum" for examples of such an array, and its description.
 
     Raises:
-        DataError: they are no images, or smaller than the blocks.
+        DataError: the examples are not images, or are smaller than the blocks.
     """
     found, note = shape_of_images(shape, image_shape)
     if name == "pooled":
@@ -81,15 +81,15 @@ def image_space(
             )
         words = f"images averaged over {size} x {size} pixels"
         return (lambda rows: pooled(as_images(rows, found), size)), words + note
-    words = "amplitudes of the Fourier transform of images, shifts and mirror images alike"
+    words = "Fourier amplitudes of images, equal for shifts and mirror images"
     return (lambda rows: spectrum(as_images(rows, found))), words + note
 
 
 def shape_of_images(shape: tuple[int, ...], given: tuple[int, ...] | None) -> tuple[tuple[int, ...], str]:
-    """Return (h, w) or (h, w, channels) of examples of an array of this shape, and a note where it is a guess.
+    """Return (h, w) or (h, w, channels) of examples of an array of this shape, and a note if the shape is a guess.
 
     Raises:
-        DataError: they are no images, or do not have the shape given.
+        DataError: the examples are not images, or do not have the given shape.
 
     >>> shape_of_images((5, 64), None)
     ((8, 8), ', rows read as 8 x 8 images')
@@ -100,7 +100,7 @@ def shape_of_images(shape: tuple[int, ...], given: tuple[int, ...] | None) -> tu
             raise DataError(
                 expected=f"image_shape (h, w) or (h, w, channels) of {math.prod(event)} values",
                 got=str(tuple(given)),
-                do="Correct it.",
+                do="Pass the shape of one image, so that its product is the number of values.",
             )
         return tuple(given), ""
     return _shape(event)

@@ -1,4 +1,4 @@
-"""Common measures of samples beside the tests of copying: what each says, and what it cannot see."""
+"""Common measures of samples beside the tests of copying: their values, and what each cannot detect."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,19 +13,19 @@ from genmem.neighbors.two_sample import one_nn_two_sample
 
 @of_three_sets
 def context(sets: Sets, *, rows: int = 2000, seed: int = 0) -> tuple[Result, ...]:
-    """Return the measures that reports of generative models often give, each with its value on fresh data.
+    """Return measures that are often reported for generative models, each with its value on fresh data.
 
-    Distance to closest record and nearest-neighbour distance ratio (median and 5% quantile), membership by distance
-    to the nearest sample, on all rows; leave-one-out 1-NN accuracy, precision, recall, density and coverage on `rows`
-    of each set at most. None of them decides whether samples are copies; `cannot_see` of each says why.
+    Distance to closest record, nearest-neighbour distance ratio (median and 5% quantile) and membership by distance to
+    the closest sample use all rows. Leave-one-out 1-NN accuracy, precision, recall, density and coverage use at most
+    `rows` of each set. None of them decides whether samples are copies; `cannot_see` of each says why.
 
-    It asks for two training neighbours of samples and held-out examples, and for the nearest sample of
-    training and held-out examples.
+    The searches are: two training neighbours of samples and of held-out examples, and the closest sample of training
+    and of held-out examples.
 
     Args:
         sets: the three sets.
-        rows: how many rows of each set those take that search sets within themselves.
-        seed: of the draw of these rows.
+        rows: the largest number of rows of each set for measures that search sets within themselves.
+        seed: of the random subset of rows.
 
     Returns:
         `dcr_median`, `dcr_tail`, `nndr_median`, `nndr_tail`, `gan_leaks`, `one_nn_train`, `one_nn_test`, `precision`,
@@ -34,7 +34,7 @@ def context(sets: Sets, *, rows: int = 2000, seed: int = 0) -> tuple[Result, ...
     Raises:
         DataError: the sets do not fit together, or `rows` is below 1.
     """
-    # The ratio asks for two neighbours, the distance then takes the first of these.
+    # The ratio searches for two neighbours; the distance then uses the first of these.
     ratio = neighbor_ratio(sets)
     return (
         *closest_record(sets),
@@ -52,20 +52,23 @@ FloatArray = NDArray[np.float64]
 Interval = tuple[float, float]
 
 _DCR = (
-    "Data Synthesis Based on Generative Adversarial Networks (Park et al., 2018), https://arxiv.org/abs/1806.03384; "
-    "with held-out examples beside it"
+    "Data Synthesis Based on Generative Adversarial Networks (Park et al., 2018), "
+    "https://arxiv.org/abs/1806.03384; with held-out examples as a reference"
 )
 _NNDR = "CTAB-GAN: Effective Table Data Synthesizing (Zhao et al., 2021), https://arxiv.org/abs/2102.08369"
-_SHARP = "A model sharper than its data lies nearer to every example, copied or not, and lowers it as copies do."
+_SHARP = (
+    "A model that is sharper than the data is closer to every example, copied or not, and lowers the value as "
+    "copies do."
+)
 
 
 @of_three_sets
 def closest_record(sets: Sets) -> tuple[Result, Result]:
     """Return the median and the 5% quantile of the distance to closest record (DCR), each against held-out examples.
 
-    The distance of a sample to its nearest training example; the null is the same quantile of held-out examples'
-    distances. The interval is distribution-free, from order statistics. Nothing else changes hands: exp(-d^2) of
-    such distances, as some tools report, underflows to ties.
+    The distance is that of a sample to its closest training example; the null is the same quantile of the distances of
+    held-out examples. The interval is distribution-free, from order statistics. Some tools report exp(-d^2) of these
+    distances, which underflows to ties.
 
     Args:
         sets: the three sets.
@@ -77,7 +80,7 @@ def closest_record(sets: Sets) -> tuple[Result, Result]:
         DataError: the sets do not fit together.
     """
     ours, theirs = (sets.distance(name, "train") for name in ("samples", "test"))
-    what = "distance to the nearest training example"
+    what = "distance to the closest training example"
     return _quantiles("dcr", "Distance to closest record", what, ours, theirs, _SHARP, _DCR)
 
 
@@ -85,8 +88,9 @@ def closest_record(sets: Sets) -> tuple[Result, Result]:
 def neighbor_ratio(sets: Sets) -> tuple[Result, Result]:
     """Return the median and the 5% quantile of the nearest-neighbour distance ratio (NNDR), against held-out examples.
 
-    d1 / d2, a sample's distances to its nearest and its second nearest training example: near 0 where it belongs to
-    one of them alone. Two training examples at distance 0 make it 0 too. NaN where there is one training example.
+    The ratio is d1 / d2 of a sample's distances to its closest and its second closest training example; it is near 0 if
+    one of them is much closer than all others. Two training examples at distance 0 also give 0. With one training
+    example it is NaN.
 
     Args:
         sets: the three sets.
@@ -98,8 +102,10 @@ def neighbor_ratio(sets: Sets) -> tuple[Result, Result]:
         DataError: the sets do not fit together.
     """
     ours, theirs = (_ratios(sets, name) for name in ("samples", "test"))
-    what = "ratio of the distances to the nearest and the second nearest training example"
-    blind = "Copies of rows that occur more than once, slightly changed: the second neighbour is then as near. "
+    what = "ratio of the distances to the closest and the second closest training example"
+    blind = (
+        "Slightly changed copies of examples that occur more than once: the second neighbour is then equally close. "
+    )
     return _quantiles("nndr", "Nearest-neighbour distance ratio", what, ours, theirs, blind + _SHARP, _NNDR)
 
 
@@ -113,8 +119,8 @@ def _ratios(sets: Sets, name: Name) -> FloatArray:
 def _quantiles(
     key: str, title: str, what: str, ours: FloatArray, theirs: FloatArray, blind: str, citation: str
 ) -> tuple[Result, Result]:
-    few = "Copies of fewer than half of the samples hardly move a median. " + blind
-    rare = "Copies of much fewer than 5% of the samples. " + blind
+    few = "Copies that are fewer than half of the samples hardly change the median. " + blind
+    rare = "Copies that are far fewer than 5% of the samples. " + blind
     median = _quantile(f"{key}_median", f"{title}, median", 0.5, what, ours, theirs, few, citation)
     return median, _quantile(f"{key}_tail", f"{title}, 5% quantile", 0.05, what, ours, theirs, rare, citation)
 
@@ -132,7 +138,7 @@ def _quantile(
         interval=_interval(ours, level),
         direction="lower",
         n=len(ours),
-        sentence=f"The {which} of samples' {what} is {value:.4g}; of held-out examples' it is {null:.4g}.",
+        sentence=f"The {which} of the {what} is {value:.4g} for samples and {null:.4g} for held-out examples.",
         cannot_see=blind,
         citation=citation,
         details={"samples": ours, "test": theirs, "null_interval": _interval(theirs, level)},
@@ -140,7 +146,7 @@ def _quantile(
 
 
 def _interval(values: FloatArray, level: float) -> Interval:
-    """Return a 95% interval of a quantile from order statistics; of few rows it begins at 0 or has no end, NaN."""
+    """Return a 95% interval of a quantile from order statistics; with few values it starts at 0 or its end is NaN."""
     if np.isnan(values).any():
         return np.nan, np.nan
     low, high = stats.quantile_test(values, q=float(np.quantile(values, level)), p=level).confidence_interval(0.95)
@@ -152,18 +158,18 @@ def _interval(values: FloatArray, level: float) -> Interval:
 
 @of_three_sets
 def gan_leaks(sets: Sets) -> Result:
-    """Return the AUC of telling training examples from held-out ones by their distance to the nearest sample.
+    """Return the AUC of separating training from held-out examples by their distance to the closest sample.
 
-    The full black-box attack without calibration: the nearer a sample, the likelier a member. The p-value is of the
-    Mann-Whitney test with mid-ranks; rows count as independent, so a training example that occurs many times makes
-    it too small. The interval is Newcombe's, and also stands where the AUC is 0 or 1.
+    This is the full black-box attack without calibration: the closer a sample, the more likely the example is a member.
+    The p-value is of the Mann-Whitney test with mid-ranks. Examples count as independent, so a training example that
+    occurs many times makes it too small. The interval is Newcombe's, which is also defined at an AUC of 0 or 1.
 
     Args:
         sets: the three sets.
 
     Returns:
-        `gan_leaks`: the AUC, null .5. `details`: the share of training examples caught at the threshold that catches
-        at most 1% of held-out ones, and the distances (n_train,), (n_test,).
+        `gan_leaks`: the AUC, null .5. `details`: the share of training examples detected at a threshold that at most 1%
+        of held-out examples pass, and the distances (n_train,), (n_test,).
 
     Raises:
         DataError: the sets do not fit together.
@@ -178,17 +184,22 @@ def gan_leaks(sets: Sets) -> Result:
     caught = _caught(members, others, 0.01)
     return Result(
         name="gan_leaks",
-        title="Membership by distance to the nearest sample (GAN-Leaks), AUC",
+        title="Membership by distance to the closest sample (GAN-Leaks), AUC",
         value=auc,
         null=0.5,
         interval=(low, high),
         p_value=p,
         direction="higher",
         n=len(members) + len(others),
-        sentence=f"Distance to the nearest sample tells training examples from held-out ones with AUC {auc:.3f} "
-        f"({low:.3f} to {high:.3f}); chance is .5. At 1% false alarms {caught:.1%} are found.",
-        cannot_see="Copies of few training examples: an AUC averages over all of them. A training example that occurs "
-        "many times counts as many independent ones in the p-value.",
+        sentence=(
+            f"The distance to the closest sample separates training from held-out examples with an AUC of {auc:.3f} "
+            f"({low:.3f} to {high:.3f}); 0.5 is chance. At 1% false positives, {caught:.1%} of training examples are "
+            "detected."
+        ),
+        cannot_see=(
+            "Copies of few training examples, because an AUC averages over all of them. A training example that "
+            "occurs many times counts as many independent ones in the p-value."
+        ),
         citation="GAN-Leaks: A Taxonomy of Membership Inference Attacks against Generative Models (Chen et al., 2020), "
         "https://arxiv.org/abs/1909.03935",
         details={"tpr_at_1_percent": caught, "train": members, "test": others},
@@ -203,6 +214,6 @@ def _auc(members: FloatArray, others: FloatArray) -> tuple[float, float]:
 
 
 def _caught(members: FloatArray, others: FloatArray, rate: float) -> float:
-    """Return the share of members strictly nearer than all but a share `rate` of the others."""
+    """Return the share of members strictly closer than all but a share `rate` of the others."""
     threshold = np.sort(others)[int(rate * len(others))]
     return float((members < threshold).mean())

@@ -1,7 +1,7 @@
-"""Training and held-out examples taken together: who lies nearest, and how labels dealt at random would come out.
+"""Training and held-out examples pooled: which is closest to each sample, and the null distribution of its label.
 
-Rows of both sets are pooled. Were no row copied, which of them were trained on would be chance, whatever the model
-draws: sharp, wide or lopsided. Every test that reads only these labels is therefore blind to all but copying.
+If nothing is copied, the train/held-out labels of the pooled examples are exchangeable given the samples, however sharp
+or biased the model is. A test that uses these labels alone therefore responds to nothing but copying.
 """
 
 from dataclasses import dataclass, replace
@@ -16,18 +16,18 @@ from genmem.seeding import stream
 
 Floats = NDArray[np.float64]
 
-DRAWS = 99_999  # of the labels
-_VALUES = 2**22  # of drawn tables held at a time
+DRAWS = 99_999  # permutations of the labels
+_VALUES = 2**22  # of random tables in memory at a time
 
 
 class NearestOfBoth(NamedTuple):
-    """The nearest of training and held-out examples to each sample.
+    """The closest training or held-out example to each sample.
 
     Attributes:
-        group: (n_samples,) of identical rows.
+        group: (n_samples,) its group of identical examples.
         distance: (n_samples,) to it.
-        labels: (groups,) the share of its rows that are training examples.
-        place: (groups,) its place in an order that rows' values alone decide.
+        labels: (groups,) the share of training examples in each group.
+        place: (groups,) rank of each group in an order that depends on the values alone.
     """
 
     group: NDArray[np.intp]
@@ -36,17 +36,17 @@ class NearestOfBoth(NamedTuple):
     place: NDArray[np.intp]
 
 
-class Dealt(NamedTuple):
-    """A mean label against labels dealt at random.
+class LabelPermutation(NamedTuple):
+    """A mean label and its distribution under permutation of the train/held-out labels.
 
     Attributes:
         value: the mean label.
         null: its expectation.
         sd: its standard deviation.
-        z: its distance from the expectation in standard deviations.
-        p_value: how often it is reached.
-        mid_p: the same, counting half of the cases that just reach it.
-        resolution: the smallest p-value there can be.
+        z: its deviation from the expectation in standard deviations.
+        p_value: how often permutations reach it.
+        mid_p: the same, with permutations that equal it counted half.
+        resolution: the smallest possible p-value.
     """
 
     value: float
@@ -58,24 +58,24 @@ class Dealt(NamedTuple):
     resolution: float
 
 
-def dealt(
+def label_permutation(
     counts: ArrayLike, labels: ArrayLike, seed: int, draws: int = DRAWS, *, place: NDArray[np.intp] | None = None
-) -> Dealt:
-    """Compare sum(counts * labels) / sum(counts) with what labels dealt to the groups at random give.
+) -> LabelPermutation:
+    """Compare sum(counts * labels) / sum(counts) with its distribution under permutation of the groups' labels.
 
-    Only how many groups of each count get each label matters: a table with fixed margins, which is drawn as a whole.
-    Where counts too are 0 and 1 it has one free entry, and the p-value is the hypergeometric law's.
+    The distribution depends only on how many groups of each count get each label: a table with fixed margins, which is
+    drawn as a whole. If the counts are also 0 and 1, the table has one free entry, and the p-value is hypergeometric.
 
-    A label between 0 and 1 is the share of a group's rows. Where rows are dealt to the two sets one by one, large
-    groups have labels near the mean and groups of one have 0 or 1, so these shares are not exchangeable between
-    groups. The labels of one row from each group are: sd, z and p-values rest on such a draw.
+    A label between 0 and 1 is the share of training examples in a group. If examples are assigned to the two sets one
+    by one, large groups have shares near the mean and groups of one have 0 or 1, so these shares are not exchangeable
+    between groups. The labels of one example drawn from each group are: sd, z and p-values use such a draw.
 
     Args:
         counts: (groups,) non-negative integers, not all 0.
         labels: (groups,) from 0 to 1.
-        seed: of the draws.
-        draws: how many; the smallest p-value is 1 / (draws + 1).
-        place: (groups,) of each group in an order that does not depend on that of the rows.
+        seed: of the permutations and the draw.
+        draws: the number of permutations; the smallest p-value is 1 / (draws + 1).
+        place: (groups,) rank of each group in an order that does not depend on the order of the examples.
     """
     c, shares = np.asarray(counts, np.int64), np.asarray(labels, np.float64)
     label, total = of_one_row(shares, seed, place), int(c.sum())
@@ -84,20 +84,20 @@ def dealt(
     sd = float(np.sqrt(spread / max(1, len(c) - 1)))
     p, more, least = _exactly(c, label, hits) if c.max() == 1 else _by_draws(c, label, hits, seed, draws)
     z = (hits - expected) / sd if sd else 0.0
-    return Dealt(float(c @ shares / total), float(shares.mean()), sd / total, z, p, (p + more) / 2, least)
+    return LabelPermutation(float(c @ shares / total), float(shares.mean()), sd / total, z, p, (p + more) / 2, least)
 
 
 Counts = NDArray[np.int64]
 
 
 def of_one_row(shares: Floats, seed: int, place: NDArray[np.intp] | None) -> Counts:
-    """Return the label of one row drawn from each group, 0 or 1; see `dealt` for why."""
+    """Return the label of one example drawn from each group, 0 or 1; see `label_permutation` for why."""
     u = stream(seed, "rows of groups").random(len(shares))
     return (u[slice(None) if place is None else place] < shares).astype(np.int64)  # u < 1
 
 
 def _exactly(counts: Counts, labels: Counts, hits: int) -> tuple[float, float, float]:
-    """Return the chances to reach and to pass the hits, and the least chance there is."""
+    """Return the probabilities to reach and to exceed the hits, and the smallest possible p-value."""
     law = stats.hypergeom(len(counts), int(labels.sum()), int(counts.sum()))
     return float(law.sf(hits - 1)), float(law.sf(hits)), float(law.pmf(law.support()[1]))
 
@@ -109,10 +109,10 @@ def _by_draws(counts: Counts, labels: Counts, hits: int, seed: int, draws: int) 
 
 
 def _drawn(counts: Counts, labels: Counts, seed: int, draws: int) -> Counts:
-    """Return sums of counts times labels, (draws,), the labels dealt anew each time."""
+    """Return sums of counts times labels, (draws,), with the labels permuted independently each time."""
     c, sizes = np.unique(counts, return_counts=True)
     ones = int(labels.sum())
-    if len(c) == 1 or ones in (0, len(labels)):  # every table is the same, and scipy draws such tables wrongly
+    if len(c) == 1 or ones in (0, len(labels)):  # all tables are equal, and scipy draws such tables incorrectly
         return np.full(draws, counts @ labels)
     rng, tables = stream(seed, "labels"), stats.random_table(sizes, [ones, len(labels) - ones])
     some = max(1, _VALUES // len(c))
@@ -120,10 +120,10 @@ def _drawn(counts: Counts, labels: Counts, seed: int, draws: int) -> Counts:
     return np.concatenate(parts)
 
 
-# --- whose neighbour is each sample
+# --- the closest example to each sample
 
 
-NEAR = 50  # neighbours that say how dense the data are about a sample
+NEAR = 50  # neighbours that measure the local density of the data
 TAILS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 FloatArray = NDArray[np.float64]
@@ -131,18 +131,18 @@ IndexArray = NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
-class Nearer:
-    """Samples and the group of identical pooled rows nearest to each.
+class Closest:
+    """Samples and the group of identical pooled examples closest to each.
 
     Attributes:
-        labels: (groups,) share of the rows of a group that are training examples: 0, 1, or between for a row that is
-            in both sets.
-        group: (m,) the group nearest to each sample.
-        orders: (2, m) samples, the nearest first: by distance, and by distance over the mean distance to the 50
-            nearest pooled rows, which does not depend on how dense the data are there.
-        distance: (m,) to the nearest pooled row.
-        density_free: (m,) the quotient by which the second order goes, at most 1; 0 where the distance is.
-        place: (groups,) of each group in an order that rows' values alone decide.
+        labels: (groups,) share of training examples in each group: 0, 1, or between for an example that is in both
+            sets.
+        group: (m,) the group closest to each sample.
+        orders: (2, m) indices of the samples, the closest first: by distance, and by distance relative to the mean
+            distance to the 50 nearest pooled examples, which does not depend on the local density of the data.
+        distance: (m,) to the closest pooled example.
+        density_free: (m,) the ratio that defines the second order, at most 1; 0 if the distance is 0.
+        place: (groups,) rank of each group in an order that depends on the values alone.
     """
 
     labels: FloatArray
@@ -152,11 +152,11 @@ class Nearer:
     density_free: FloatArray
     place: IndexArray
 
-    def of_one_row(self, seed: int) -> "Nearer":
-        """Return the same with the label of one row drawn from each group: labels then are exchangeable.
+    def of_one_row(self, seed: int) -> "Closest":
+        """Return the same with the label of one example drawn from each group, which makes labels exchangeable.
 
-        Shares of groups are not: where rows are dealt to the two sets one by one, large groups have shares near the
-        mean and groups of one have 0 or 1.
+        Shares are not exchangeable: if examples are assigned to the two sets one by one, large groups have shares near
+        the mean and groups of one have 0 or 1.
         """
         if ((self.labels == 0) | (self.labels == 1)).all():
             return self
@@ -164,39 +164,39 @@ class Nearer:
 
     @cached_property
     def null(self) -> float:
-        """The share of groups that are training examples: the chance that a sample's neighbour is one."""
+        """The mean label of the groups: the probability that the closest example to a sample is a training example."""
         return float(self.labels.mean())
 
     @cached_property
     def spread(self) -> float:
-        """The variance of a label drawn at random, with n - 1."""
+        """The variance of a random label, with n - 1."""
         return float(self.labels.var(ddof=1)) if len(self.labels) > 1 else 0.0
 
     @cached_property
     def tails(self) -> IndexArray:
-        """Numbers of samples in the tails looked at, ascending."""
+        """The numbers of samples in the tails of the scan, ascending."""
         sizes = np.ceil(np.array(TAILS) * len(self.group) - 1e-9)
         return np.unique(np.maximum(sizes, 1)).astype(np.intp)
 
     @cached_property
     def deviations(self) -> FloatArray:
-        """(2, tails) standard deviation of the number of training neighbours in each tail if labels are chance."""
+        """(2, tails) standard deviation of the number of training neighbours in each tail under permutation."""
         return np.stack([deviations(self.group[order], self) for order in self.orders])
 
     def excess(self, labels: FloatArray) -> FloatArray:
-        """Return how many more training neighbours there are in each tail than by chance, (2, tails)."""
+        """Return the number of training neighbours in each tail in excess of its expectation, (2, tails)."""
         own = labels[self.group] - self.null
         return np.stack([np.cumsum(own[order])[self.tails - 1] for order in self.orders])
 
 
-def deviations(groups: IndexArray, nearer: Nearer) -> FloatArray:
-    """Return the deviation of sum c_g L_g in each tail, labels L permuted; c_g counts the group in the tail.
+def deviations(groups: IndexArray, closest: Closest) -> FloatArray:
+    """Return the standard deviation of sum c_g L_g in each tail under permutation of L; c_g counts group g in the tail.
 
     Var = Var(L) sum (c_g - mean c)^2, and the sum of squares grows by 2 (earlier occurrences) + 1 at each sample.
     """
-    sizes = nearer.tails
+    sizes = closest.tails
     squares = np.cumsum(2.0 * earlier(groups) + 1)[sizes - 1]
-    return np.asarray(np.sqrt(nearer.spread * np.maximum(squares - sizes.astype(float) ** 2 / len(nearer.labels), 0)))
+    return np.asarray(np.sqrt(closest.spread * np.maximum(squares - sizes.astype(float) ** 2 / len(closest.labels), 0)))
 
 
 def earlier(groups: IndexArray) -> IndexArray:
@@ -213,5 +213,5 @@ def earlier(groups: IndexArray) -> IndexArray:
 
 
 def standardised(excess: FloatArray, deviations: FloatArray) -> FloatArray:
-    """Return the excess in standard deviations, 0 where chance leaves no room."""
+    """Return the excess in standard deviations; 0 if the standard deviation is 0."""
     return np.divide(excess, deviations, out=np.zeros_like(excess), where=deviations > 1e-9)

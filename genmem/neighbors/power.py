@@ -1,4 +1,4 @@
-"""What would the search for copies have missed? Copies planted into the user's own sets tell."""
+"""How much copying would go undetected? The power is measured with copies planted into the user's own sets."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmem.neighbors.copied_share import Hits, by_neighbourhoods
-from genmem.neighbors.pooled import NEAR, Nearer, standardised
+from genmem.neighbors.pooled import NEAR, Closest, standardised
 from genmem.neighbors.scan import critical_value, largest_by_chance
 from genmem.neighbors.sets import Sets, over_mean
 from genmem.search.exact import nearest
@@ -17,27 +17,27 @@ IndexArray = NDArray[np.intp]
 
 POWER = 0.8
 TRIALS = 100
-MODELS = 1000  # training rows to plant copies of, at most
-_STEPS = 40  # shares to choose from, evenly in their logarithm
-_NOT_ASKED = "What would have been missed was not asked."
+MODELS = 1000  # training examples to copy, at most
+_STEPS = 40  # candidate shares, evenly spaced in their logarithm
+_NOT_MEASURED = "The power to detect copies was not measured."
 _FEW = 2000  # samples
-_DRAWS = 999  # of labels, for each share tried, where samples are few
+_DRAWS = 999  # permutations for each share tried, if samples are few
 
 
 @dataclass(frozen=True, eq=False)
 class Power:
-    """How often planted copies are found.
+    """How often planted copies are detected.
 
     Attributes:
-        smallest: the least share of copies among the samples that is found with probability `at`; NaN if none is.
-            Also called `value`.
+        smallest: the smallest share of copies among the samples that is detected with power `at`; NaN if none is. Also
+            called `value`.
         shares: (tried,) shares of planted copies, ascending.
-        found: (tried,) share of trials in which they were found; its error is at most .05 at 100 trials.
-        at: the power asked for.
-        alpha: the false-alarm rate at which.
-        noise: length of the noise added to each copy, in median distances of a held-out row to the training set.
-        trials: of each share.
-        sentence: the finding in words.
+        found: (tried,) share of trials in which they were detected; its standard error is at most .05 at 100 trials.
+        at: the required power.
+        alpha: the false-alarm rate.
+        noise: length of the noise added to each copy, in median distances of a held-out example to the training set.
+        trials: for each share.
+        sentence: the result in words.
     """
 
     smallest: float
@@ -60,12 +60,13 @@ class _Copies:
     """Copies to plant.
 
     Attributes:
-        of: the group of pooled rows that each is a copy of.
-        group: the group it lies nearest to.
-        distance: to that.
-        density_free: the same for how dense pooled rows are there.
-        local: (any number,) distances of copies of training rows to these, for how dense training rows are there.
-        local_held_out: (n_test,) the same of held-out rows.
+        of: the group of pooled examples that each is a copy of.
+        group: the group closest to it.
+        distance: to that group.
+        density_free: the same, relative to the local density of pooled examples.
+        local: (any number,) distances of copies of training examples to the closest training example, relative to the
+            local density.
+        local_held_out: (n_test,) the same for held-out examples.
     """
 
     of: IndexArray
@@ -76,10 +77,10 @@ class _Copies:
     local_held_out: FloatArray
 
     def stand_out(self, count: int, n: int, alpha: float, rng: np.random.Generator) -> bool:
-        """Return whether `count` copies among n samples show by themselves, whatever lies nearest to the others."""
+        """Return whether `count` copies among n samples are detected by neighbourhoods, without the other samples."""
         local = np.full(n, np.inf)
         local[:count] = rng.choice(self.local, count)
-        hits = Hits(local, np.isfinite(local), np.arange(n), 1, 1)  # samples at infinity hit nothing
+        hits = Hits(local, np.isfinite(local), np.arange(n), 1, 1)  # samples at infinity hit no example
         return by_neighbourhoods(hits, local, self.local_held_out, alpha).low > 0
 
 
@@ -95,31 +96,30 @@ def detectable_share(
     trials: int = TRIALS,
     seed: int = 0,
 ) -> Power:
-    """Return the smallest share of copies that would be found with probability `at`.
+    """Return the smallest share of copies that is detected with power `at`.
 
-    In each trial the labels of pooled rows are permuted, which takes away whatever copying there is; then some
-    samples, drawn at random, are replaced by copies of different rows now labelled training. The copies are found if
-    the largest Z of `scan_share_test` exceeds `critical`, if `by_neighbourhoods` has a bound above 0, or if they are
-    `identical` or more. Where the samples hold copies already, others stand out less, and the share told is too large.
+    In each trial the labels of pooled examples are permuted, which removes any copying that is there. Some samples,
+    chosen at random, are then replaced by copies of distinct examples that are now labelled training. The copies are
+    detected if the largest Z of `scan_share_test` exceeds `critical`, if `by_neighbourhoods` has a bound above 0, or if
+    there are `identical` or more. If the samples contain copies already, planted ones stand out less, and the share is
+    too large.
 
     Args:
         sets: the three sets.
-        critical: the largest Z above which copies are said to be found.
-        alpha: the false-alarm rate it stands for.
+        critical: the verdict is "copies found" if the largest Z is above this.
+        alpha: the false-alarm rate that corresponds to `critical`.
         alone: the error of the bound by neighbourhoods; alpha if None.
-        identical: how many exact copies of different rows show by being identical, see `fewest_rows`.
-        noise: length of the noise added to each copy, in median distances of a held-out row to the training set.
-        at: the power asked for.
-        trials: of each share; 0 to ask nothing.
+        identical: how many exact copies of distinct examples are detected as identical, see `fewest_rows`.
+        noise: length of the noise added to each copy, in median distances of a held-out example to the training set.
+        at: the required power.
+        trials: for each share; 0 skips the measurement.
         seed: of permutations, copies and noise.
     """
     if trials < 1:
-        return Power(
-            np.nan, np.empty(0), np.empty(0), at, alpha, noise, 0, "What would have been missed was not asked."
-        )
-    nearer = sets.nearer.of_one_row(seed)
+        return Power(np.nan, np.empty(0), np.empty(0), at, alpha, noise, 0, _NOT_MEASURED)
+    closest = sets.closest.of_one_row(seed)
     copies = _copies(sets, noise, seed)
-    size, error = len(nearer.group), alpha if alone is None else alone
+    size, error = len(closest.group), alpha if alone is None else alone
     counts = np.unique(np.round(np.geomspace(1, size, _STEPS)).astype(np.intp))
     tried: dict[int, float] = {}
 
@@ -127,11 +127,11 @@ def detectable_share(
         count = int(counts[place])
         if count not in tried:
             tried[count] = (
-                1.0 if count >= identical else _found(nearer, copies, count, (critical, alpha, error), trials, seed)
+                1.0 if count >= identical else _found(closest, copies, count, (critical, alpha, error), trials, seed)
             )
         return tried[count] >= at
 
-    low, high = -1, len(counts)  # power grows with the share, so halve the range
+    low, high = -1, len(counts)  # power grows with the share: bisection
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
@@ -163,7 +163,7 @@ def _pooled(sets: Sets, rows: IndexArray) -> tuple[NDArray[np.generic], NDArray[
 
 
 def _nearest_pooled(rows: FloatArray, sets: Sets) -> tuple[FloatArray, IndexArray, FloatArray]:
-    """Return distances to the 50 nearest pooled rows, the nearest of them, and distances to 50 training rows."""
+    """Return distances to the 50 nearest pooled examples, the closest one, and distances to 50 training examples."""
     found = [nearest(rows, base, min(NEAR, len(base))) for base in (sets.train, sets.test)]
     distances = np.hstack([distance for distance, _ in found])
     indices = np.hstack([found[0][1], found[1][1] + len(sets.train)])
@@ -173,18 +173,18 @@ def _nearest_pooled(rows: FloatArray, sets: Sets) -> tuple[FloatArray, IndexArra
 
 
 def _found(
-    nearer: Nearer, copies: _Copies, count: int, rule: tuple[float, float, float], trials: int, seed: int
+    closest: Closest, copies: _Copies, count: int, rule: tuple[float, float, float], trials: int, seed: int
 ) -> float:
-    """Return how often so many copies are found; `rule` holds the critical Z, its alpha, and the error alone.
+    """Return how often this many copies are detected; `rule` holds the critical Z, its alpha, and the error `alone`.
 
-    A fifth of the trials will do where that share is far from the power asked for. Few samples have a law of the
-    largest Z that depends on how many of them share a row, so there it is found anew.
+    A fifth of the trials suffices if that share is far from the required power. With few samples the distribution of
+    the largest Z depends on how many of them share an example, so the critical value is computed again.
     """
     (critical, alpha, error), rng, found = rule, stream(seed, "planted copies", count), 0
-    if len(nearer.group) < _FEW:
-        critical = critical_value(largest_by_chance(_planted(nearer, copies, count, rng), _DRAWS, seed), alpha)
+    if len(closest.group) < _FEW:
+        critical = critical_value(largest_by_chance(_planted(closest, copies, count, rng), _DRAWS, seed), alpha)
     for trial in range(1, trials + 1):
-        planted = _planted(nearer, copies, count, rng)
+        planted = _planted(closest, copies, count, rng)
         largest = float(standardised(planted.excess(planted.labels), planted.deviations).max())
         found += largest > critical or copies.stand_out(count, len(planted.group), error, rng)
         if trial == max(1, trials // 5) and not 0.6 < found / trial < 1:
@@ -192,24 +192,29 @@ def _found(
     return found / trials
 
 
-def _planted(nearer: Nearer, copies: _Copies, count: int, rng: np.random.Generator) -> Nearer:
-    """Return samples that owe nothing to the training set, but for `count` copies planted among them."""
-    labels = rng.permutation(nearer.labels)
+def _planted(closest: Closest, copies: _Copies, count: int, rng: np.random.Generator) -> Closest:
+    """Return samples that are independent of the training set, except for `count` copies planted among them."""
+    labels = rng.permutation(closest.labels)
     ours = np.flatnonzero(labels[copies.of] == 1)
     ours = ours if len(ours) else np.arange(len(copies.of))
     chosen = np.resize(rng.permutation(ours), count)
-    at = rng.choice(len(nearer.group), count, replace=False)
-    group, distance, free = nearer.group.copy(), nearer.distance.copy(), nearer.density_free.copy()
+    at = rng.choice(len(closest.group), count, replace=False)
+    group, distance, free = closest.group.copy(), closest.distance.copy(), closest.density_free.copy()
     group[at], distance[at], free[at] = copies.group[chosen], copies.distance[chosen], copies.density_free[chosen]
-    any_order = rng.permutation(len(group))  # equally near samples come in any
+    any_order = rng.permutation(len(group))  # ties in random order
     orders = [any_order[np.argsort(near[any_order], kind="stable")] for near in (distance, free)]
-    return Nearer(labels, group, np.stack(orders), distance, free, nearer.place)
+    return Closest(labels, group, np.stack(orders), distance, free, closest.place)
 
 
 def _sentence(smallest: float, at: float, noise: float) -> str:
-    kind = "exact copies of different training rows"
+    kind = "Exact copies of distinct training examples"
     if noise:
-        kind = f"copies of different training rows, off by {noise:g} times a held-out row's typical distance to them"
+        kind = (
+            f"Copies of distinct training examples, moved by {noise:g} times the median distance of a held-out "
+            "example to the training set,"
+        )
     if np.isnan(smallest):
-        return f"Samples that are all {kind}, would go unseen: there are too few rows for a power of {at:.0%}."
-    return f"Were {smallest:.2%} of the samples {kind}, they would be found with a power of {at:.0%}."
+        return (
+            f"{kind} are not detected with {at:.0%} power even if all samples are copies: there are too few examples."
+        )
+    return f"{kind} are detected with {at:.0%} power once they make up {100 * smallest:.3g}% of the samples."

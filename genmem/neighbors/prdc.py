@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: are samples where the data are, and the data where samples are?"""
+"""Precision, recall, density and coverage: are samples where the data are, and data where the samples are?"""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ from genmem.stats import mean_interval, share_interval
 
 FloatArray = NDArray[np.float64]
 
-_PAIRS = 2**21  # at a time
+_PAIRS = 2**21  # in memory at a time
 
-_BLIND = "Copying: a training set passed as samples has the best values there are."
+_BLIND = "Copying: the training set itself, passed as samples, has the best possible values."
 _IMPROVED = (
     "Improved Precision and Recall Metric for Assessing Generative Models (Kynkäänniemi et al., 2019), "
     "https://arxiv.org/abs/1904.06991"
@@ -25,10 +25,10 @@ _RELIABLE = (
     "https://arxiv.org/abs/2002.09797"
 )
 _WORDS = {
-    "precision": "{:.1%} of samples lie within reach of a training example's k nearest",
-    "recall": "{:.1%} of training examples lie within reach of a sample's k nearest",
-    "density": "A sample lies within reach of {:.3f} k training examples on average",
-    "coverage": "{:.1%} of training examples have a sample within reach of their k nearest",
+    "precision": "{:.1%} of samples are within the k-nearest-neighbour radius of a training example",
+    "recall": "{:.1%} of training examples are within the k-nearest-neighbour radius of a sample",
+    "density": "A sample is within the k-nearest-neighbour radius of {:.3f} k training examples on average",
+    "coverage": "{:.1%} of training examples have a sample within their k-nearest-neighbour radius",
 }
 
 
@@ -38,22 +38,22 @@ def precision_recall(
 ) -> tuple[Result, Result, Result, Result]:
     """Return precision, recall, density and coverage of samples, each with that of held-out examples as its null.
 
-    A row reaches as far as its k-th nearest other row of its set. With R training examples and S samples, as many:
-    precision is the share of S within reach of some row of R, recall the share of R within reach of some row of S,
-    density the average number of rows of R that reach a row of S, over k, and coverage the share of R that reach a
-    row of S. Reach includes its border. All depend on the number of rows, so all sets give the same number. None
-    is a test of copying: they have no p-value. Intervals are of the share of rows (Wilson) or of the mean (Student),
-    the other set as given.
+    The radius of a row is the distance to its k-th nearest other row of its set; a point at that distance is within it.
+    With as many training examples R as samples S, precision is the share of S within the radius of some row of R,
+    recall the share of R within the radius of some row of S, density the mean number of rows of R within whose radius a
+    row of S is, over k, and coverage the share of R with a row of S within their radius. All depend on the number of
+    rows, so all sets contribute the same number. None is a test of copying, and none has a p-value. Intervals are for a
+    share (Wilson) or a mean (Student), with the other set fixed.
 
     Args:
         sets: the three sets.
-        k: which neighbour marks the reach; fewer where the sets are that small.
-        rows: how many rows of each set to use at most; they are drawn by the seed.
+        k: the neighbour that defines the radius; less if the sets are smaller.
+        rows: the largest number of rows of each set; they are drawn with the seed.
         seed: of the draw of rows.
 
     Returns:
-        `precision`, `recall`, `density`, `coverage`: between 0 and 1, but density between 0 and rows / k. NaN where
-        a set has one row.
+        `precision`, `recall`, `density`, `coverage`: between 0 and 1, but density between 0 and rows / k. NaN if a set
+        has one row.
 
     Raises:
         DataError: the sets do not fit together, or `rows` or `k` is below 1.
@@ -70,13 +70,15 @@ def precision_recall(
     return tuple(_result(name, ours[name], theirs[name], min(k, count - 1)) for name in _WORDS)  # type: ignore[return-value]
 
 
-# --- the four, as values over rows
+# --- the four measures, as means over rows
 
 
 def _four(real: NDArray[Any], made: NDArray[Any], k: int) -> dict[str, FloatArray]:
-    """Return for each measure the values (rows,) whose mean it is."""
+    """Return for each measure the values (rows,) that it is the mean of."""
     if k < 1:
-        raise DataError(expected="k of 1 or more", got=f"k={k}", do="Pass which neighbour marks the reach.")
+        raise DataError(
+            expected="k of 1 or more", got=f"k={k}", do="Pass the number of the neighbour that defines the radius."
+        )
     k = min(k, len(real) - 1)
     if k < 1:
         return {name: np.array([np.nan]) for name in _WORDS}
@@ -96,10 +98,10 @@ def _reach(rows: NDArray[Any], k: int) -> FloatArray:
 
 
 def reached(points: NDArray[Any], centres: NDArray[Any], reach: FloatArray) -> NDArray[np.intp]:
-    """Return how many `centres` lie within their `reach` of each point, (n_points,); the border counts.
+    """Return how many `centres` have each point within their radius `reach`, (n_points,); the border counts as within.
 
-    Where rounding could decide, the pair is measured again as `nearest` measures it: a copy of the neighbour that
-    marks a reach lies on its border.
+    If rounding could decide, the distance of the pair is computed again as `nearest` computes it: a copy of the
+    neighbour that defines a radius is exactly on its border.
     """
     at = centres.mean(axis=0, dtype=np.float64)
     moved = centres - at
@@ -137,7 +139,7 @@ def _result(name: str, ours: FloatArray, theirs: FloatArray, k: int) -> Result:
         interval=(low if np.isnan(low) else max(0.0, low), high),
         direction="either",
         n=n,
-        sentence=f"{words} (k = {k}, {n:,} rows of each); with held-out examples in their place "
+        sentence=f"{words} (k = {k}, {n:,} points of each set); with held-out examples in place of the samples, "
         + (f"{null:.1%}." if share else f"{null:.3f}."),
         cannot_see=_BLIND,
         citation=_IMPROVED if name in ("precision", "recall") else _RELIABLE,

@@ -1,11 +1,11 @@
-"""Is a training row nearer to a sample than to a held-out row, and a sample nearer to it than the other rows are?"""
+"""Are training examples closer to samples than to held-out examples, and samples closer to them than other examples?"""
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
 from genmem.errors import DataError
-from genmem.neighbors.pooled import dealt
+from genmem.neighbors.pooled import label_permutation
 from genmem.neighbors.results import Result
 from genmem.neighbors.sets import Name, Sets, of_three_sets
 from genmem.neighbors.spaces import placed
@@ -24,19 +24,18 @@ _VAN_DEN_BURG = (
 
 @of_three_sets
 def distance_ratio(sets: Sets, *, pool: bool = False) -> FloatArray:
-    """Return rho = d(x, nearest held-out row) / d(x, nearest sample) of each training row x, (n_train,).
+    """Return rho = d(x, closest held-out example) / d(x, closest sample) of each training example x, (n_train,).
 
-    Above 1 the nearest sample lies nearer than the nearest held-out row, which is taken for a sign of memorization.
-    Compare like with like: with more samples than held-out rows rho is large by their number alone, so pass as many
-    of one as of the other. A sample equal to x gives infinity, where a held-out row is equal to it too 1, and such a
-    row alone 0.
+    Above 1, the closest sample is closer than the closest held-out example, which is interpreted as memorization. More
+    samples than held-out examples increase rho by their number alone, so pass equal numbers. A sample equal to x gives
+    infinity, or 1 if a held-out example is equal to x too; a held-out example alone gives 0.
 
     Args:
         sets: the three sets.
-        pool: average images over 2 x 2 pixels first, as was published: details then weigh less.
+        pool: average images over 2 x 2 pixels first, as published, which reduces the weight of details.
 
     Raises:
-        DataError: a set is empty or not finite, widths differ, or `pool` is asked of rows that are no images.
+        DataError: a set is empty or not finite, widths differ, or `pool` is True and the examples are not images.
 
     References:
         On Memorization in Probabilistic Deep Generative Models (van den Burg & Williams, 2021),
@@ -51,18 +50,19 @@ def distance_ratio(sets: Sets, *, pool: bool = False) -> FloatArray:
 
 @of_three_sets
 def ratio_test(sets: Sets, *, pool: bool = False, seed: int = 0) -> Result:
-    """Test whether too many training rows have rho > 1: a sample nearer to them than any held-out row.
+    """Test whether too many training examples have rho > 1: a sample closer to them than any held-out example.
 
-    Fresh samples and held-out rows are exchangeable, so the null is the share of samples among both (1/2 for equal
-    numbers). The p-value is from 9,999 random assignments of the labels to groups of identical rows: one row may be
-    nearest to many training rows, so these are not independent. Where a sample and a held-out row are equally near,
-    what they hold decides; where they are identical, the row counts by the share of samples among these. The interval
-    is Wilson's for as many independent rows as would have the variance of those assignments.
+    Fresh samples and held-out examples are exchangeable, so the null is the share of samples among both (1/2 for equal
+    numbers). The p-value is from 9,999 random permutations of the labels of groups of identical points: one point may
+    be closest to many training examples, so these are not independent. If a sample and a held-out example are equally
+    close, the choice depends on their values alone; if they are identical, the label is the share of samples in their
+    group. The interval is Wilson's for the number of independent examples that would have the variance of these
+    permutations.
 
     Args:
         sets: the three sets.
         pool: average images over 2 x 2 pixels first.
-        seed: of the assignments.
+        seed: of the permutations.
 
     Returns:
         `details` holds "rho" (n_train,), "median", "mid_p", and "null_sd" of the value.
@@ -77,11 +77,13 @@ def ratio_test(sets: Sets, *, pool: bool = False, seed: int = 0) -> Result:
     near = placed("pooled", sets)[0] if pool else sets
     to_test, to_samples = (near.near("train", base, 2)[0][:, 0] for base in _OTHERS)
     rho, both = _ratio(to_test, to_samples), near.turned().both
-    found = dealt(np.bincount(both.group, minlength=len(both.labels)), both.labels, seed, _DRAWS, place=both.place)
+    found = label_permutation(
+        np.bincount(both.group, minlength=len(both.labels)), both.labels, seed, _DRAWS, place=both.place
+    )
     worth = min(len(rho), found.null * (1 - found.null) / found.sd**2) if found.sd else len(rho)
     return Result(
         name="distance_ratio",
-        title="Training rows nearer to a sample than to any held-out row",
+        title="Training examples closer to a sample than to any held-out example",
         value=found.value,
         null=found.null,
         interval=share_interval(found.value * worth, worth),
@@ -89,12 +91,12 @@ def ratio_test(sets: Sets, *, pool: bool = False, seed: int = 0) -> Result:
         direction="higher",
         n=len(rho),
         sentence=(
-            f"{found.value:.1%} of training rows have a sample nearer than any held-out row (rho > 1); "
-            f"with fresh samples {found.null:.1%} would (p = {found.p_value:.2g})."
+            f"{found.value:.1%} of training examples are closer to a sample than to any held-out example (rho > "
+            f"1); {found.null:.1%} would be with fresh samples (p = {found.p_value:.2g})."
         ),
         cannot_see=(
-            "A minority of copies: each moves one row. Sharpness is mistaken for copying: samples from denser regions "
-            "than the data's lie nearer to most rows."
+            "A minority of copies, because each affects one training example. Sharpness is mistaken for "
+            "copying: samples from denser regions are closer to most examples."
         ),
         citation=_VAN_DEN_BURG,
         details={"rho": rho, "median": float(np.median(rho)), "mid_p": found.mid_p, "null_sd": found.sd},
@@ -111,8 +113,8 @@ def _ratio(over: FloatArray, under: FloatArray) -> FloatArray:
 
 
 _QUERIES: tuple[Name, Name] = ("samples", "test")
-_LOOKED_AT = 10  # training rows near to a query, before all are searched
-_VALUES = 2**20  # handled at a time
+_LOOKED_AT = 10  # neighbours of a query that are tried before all examples are searched
+_VALUES = 2**20  # in memory at a time
 
 _ALAA = (
     "How Faithful is your Synthetic Data? Sample-level Metrics for Evaluating and Auditing Generative Models "
@@ -122,12 +124,12 @@ _ALAA = (
 
 @of_three_sets
 def authenticity(sets: Sets) -> Result:
-    """Return the share of authentic samples, with that of held-out rows as its null.
+    """Return the share of authentic samples, with that of held-out examples as its null.
 
-    A sample q is authentic where its nearest training row t has another training row nearer to it than q is:
-    d(t, others) < d(q, t). What share of fresh rows is authentic depends on the data and their dimension and is not
-    one half, so the same is asked of held-out rows. Given the training set fresh samples and held-out rows are
-    exchangeable, so p is that of Fisher's exact test, towards fewer authentic samples.
+    A sample q is authentic if another training example is closer to t, its closest training example, than q is: d(t,
+    others) < d(q, t). The share of fresh samples that are authentic depends on the data and their dimension and is not
+    one half; held-out examples give its reference value. Given the training set, fresh samples and held-out examples
+    are exchangeable, so p is that of Fisher's exact test, towards fewer authentic samples.
 
     Args:
         sets: the three sets.
@@ -138,7 +140,7 @@ def authenticity(sets: Sets) -> Result:
         "mid_p".
 
     Raises:
-        DataError: a set is empty or not finite, widths differ, or there is one training row only.
+        DataError: a set is empty or not finite, widths differ, or there is only one training example.
 
     References:
         How Faithful is your Synthetic Data? Sample-level Metrics for Evaluating and Auditing Generative Models
@@ -164,12 +166,12 @@ def authenticity(sets: Sets) -> Result:
         direction="lower",
         n=m,
         sentence=(
-            f"{value:.1%} of samples are farther from their nearest training row than that row is from the others; "
-            f"of held-out rows {null:.1%} are (p = {p:.2g})."
+            f"{value:.1%} of samples are farther from their closest training example than that example is from "
+            f"the others; {null:.1%} of held-out examples are (p = {p:.2g})."
         ),
         cannot_see=(
-            "Copies with noise of rows that the training set holds twice, or nearly: they are farther than the "
-            "row's twin and count as authentic. Sharpness is mistaken for copying."
+            "Noisy copies of examples that the training set holds twice, or nearly: they are farther away than "
+            "the duplicate and count as authentic. Sharpness is mistaken for copying."
         ),
         citation=_ALAA,
         details={
@@ -187,8 +189,8 @@ def difference_interval(
 ) -> tuple[float, float]:
     """Return Newcombe's interval of one - other, from each value with its interval.
 
-    The distance from the difference to an end is the root of the sum of squares of both values' distances to the
-    ends that make it.
+    The distance from the difference to an end is the root of the sum of squared distances of both values to the
+    corresponding ends of their intervals.
 
     >>> low, high = difference_interval((0.7, (0.6, 0.8)), (0.3, (0.2, 0.4)))
     >>> round(low, 3), round(high, 3)
@@ -199,12 +201,12 @@ def difference_interval(
 
 
 def _authentic(sets: Sets) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return whether each sample, and each held-out row, is authentic."""
+    """Return whether each sample, and each held-out example, is authentic."""
     others = [sets.near(name, "train", _LOOKED_AT)[1] for name in _QUERIES]
     distances, rows = zip(*(sets.nearest_row(name, "train") for name in _QUERIES), strict=True)
     distance, row = np.concatenate(distances), np.concatenate(rows)
-    authentic = _has_nearer(sets.train, np.concatenate(others), distance, row)
-    # Only rows that are nearest to something are asked, not all of the training set, and only where it is open yet.
+    authentic = _has_closer(sets.train, np.concatenate(others), distance, row)
+    # Search only for training examples that are closest to a query, and only for queries that are still undecided.
     still = np.flatnonzero(~authentic)
     if len(still):
         used, place = np.unique(row[still], return_inverse=True)
@@ -213,13 +215,13 @@ def _authentic(sets: Sets) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     return authentic[: len(rows[0])], authentic[len(rows[0]) :]
 
 
-def _has_nearer(
+def _has_closer(
     train: NDArray[np.generic], others: NDArray[np.int64], distance: FloatArray, row: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Return whether one of the `others` (m, few) is nearer to the training row `row` (m,) than its query is.
+    """Return whether one of the `others` (m, few) is closer to the training example `row` (m,) than its query is.
 
-    The others are training rows near to the query. One that is nearer makes the query authentic without a search, and
-    most that are authentic have one.
+    The others are training examples close to the query. Most authentic queries have one that is closer, and then need
+    no search.
     """
     found, step = np.zeros(len(row), np.bool_), max(1, _VALUES // train.shape[1])
     for other in others.T:

@@ -1,6 +1,7 @@
-"""What a test of copying found: small frozen results, each with the value that fresh data would give beside it.
+"""Results of tests of copying: small frozen objects, each with its value on fresh data beside it.
 
-Rows that stand out are those whose distance ranks low among those of held-out rows, with control of false discoveries.
+Flagged points are those whose distance ranks low among the distances of held-out examples, with control of the
+false-discovery rate.
 """
 
 import math
@@ -23,17 +24,17 @@ class Result:
 
     Attributes:
         name: a short key, such as "c_t".
-        title: what it is, for a table.
+        title: a description for tables.
         value: on these sets.
-        null: what it is expected to be where samples are fresh draws of the data's distribution.
-        interval: 95%, of the value; NaN where there is none.
-        p_value: one-sided in the direction of copying; NaN for numbers that are no test.
-        direction: on which side of the null copying lies.
-        n: rows the number rests on.
-        sentence: the finding in words, with its null.
-        cannot_see: what escapes it, or what it mistakes for copying.
-        citation: where it is from.
-        details: more, by name: arrays over rows, other statistics.
+        null: the expected value if samples are fresh draws from the data distribution.
+        interval: 95%, for the value; NaN if there is none.
+        p_value: one-sided in the direction of copying; NaN for numbers that are not tests.
+        direction: the side of the null that indicates copying.
+        n: the number of points that the value is computed from.
+        sentence: the result in words, with its null.
+        cannot_see: what the test cannot detect, or mistakes for copying.
+        citation: its source.
+        details: further values by name: arrays over points, other statistics.
     """
 
     name: str
@@ -52,22 +53,22 @@ class Result:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Flags:
-    """One p-value a row, with those that stand out at a false-discovery rate.
+    """One p-value per point, and the points that are flagged at a false-discovery rate.
 
     Attributes:
         name: a short key, such as "conformal_samples".
-        title: what it is, for a table.
-        rows: what a row is: "samples" or "train".
-        statistic: (n,) what is compared with held-out rows, smaller is nearer.
-        p_value: (n,) rank among held-out rows.
+        title: a description for tables.
+        rows: the kind of points: "samples" or "train".
+        statistic: (n,) what is compared with held-out examples; smaller is closer.
+        p_value: (n,) rank among held-out examples.
         q_value: (n,) by Benjamini and Hochberg.
         flagged: (n,) whether q <= level.
         level: the false-discovery rate.
-        resolution: the smallest p-value there can be, 1 / (number of held-out rows + 1).
-        partner: (n,) the row of the other set that lies nearest.
-        sentence: how many stand out, and how many could.
-        cannot_see: what escapes it.
-        citation: where it is from.
+        resolution: the smallest possible p-value, 1 / (number of held-out examples + 1).
+        partner: (n,) index of the closest point of the other set.
+        sentence: how many are flagged, and how many could be.
+        cannot_see: what the test cannot detect.
+        citation: its source.
     """
 
     name: str
@@ -85,7 +86,7 @@ class Flags:
     citation: str
 
 
-# --- rows that stand out
+# --- flagged points
 
 
 FloatArray = NDArray[np.float64]
@@ -98,27 +99,27 @@ def flags_of(
     *,
     level: float,
     rows: Literal["samples", "train"],
-    nearer: str,
+    closer: str,
     name: str,
     title: str,
     cannot_see: str,
     citation: str,
 ) -> Flags:
-    """Return p = (1 + #{held-out <= statistic}) / (1 + #held-out) of every row, and which stand out at `level`.
+    """Return p = (1 + #{held-out <= statistic}) / (1 + #held-out) of every point, and which are flagged at `level`.
 
-    Equal values count against the row, so P(p <= a) <= a also where there are ties.
+    Ties increase p, so P(p <= a) <= a holds with ties too.
 
     Args:
-        statistic: (n,) of the rows, smaller is nearer.
-        held_out: (n_test,) the same of held-out rows.
-        partner: (n,) the row of the other set that lies nearest.
+        statistic: (n,) of the points, smaller is closer.
+        held_out: (n_test,) the same of held-out examples.
+        partner: (n,) index of the closest point of the other set.
         level: the false-discovery rate.
-        rows: what a row is.
-        nearer: what a flagged row is said to be, for the sentence.
+        rows: the kind of points.
+        closer: the predicate of the sentence about flagged points.
         name: of the test.
         title: of the test.
-        cannot_see: what escapes the test.
-        citation: where it is from.
+        cannot_see: what the test cannot detect.
+        citation: its source.
 
     Raises:
         DataError: the level is not between 0 and 1.
@@ -138,14 +139,14 @@ def flags_of(
         level=level,
         resolution=1 / (len(held_out) + 1),
         partner=partner,
-        sentence=_sentence(int(flagged.sum()), len(p), len(held_out), level, rows, nearer),
+        sentence=_sentence(int(flagged.sum()), len(p), len(held_out), level, rows, closer),
         cannot_see=cannot_see,
         citation=citation,
     )
 
 
 def rows_needed(n: int, n_held_out: int, level: float) -> int:
-    """Return how many of `n` rows must reach the smallest p-value, 1 / (n_held_out + 1), before any can be flagged.
+    """Return how many of `n` points must reach the smallest p-value, 1 / (n_held_out + 1), before any can be flagged.
 
     >>> rows_needed(1000, 99, 0.1)
     100
@@ -154,21 +155,28 @@ def rows_needed(n: int, n_held_out: int, level: float) -> int:
 
 
 def check_level(level: float) -> None:
-    """Refuse a level that is no probability.
+    """Refuse a level that is not a probability.
 
     Raises:
         DataError: it is not strictly between 0 and 1.
     """
     if not 0 < level < 1:
-        raise DataError(expected="a level between 0 and 1", got=f"{level}", do="Pass 0.1 for one false flag in ten.")
+        raise DataError(
+            expected="a level between 0 and 1",
+            got=f"{level}",
+            do="Pass 0.1 for at most one false flag in ten on average.",
+        )
 
 
-def _sentence(count: int, n: int, n_held_out: int, level: float, rows: str, nearer: str) -> str:
-    kind = {"samples": "samples", "train": "training rows"}[rows]
-    found = f"{count:,} of {n:,} {kind} {nearer}, at a false-discovery rate of {level:g}; none expected of fresh data."
+def _sentence(count: int, n: int, n_held_out: int, level: float, rows: str, closer: str) -> str:
+    kind = {"samples": "samples", "train": "training examples"}[rows]
+    found = (
+        f"{count:,} of {n:,} {kind} {closer}, at a false-discovery rate of {level:g}; none are expected with fresh "
+        "data."
+    )
     needed = rows_needed(n, n_held_out, level)
     if needed > n:
-        return f"{found} With {n_held_out:,} held-out rows none could be flagged: too few for this level."
+        return f"{found} With {n_held_out:,} held-out examples none can be flagged at this level."
     if needed > 1:
-        return f"{found} With {n_held_out:,} held-out rows, fewer than {needed:,} rows cannot be flagged."
+        return f"{found} With {n_held_out:,} held-out examples, fewer than {needed:,} cannot be flagged."
     return found

@@ -1,4 +1,4 @@
-"""Three sets of rows in one space, and who is nearest to whom: each search is made once, no order of rows matters."""
+"""Three sets of points in one space and their nearest neighbours: each search runs once; row order never matters."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from genmem.data.arrays import Triple, canonical_order, identical_groups
 from genmem.data.three_sets import three_matrices
 from genmem.errors import DataError
-from genmem.neighbors.pooled import NEAR, Nearer, NearestOfBoth
+from genmem.neighbors.pooled import NEAR, Closest, NearestOfBoth
 from genmem.search.exact import Pairs, nearest
 from genmem.seeding import stream
 
@@ -26,16 +26,16 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Sets:
-    """Training examples, held-out examples and samples as matrices of one width, and who lies nearest to whom.
+    """Training examples, held-out examples and samples as matrices of one width, and their nearest neighbours.
 
-    What tests share is made when it is first asked for. A later search for as few neighbours or fewer costs nothing,
-    so ask for the most first.
+    What several tests use is computed on first use. A later search for the same or a smaller number of neighbours costs
+    nothing, so request the largest number first.
 
     Attributes:
         train: (n_train, d).
         test: (n_test, d).
         samples: (n_samples, d).
-        events: the shape of an example of each set, as they were given.
+        events: the shape of an example of each set, as passed.
 
     Args:
         train: (n_train, *event).
@@ -43,7 +43,7 @@ class Sets:
         samples: (n_samples, *event) of the model.
 
     Raises:
-        DataError: a set is empty, not finite or not numbers, or their widths differ.
+        DataError: a set is empty, not finite or not numeric, or widths differ.
 
     >>> Sets([[0.0], [5.0]], [[1.0]], [[4.0]]).distance("samples", "train")
     array([1.])
@@ -55,7 +55,7 @@ class Sets:
 
     @classmethod
     def of_matrices(cls, matrices: Triple) -> "Sets":
-        """Return the sets of three matrices that are checked already."""
+        """Return the sets of three matrices that were checked before."""
         sets = cls.__new__(cls)
         sets._hold(matrices)
         sets.events = tuple(rows.shape[1:] for rows in matrices)
@@ -76,8 +76,8 @@ class Sets:
     def near(self, queries: Name, base: Name, k: int = 1) -> Pairs:
         """Return distances and indices, (m, k) each, of the k rows of `base` nearest to each row of `queries`.
 
-        Of fewer rows all are returned. Within a set a row is not its own neighbour. Distances are exact to float64,
-        ties go by index.
+        If `base` has fewer rows, all are returned. Within one set a row is not its own neighbour. Distances are exact
+        to float64; ties are ordered by index.
         """
         k = min(k, max(1, len(self[base]) - (queries == base)))
         there = self._found.get((queries, base))
@@ -87,13 +87,13 @@ class Sets:
         return there[0][:, :k], there[1][:, :k]
 
     def distance(self, queries: Name, base: Name) -> FloatArray:
-        """Return the distance of each row of `queries` to its nearest row of `base`, (m,)."""
+        """Return the distance of each row of `queries` to its closest row of `base`, (m,)."""
         return self.near(queries, base)[0][:, 0]
 
     def nearest_row(self, queries: Name, base: Name) -> tuple[FloatArray, NDArray[np.int64]]:
-        """Return distance to and index of the row of another set nearest to each query, (m,) each.
+        """Return distance to and index of the row of another set closest to each query, (m,) each.
 
-        Among equally near rows the one whose values come first in an order of their own: shuffled sets give the same.
+        Ties are resolved by the values of the rows, so shuffled sets give the same rows.
         """
         distances, indices = self.near(queries, base, 2)
         found = indices[:, 0].copy()
@@ -104,36 +104,36 @@ class Sets:
         return distances[:, 0], found
 
     def order(self, name: Name) -> IndexArray:
-        """Return the `canonical_order` (n,) of the rows of a set, which their values alone decide."""
+        """Return the `canonical_order` (n,) of the rows of a set, which depends on their values alone."""
         if name not in self._orders:
             self._orders[name] = canonical_order(self[name])
         return self._orders[name]
 
     def place(self, name: Name) -> IndexArray:
-        """Return the place (n,) of each row of a set in `order`."""
+        """Return the rank (n,) of each row of a set in `order`."""
         return np.argsort(self.order(name))
 
     def some_rows(self, name: Name, rows: int, seed: int) -> NDArray[Any]:
-        """Return `rows` of a set, drawn without replacement; the order of the set plays no part."""
+        """Return `rows` rows of a set, drawn without replacement; the order of the set does not matter."""
         ranks = np.sort(stream(seed, f"rows of {name}").choice(len(self[name]), rows, replace=False))
         chosen: NDArray[Any] = self[name][self.order(name)[ranks]]
         return chosen
 
     def rows_of_each(self, rows: int, *names: Name) -> int:
-        """Return how many rows of each of some sets, or of all, to take: `rows`, or all of the smallest.
+        """Return how many rows of each named set, or of all sets, to use: `rows`, or the size of the smallest set.
 
         Raises:
             DataError: `rows` is below 1.
         """
         if rows < 1:
             raise DataError(
-                expected="rows of 1 or more", got=f"rows={rows}", do="Pass how many rows of each set to use."
+                expected="rows of 1 or more", got=f"rows={rows}", do="Pass the largest number of rows of each set."
             )
         return min(rows, *(len(self[name]) for name in names or NAMES))
 
     @cached_property
     def groups(self) -> tuple[IndexArray, IndexArray, IndexArray]:
-        """The group of identical rows of each row of each set, numbered together by first appearance."""
+        """The group of identical rows that each row of each set is in, numbered over all sets by first appearance."""
         groups = identical_groups(np.concatenate([*self]))
         train, test, samples = np.split(groups, np.cumsum([len(self.train), len(self.test)]))
         return train, test, samples
@@ -145,10 +145,10 @@ class Sets:
 
     @cached_property
     def both(self) -> NearestOfBoth:
-        """The group of identical rows, of training and held-out examples together, nearest to each sample.
+        """The group of identical examples, of training and held-out examples together, closest to each sample.
 
-        Of groups at one distance it is the one whose place comes first. So the answer does not depend on which rows
-        are in which set, nor on their order.
+        Ties between groups are resolved by their place. The result therefore does not depend on which example is in
+        which set, nor on their order.
         """
         rows, groups = np.concatenate([self.train, self.test]), self.pooled_groups
         (far, index), (far_test, index_test) = self.near("samples", "train", 2), self.near("samples", "test", 2)
@@ -165,18 +165,18 @@ class Sets:
         return NearestOfBoth(group, distance, labels, np.argsort(groups[one_each]))
 
     @cached_property
-    def nearer(self) -> Nearer:
-        """Whose neighbour each sample is, and in which order they come: by distance, by that for the density."""
+    def closest(self) -> Closest:
+        """The example closest to each sample, and two orders of the samples: by distance and by relative distance."""
         distances = np.hstack([self.near("samples", base, NEAR)[0] for base in _POOLED])
         count = min(NEAR, distances.shape[1])
         mean = np.partition(distances, count - 1, axis=1)[:, :count].mean(1)
-        both, place = self.both, self.place("samples")  # equally near samples are ordered by what they hold
+        both, place = self.both, self.place("samples")  # ties are ordered by the values of the samples
         free = np.divide(both.distance, mean, out=np.zeros_like(mean), where=mean > 0)
         orders = np.stack([np.lexsort((place, both.distance)), np.lexsort((place, both.distance, free))])
-        return Nearer(both.labels, both.group, orders, both.distance, free, both.place)
+        return Closest(both.labels, both.group, orders, both.distance, free, both.place)
 
     def local_ratio(self, queries: Name, k: int = NEAR) -> tuple[FloatArray, NDArray[np.int64]]:
-        """Return d_1 / mean(d_1, ..., d_k) over distinct training rows, (m,), and the nearest row; 0 / 0 is 0."""
+        """Return d_1 / mean(d_1, ..., d_k) over distinct training examples, (m,), and the closest one; 0 / 0 is 0."""
         if (queries, k) not in self._ratios:
             distinct = np.unique(self.groups[0], return_index=True)[1].astype(np.int64)
             if len(distinct) == len(self.train):
@@ -188,7 +188,7 @@ class Sets:
         return self._ratios[queries, k]
 
     def turned(self) -> "Sets":
-        """Return the sets with training examples and samples in each other's place, and the searches made so far."""
+        """Return the sets with training examples and samples exchanged, and the searches made so far."""
         other = Sets.of_matrices((self.samples, self.test, self.train))
         other._found = {(_TURNED[queries], _TURNED[base]): found for (queries, base), found in self._found.items()}
         return other
@@ -199,7 +199,7 @@ _TURNED: dict[Name, Name] = {"train": "samples", "test": "test", "samples": "tra
 
 
 def over_mean(distances: FloatArray) -> FloatArray:
-    """Return the first column over the mean of all, (m,), 0 where that is 0; distances (m, k), the nearest first."""
+    """Return the first column over the mean of all, (m,), or 0 if that is 0; distances (m, k), closest first."""
     mean = distances.mean(axis=1)
     return np.asarray(np.divide(distances[:, 0], mean, out=np.zeros_like(mean), where=mean > 0))
 
@@ -211,7 +211,7 @@ def sets_of(train: ArrayLike | Sets, test: ArrayLike | None = None, samples: Arr
     """Return the one `Sets` that was passed, or a new one of three arrays.
 
     Raises:
-        DataError: it is neither; or as `Sets`.
+        DataError: the arguments are neither; or as `Sets`.
     """
     several = [name for name, rows in (("test", test), ("samples", samples)) if rows is not None]
     if isinstance(train, Sets) and not several:
@@ -226,7 +226,7 @@ def sets_of(train: ArrayLike | Sets, test: ArrayLike | None = None, samples: Arr
 
 
 class OfThreeSets(Protocol[P, R_co]):
-    """A function of three sets, called with three arrays or with one `Sets`, whose searches it then shares."""
+    """A function of three sets, called with three arrays, or with one `Sets` to share its searches."""
 
     __name__: str
 
@@ -239,7 +239,7 @@ class OfThreeSets(Protocol[P, R_co]):
 
 
 def of_three_sets(function: Callable[Concatenate[Sets, P], R]) -> OfThreeSets[P, R]:
-    """Let a function of a `Sets` and keywords be called with three arrays too, as its signature and its text then say.
+    """Let a function of a `Sets` and keywords be called with three arrays too, and adapt its signature and docstring.
 
     >>> @of_three_sets
     ... def share_of_copies(sets: Sets) -> float:
@@ -256,10 +256,10 @@ def of_three_sets(function: Callable[Concatenate[Sets, P], R]) -> OfThreeSets[P,
     settings = [*own.parameters.values()][1:]
     asked.__signature__ = Signature([*three, *settings], return_annotation=own.return_annotation)  # type: ignore[attr-defined]
     asked.__doc__ = re.sub(r"^( *)sets: .*$", _THREE, function.__doc__ or "", flags=re.MULTILINE)
-    function.__globals__.setdefault("__test__", {})[function.__name__] = asked  # or doctest takes it for ours
+    function.__globals__.setdefault("__test__", {})[function.__name__] = asked  # or doctest assigns it to this module
     return cast(OfThreeSets[P, R], asked)
 
 
-_THREE = r"""\1train: (n_train, *event), or a `Sets` of all three: tests that are asked of one share its searches.
+_THREE = r"""\1train: (n_train, *event), or a `Sets` of all three: tests of one `Sets` share its searches.
 \1test: (n_test, *event) held-out examples: from the same source, not trained on.
 \1samples: (n_samples, *event) of the model."""

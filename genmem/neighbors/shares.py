@@ -1,8 +1,8 @@
-"""Are samples nearer to training examples than to held-out ones, more often than fresh rows would be?
+"""Are samples closer to training than to held-out examples more often than fresh samples would be?
 
-Two of the tests here ask the training and the held-out examples together: which of them lies nearest to a sample, and
-from which set does it come? That samples are sharper or wider than the data moves both sets alike, so these tests
-do not mistake it for copying. The third compares distances, and does.
+Two of the tests here pool training and held-out examples: which is closest to a sample, and from which set is it? If
+samples are sharper or wider than the data, their distances to both sets change alike, so these tests do not mistake it
+for copying. The third test compares distances, and does mistake sharpness for copying.
 """
 
 import numpy as np
@@ -10,42 +10,45 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from genmem.errors import DataError
-from genmem.neighbors.pooled import DRAWS, NearestOfBoth, dealt
+from genmem.neighbors.pooled import DRAWS, NearestOfBoth, label_permutation
 from genmem.neighbors.results import Result
 from genmem.neighbors.sets import Sets, of_three_sets
 from genmem.stats import share_interval
 
 Floats = NDArray[np.float64]
 
-_ELSEWHERE = "Copies of rows that are held out as well. Held-out rows from another source look like copying to it."
+_ELSEWHERE = (
+    "Copies of examples that are held out as well. Held-out examples from another source are mistaken for copying."
+)
 
 
 @of_three_sets
 def train_share_test(sets: Sets, *, seed: int = 0, draws: int = DRAWS) -> Result:
-    """Test whether too large a share of samples has its nearest row in the training set rather than held out.
+    """Test whether too many samples have their closest example in the training set rather than the held-out set.
 
-    Identical rows of the two sets are one group with one label: 1 in the training set, 0 held out, or in both the
-    share of its rows that are training examples. The value is the mean label of the samples' nearest groups, its null
-    the mean label of all groups: n_train / (n_train + n_test) where no rows are identical. On fresh samples every
-    assignment of the labels to the groups is equally likely, and the p-value is the share of random assignments that
-    reach the value, the one at hand counted in. Where a group is in both sets the p-value rests on the label of one
-    row drawn from it, which keeps it exact whether rows or groups of rows were dealt to the two sets. Between groups
-    at one distance the choice depends on the rows' values alone. Sets of different sizes need no evening out, which
-    would hide copies.
+    Identical examples of the two sets are one group with one label: 1 in the training set, 0 in the held-out set, or
+    the share of training examples for a group in both. The value is the mean label of the groups closest to the
+    samples; its null is the mean label of all groups, n_train / (n_train + n_test) if no examples are identical. On
+    fresh samples all permutations of the labels are equally likely, and the p-value is the share of random permutations
+    that reach the value, the observed one included. For a group in both sets the p-value uses the label of one example
+    drawn from it, which keeps it exact whether examples or groups were assigned to the two sets. Ties between groups
+    are resolved by the values of the examples alone. Sets of different sizes need no subsampling, which would hide
+    copies.
 
-    With c_r the number of samples nearest to group r, N groups, N_1 of them with label 1, the variance of the number of
-    samples is N_1 (N - N_1) / (N (N - 1)) sum (c - mean c)^2. The interval is Wilson's, with the number of samples that
-    would have this variance if they were independent: it allows for other training and held-out examples too.
+    With c_r the number of samples closest to group r, N groups, N_1 of them with label 1, the variance of the number of
+    samples is N_1 (N - N_1) / (N (N - 1)) sum (c - mean c)^2. The interval is Wilson's for the number of independent
+    samples that would have this variance: it covers the sampling of training and held-out examples too.
 
     Args:
         sets: the three sets.
-        seed: of the random assignments.
-        draws: how many of them.
+        seed: of the random permutations.
+        draws: the number of permutations.
 
     Returns:
-        `details` holds "mid_p", which counts half of the assignments that just reach the value; "z" and "null_sd"
-        from the variance above; "excess", (value - null) / (1 - null); "resolution", the smallest p-value there can
-        be; "interval_samples", Wilson's for these training and held-out examples; "label" and "asked" (n_samples,).
+        `details` holds "mid_p", with permutations that equal the value counted half; "z" and "null_sd" from the
+        variance above; "excess", (value - null) / (1 - null); "resolution", the smallest possible p-value;
+        "interval_samples", Wilson's interval for fixed training and held-out examples; "label" and "asked"
+        (n_samples,).
 
     Raises:
         DataError: a set is empty or not finite, or widths differ.
@@ -62,10 +65,10 @@ def train_share_test(sets: Sets, *, seed: int = 0, draws: int = DRAWS) -> Result
         asked,
         (seed, draws),
         name="train_share",
-        title="Samples whose nearest row is a training example",
-        what="of samples have a training example, not a held-out row, as their nearest",
+        title="Samples closest to a training example",
+        what="of samples are closer to a training example than to any held-out example",
         cannot_see=(
-            f"Few copies among many samples: a share c of copies moves it by c (1 - {both.labels.mean():.2g}) only. "
+            f"Few copies among many samples: a share c of copies raises it by only c (1 - {both.labels.mean():.2g}). "
             + _ELSEWHERE
         ),
     )
@@ -73,20 +76,21 @@ def train_share_test(sets: Sets, *, seed: int = 0, draws: int = DRAWS) -> Result
 
 @of_three_sets
 def tail_share_test(sets: Sets, *, tail: float = 0.05, seed: int = 0, draws: int = DRAWS) -> Result:
-    """Test the samples nearest to any row: do they too often have it in the training set?
+    """Test the samples closest to any example: do too many have it in the training set?
 
-    As `train_share_test`, of the share `tail` of samples that lie nearest to training and held-out examples taken
-    together (samples at the same distance as the last of them included). Who they are does not depend on which row
-    is in which set, so the p-value is as exact. Copies are among the nearest, so a few of them show here.
+    As `train_share_test`, for the share `tail` of samples that are closest to training and held-out examples pooled
+    (samples at the same distance as the last of them included). The choice of samples does not depend on which example
+    is in which set, so the p-value remains exact. Copies are among the closest samples, so even a few of them show
+    here.
 
     Args:
         sets: the three sets.
-        tail: the share of samples asked, above 0, at most 1.
-        seed: of the random assignments.
-        draws: how many of them.
+        tail: the share of samples used, above 0, at most 1.
+        seed: of the random permutations.
+        draws: the number of permutations.
 
     Returns:
-        `details` as of `train_share_test`; "asked" says whether a sample is one of the nearest.
+        `details` as of `train_share_test`; "asked" says whether a sample is one of the closest.
 
     Raises:
         DataError: a set is empty or not finite, widths differ, or `tail` is not a share.
@@ -99,10 +103,13 @@ def tail_share_test(sets: Sets, *, tail: float = 0.05, seed: int = 0, draws: int
         both.distance <= last,
         (seed, draws),
         name="tail_share",
-        title=f"The same, of the {tail:.0%} of samples nearest to any row",
-        what=f"of the {tail:.0%} of samples nearest to any row have a training example as their nearest",
+        title=f"The same, for the {tail:.0%} of samples closest to any example",
+        what=(
+            f"of the {tail:.0%} of samples closest to any example are closer to a training example than to any "
+            "held-out example"
+        ),
         cannot_see=(
-            "Copies altered so much that fresh samples in dense regions lie nearer to some row than they do. "
+            "Copies altered so much that fresh samples in dense regions are closer to some example than they are. "
             + _ELSEWHERE
         ),
     )
@@ -110,22 +117,22 @@ def tail_share_test(sets: Sets, *, tail: float = 0.05, seed: int = 0, draws: int
 
 @of_three_sets
 def tail_excess_test(sets: Sets, *, tail: float = 0.01) -> Result:
-    """Test whether too many samples are nearer to a training example than nearly all held-out rows are.
+    """Test whether too many samples are closer to a training example than nearly all held-out examples are.
 
-    The threshold is the r-th smallest distance of a held-out row to the training examples, r = ceil(tail n_test); a
-    is the number of samples strictly below it, the value a / n_samples, its null r / (n_test + 1). On fresh samples
-    all n_test + n_samples distances are exchangeable, and the chance of a or more samples before the r-th held-out
-    row is exactly that of a or more samples among the first a + r - 1: hypergeometric. Ties make it conservative.
+    The threshold is the r-th smallest distance of a held-out example to the training set, r = ceil(tail n_test). With a
+    samples strictly below it, the value is a / n_samples and its null r / (n_test + 1). On fresh samples all n_test +
+    n_samples distances are exchangeable. The probability of a or more samples before the r-th held-out example is then
+    exactly that of a or more samples among the first a + r - 1: hypergeometric. Ties make it conservative.
 
-    The interval is Wilson's, of the share of further samples below this threshold.
+    The interval is Wilson's, for the share of further samples below this threshold.
 
     Args:
         sets: the three sets.
-        tail: the share of held-out rows below the threshold, above 0, at most 1.
+        tail: the share of held-out examples below the threshold, above 0, at most 1.
 
     Returns:
-        `details` holds "threshold"; "mid_p"; "detectable", the smallest share of exact copies, the rest fresh,
-        that comes out at p <= 0.05 in 80% of cases (`tail_excess_power`); "below" (n_samples,).
+        `details` holds "threshold"; "mid_p"; "detectable", the smallest share of exact copies, the rest fresh, for
+        which p <= 0.05 in 80% of cases (`tail_excess_power`); "below" (n_samples,).
 
     Raises:
         DataError: a set is empty or not finite, widths differ, or `tail` is not a share.
@@ -145,7 +152,7 @@ def tail_excess_test(sets: Sets, *, tail: float = 0.01) -> Result:
     p = _chance(a, r, m, n)
     return Result(
         name="tail_excess",
-        title=f"Samples nearer to a training example than {1 - r / n:.3g} of held-out rows",
+        title=f"Samples closer to a training example than {100 * (1 - r / n):.3g}% of held-out examples are",
         value=a / m,
         null=null,
         interval=share_interval(a, m),
@@ -153,13 +160,13 @@ def tail_excess_test(sets: Sets, *, tail: float = 0.01) -> Result:
         direction="higher",
         n=m + n,
         sentence=(
-            f"{a:,} of {m:,} samples ({a / m:.2%}) are nearer to a training example than the {_nth(r)} nearest of "
-            f"{n:,} held-out rows; {null:.2%} of fresh samples would be (p = {p:.2g})."
+            f"{a:,} of {m:,} samples ({a / m:.2%}) are closer to a training example than the {_nth(r)} closest "
+            f"of {n:,} held-out examples; {null:.2%} of fresh samples would be (p = {p:.2g})."
         ),
         cannot_see=(
-            "Samples sharper than the data look like copies to it, and so do fresh ones where held-out rows were "
-            "duplicated after they were set apart. Where held-out rows are themselves identical to training examples "
-            "the threshold is 0 and nothing is below."
+            "Samples that are sharper than the data are mistaken for copies. So are fresh samples if held-out "
+            "examples were duplicated after the split. If many held-out examples are identical to training "
+            "examples, the threshold is 0 and no sample is below it."
         ),
         citation="the hypergeometric law of exceedances",
         details={
@@ -172,10 +179,10 @@ def tail_excess_test(sets: Sets, *, tail: float = 0.01) -> Result:
 
 
 def tail_excess_power(n_test: int, n_samples: int, share: float, *, tail: float = 0.01, level: float = 0.05) -> float:
-    """Return how often `tail_excess_test` gives p <= level where a sample is, with chance `share`, an exact copy.
+    """Return how often `tail_excess_test` gives p <= level if each sample is an exact copy with probability `share`.
 
-    The others are fresh. The held-out threshold cuts off a share of fresh rows that has a beta law; given it, the
-    count is binomial. For data in which no two rows are at one distance.
+    The other samples are fresh. The share of fresh samples below the held-out threshold has a beta distribution; given
+    it, the count is binomial. It is assumed that no two distances are equal.
 
     >>> round(tail_excess_power(1_000, 1_000, 0.0), 2), round(tail_excess_power(1_000, 1_000, 0.05), 2)
     (0.04, 1.0)
@@ -185,13 +192,13 @@ def tail_excess_power(n_test: int, n_samples: int, share: float, *, tail: float 
 
 
 def _needed(r: int, m: int, n: int, level: float) -> int:
-    """Return the smallest count with p <= level; m + 1 where there is none."""
+    """Return the smallest count with p <= level; m + 1 if there is none."""
     a = np.arange(m + 1)
     return int((stats.hypergeom.sf(a - 1, n + m, m, a + r - 1) > level).sum())
 
 
 def _cuts(r: int, n: int) -> Floats:
-    """Return equally likely shares of fresh rows below the r-th of n."""
+    """Return equally likely shares of fresh samples below the r-th of n held-out examples."""
     return np.asarray(stats.beta.ppf((np.arange(500) + 0.5) / 500, r, n - r + 1))
 
 
@@ -200,7 +207,7 @@ def _power(share: float, needed: int, m: int, cuts: Floats) -> float:
 
 
 def _detectable(r: int, m: int, n: int, power: float = 0.8, level: float = 0.05) -> float:
-    """Return the share of copies with this power, NaN where even copies alone have less."""
+    """Return the share of copies with this power; NaN if even copies alone have less."""
     needed, cuts = _needed(r, m, n, level), _cuts(r, n)
     if needed > m:
         return np.nan
@@ -208,7 +215,7 @@ def _detectable(r: int, m: int, n: int, power: float = 0.8, level: float = 0.05)
 
 
 def _chance(a: int, r: int, m: int, n: int) -> float:
-    """Return the chance that a or more of m come before the r-th of n."""
+    """Return the probability that a or more of m come before the r-th of n."""
     return float(stats.hypergeom.sf(a - 1, n + m, m, a + r - 1)) if a <= m else 0.0
 
 
@@ -222,9 +229,9 @@ def _share_result(
     what: str,
     cannot_see: str,
 ) -> Result:
-    """Return the result on the samples `asked`; `random` is the seed and the number of draws."""
+    """Return the result on the samples `asked`; `random` is the seed and the number of permutations."""
     counts = np.bincount(both.group[asked], minlength=len(both.labels))
-    found = dealt(counts, both.labels, *random, place=both.place)
+    found = label_permutation(counts, both.labels, *random, place=both.place)
     label, (value, null) = both.labels[both.group], found[:2]
     return Result(
         name=name,
@@ -235,9 +242,9 @@ def _share_result(
         p_value=found.p_value,
         direction="higher",
         n=len(label[asked]),
-        sentence=f"{value:.1%} {what}; {null:.1%} of fresh samples would (p = {found.p_value:.2g}).",
+        sentence=f"{value:.1%} {what}; {null:.1%} of fresh samples would be (p = {found.p_value:.2g}).",
         cannot_see=cannot_see,
-        citation="a permutation test of the labels of identical rows",
+        citation="a permutation test of the labels of groups of identical examples",
         details={
             "mid_p": found.mid_p,
             "z": found.z,
@@ -252,13 +259,13 @@ def _share_result(
 
 
 def _interval(value: float, null: float, sd: float, asked: int) -> tuple[float, float]:
-    """Return Wilson's interval with the number of samples that would have this variance if independent."""
+    """Return Wilson's interval for the number of independent samples that would have this variance."""
     worth = min(asked, null * (1 - null) / sd**2) if sd else asked
     return share_interval(value * worth, worth)
 
 
 def _part(tail: float, n: int) -> int:
-    """Return the smallest count that is a share `tail` of n or more; one in a million is left to rounding."""
+    """Return the smallest count that is at least a share `tail` of n; one in a million is allowed for rounding."""
     return max(1, int(np.ceil(tail * n - 1e-6)))
 
 

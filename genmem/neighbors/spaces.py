@@ -1,8 +1,8 @@
-"""The spaces in which rows are compared: raw values, coarser pixels, principal components, features of the user's own.
+"""Feature spaces in which points are compared: raw values, averaged pixels, principal components, features of the user.
 
-A copy is found where it lies near its original and far from other rows, so each space sees other copies: raw values
-those of the same pixels, `spectrum` also shifted and mirrored ones, a network's features what the network takes for
-the same.
+A copy is detected if it is close to its original and far from other examples, so each space detects other copies: raw
+values those with the same pixels, `spectrum` also shifted and mirrored ones, a network's features those that the
+network maps to nearby points.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ Features: TypeAlias = Callable[[Array], ArrayLike]
 Space: TypeAlias = str | Features | Sequence[ArrayLike]
 
 NAMES = ("raw", "pooled", "spectrum", "pca", "latent")
-_CHUNK = 2**22  # values given to a function at a time
+_CHUNK = 2**22  # values passed to a function at a time
 
 
 def in_space(
@@ -36,35 +36,36 @@ def in_space(
     image_shape: tuple[int, ...] | None = None,
     latent: Features | None = None,
 ) -> tuple[Triple, str]:
-    """Return training examples, held-out examples and samples as points of `space`, and what it is in words.
+    """Return training examples, held-out examples and samples as points of `space`, and a description of the space.
 
-    Rows that are equal, in one set or in two, become points that are equal to the last bit, whatever the space: an
-    exact copy stays one.
+    Examples that are equal, in one set or in two, become points that are equal to the last bit in every space: an exact
+    copy remains one.
 
     Args:
         space: one of
 
             - "raw": the values as given;
-            - "pooled" or "pooled:K": images averaged over blocks of 2 x 2 or K x K pixels, what is left over at the
-              right and the lower edge over what there is;
-            - "spectrum": amplitudes of the Fourier transform of images, the same for an image, its shifts and its
-              mirror images (see `image_spaces.spectrum`);
-            - "pca" or "pca:K": the first 32 (or fewer, where there are no more) or K principal components of `train`;
+            - "pooled" or "pooled:K": images averaged over blocks of 2 x 2 or K x K pixels; blocks at the right and the
+              lower edge average over the pixels that remain;
+            - "spectrum": Fourier amplitudes of images, the same for an image, its shifts and its mirror images (see
+              `image_spaces.spectrum`);
+            - "pca" or "pca:K": the first 32 (or all, if there are fewer) or K principal components of `train`;
             - "latent": what `latent` returns;
-            - a function from rows (m, *event) to points (m, d), each point a function of its row alone, or such a
-              function by its name, "package.module:function";
+            - a function from examples (m, *event) to points (m, d), each point a function of its example alone, or the
+              name of such a function, "package.module:function";
             - three arrays (n, d), the points of the three sets themselves.
         train: (n_train, *event), or a `Sets` of all three.
         test: (n_test, *event) held out.
         samples: (n_samples, *event).
-        seed: of the approximate decomposition that "pca" needs beyond 4,096 columns; the rest draws nothing.
-        image_shape: (h, w) or (h, w, channels) of flattened images; without it a row of k x k values is taken for
-            a gray image, where an image is needed, and the description says so.
+        seed: of the approximate decomposition that "pca" uses beyond 4,096 columns; nothing else is random.
+        image_shape: (h, w) or (h, w, channels) of flattened images. Without it, where a space needs images, rows of k x
+            k values are interpreted as gray images, and the description says so.
         latent: the function behind "latent", such as `model.latent_mean` of a fitted VAE.
 
     Raises:
-        DataError: the sets are not finite numbers of one width, are no images where the space needs some, or do not
-            fit what was passed as the space; a function fails, or returns other points for a row in other company.
+        DataError: the sets are not finite numbers of one width, are not images though the space needs images, or do not
+            match the points passed as the space; a function fails, or the point of an example depends on other
+            examples.
         ModelError: a function cannot be imported by its name.
 
     >>> images = np.arange(48.0).reshape(3, 4, 4)
@@ -84,7 +85,7 @@ def placed(
     image_shape: tuple[int, ...] | None = None,
     latent: Features | None = None,
 ) -> tuple[Sets, str]:
-    """Return what `in_space` does as `Sets`."""
+    """Return the result of `in_space` as `Sets`."""
     _check_same_shape(*sets.events)
     event = sets.events[0]
     if not isinstance(space, str):
@@ -107,7 +108,7 @@ def placed(
 
 
 def _check_same_shape(*given: tuple[int, ...]) -> None:
-    """Refuse sets of one width whose values are in another order, as with channels first and channels last."""
+    """Refuse sets of one width whose axes are in different order, such as channels first and channels last."""
     events = {tuple(side for side in event if side > 1) for event in given}
     if len({event for event in events if len(event) > 1}) > 1:
         raise DataError(
@@ -118,7 +119,7 @@ def _check_same_shape(*given: tuple[int, ...]) -> None:
 
 
 def _size(space: str, name: str, setting: str) -> int | None:
-    """Return the K of "pooled:K" and "pca:K", None where the default is meant."""
+    """Return the K of "pooled:K" and "pca:K", or None for the default."""
     takes = name in ("pooled", "pca")
     if name in NAMES and (not setting and ":" not in space):
         return None
@@ -127,14 +128,14 @@ def _size(space: str, name: str, setting: str) -> int | None:
     raise DataError(
         expected="a space: raw, pooled, pooled:K, spectrum, pca, pca:K, latent, or package.module:function",
         got=repr(space),
-        do="Name one of these; K is a whole number of at least 1.",
+        do="Pass one of these; K is a whole number of at least 1.",
     )
 
 
 def _latent(latent: Features | None) -> Features:
     if latent is None:
         raise DataError(
-            expected='with space="latent" the function that gives latent means',
+            expected='the function that returns latent means, for space="latent"',
             got="none",
             do="Pass latent=model.latent_mean of a fitted VAE, or choose another space.",
         )
@@ -147,7 +148,7 @@ def _of_the_user(space: Features | Sequence[ArrayLike], sets: Sets) -> tuple[Set
         return _mapped(space, sets, sets.events[0], name), f"features by {name}"
     if len(space) != 3 or any(np.ndim(points) < 1 for points in space):
         raise DataError(
-            expected="as the space a name, a function, or three arrays of points: train, test, samples",
+            expected="a space: a name, a function, or three arrays of points for train, test and samples",
             got=f"a sequence of {len(space)}",
             do="Pass the points of all three sets.",
         )
@@ -155,7 +156,7 @@ def _of_the_user(space: Features | Sequence[ArrayLike], sets: Sets) -> tuple[Set
     for name, rows in zip(SETS, sets, strict=True):
         if len(points[name]) != len(rows):
             raise DataError(
-                expected=f"a point for each of the {len(rows):,} rows of {name}",
+                expected=f"one point for each of the {len(rows):,} rows of {name}",
                 got=f"{len(points[name]):,}",
                 do="Pass features of the same rows, in the same order.",
             )
@@ -163,7 +164,7 @@ def _of_the_user(space: Features | Sequence[ArrayLike], sets: Sets) -> tuple[Set
 
 
 def _mapped(function: Features, sets: Sets, event: tuple[int, ...], name: str) -> Sets:
-    """Apply a function to the distinct rows of all sets, so that rows that are equal become points that are.
+    """Apply a function to the distinct rows of all sets, so that equal rows become equal points.
 
     In a batch of another size the same row may be rounded differently, and a copy would no longer be exact.
     """
@@ -193,13 +194,13 @@ def _called(function: Features, block: Array, name: str) -> Array:
         raise DataError(
             expected=f"{name} to turn rows of shape {block.shape} into points",
             got=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
-            do="Correct the function: it takes an array and returns an array (m, d), no tensor with gradients.",
+            do="Correct the function: it takes an array and returns an array (m, d), not a tensor with gradients.",
         ) from error
     if points.dtype.kind not in "biuf" or points.ndim < 1 or len(points) != len(block) or points.size == 0:
         raise DataError(
-            expected=f"{len(block)} points of numbers from {name}, shape ({len(block)}, d)",
+            expected=f"{len(block)} numeric points from {name}, shape ({len(block)}, d)",
             got=f"dtype {points.dtype}, shape {points.shape}",
-            do="Return one point a row.",
+            do="Return one point per row.",
         )
     points = points.reshape(len(points), -1)
     if points.dtype.kind == "f" and not np.isfinite(points).all():
@@ -213,7 +214,7 @@ def _called(function: Features, block: Array, name: str) -> Array:
 
 
 def _check_alone(function: Features, block: Array, points: Array, name: str) -> None:
-    """Refuse points that change with the company of their row, as those of a network in training mode do."""
+    """Refuse points that depend on the other rows of the batch, as those of a network in training mode do."""
     some = min(16, -(-len(block) // 2))
     again = _called(function, block[:some], name)
     spread = float(np.abs(points - np.median(points, axis=0)).mean())
@@ -222,8 +223,8 @@ def _check_alone(function: Features, block: Array, points: Array, name: str) -> 
     if not close:
         raise DataError(
             expected=f"points from {name} that depend on their row alone",
-            got="other points for the same rows when called again with fewer",
-            do="Put the network in evaluation mode (module.eval()), and draw no noise.",
+            got="different points for the same rows in a smaller batch",
+            do="Put the network in evaluation mode (module.eval()), and do not add noise.",
         )
 
 
@@ -237,18 +238,18 @@ Projection = Callable[[NDArray[Any]], NDArray[np.float64]]
 
 
 def principal_components(train: NDArray[Any], count: int | None, seed: int) -> tuple[Projection, str]:
-    """Return the projection on the first principal components of `train`, unscaled, and what it is in words.
+    """Return the projection on the first principal components of `train`, unscaled, and its description.
 
-    Up to 4,096 columns they come from the covariance, exact and the same in any order of the rows; beyond from a
-    randomised decomposition, so that the last ones are approximate.
+    Up to 4,096 columns they are computed from the covariance: exact, and independent of the order of the rows. Beyond,
+    they come from a randomized decomposition, so that the last ones are approximate.
 
     Args:
         train: (n, d).
-        count: how many; None for 32, or fewer where there are no more.
-        seed: of the randomised decomposition.
+        count: the number of components; None for 32, or all if there are fewer.
+        seed: of the randomized decomposition.
 
     Raises:
-        DataError: there are not that many.
+        DataError: there are fewer components than `count`.
 
     References:
         Finding structure with randomness (Halko, Martinsson & Tropp, 2011), https://arxiv.org/abs/0909.4061
@@ -256,7 +257,9 @@ def principal_components(train: NDArray[Any], count: int | None, seed: int) -> t
     most = max(1, min(train.shape[1], len(train) - 1))
     count = _checked(count, most, train.shape)
     mean = sum(block.sum(axis=0, dtype=np.float64) for _, block in blocks(train)) / len(train)
-    unit = max(float(np.abs(block - mean).max()) for _, block in blocks(train)) or 1.0  # squares shall not overflow
+    unit = (
+        max(float(np.abs(block - mean).max()) for _, block in blocks(train)) or 1.0
+    )  # so that squares do not overflow
     decompose = _from_covariance if train.shape[1] <= _WIDE else _by_random_projection
     axes, share = decompose(train, mean, unit, count, seed)
 
@@ -293,7 +296,7 @@ def _by_random_projection(
     start = 0
     for start, block in blocks(train):
         centred[start : start + len(block)] = (block - mean) / unit
-    # Never transposed: noise would then belong to rows, and the result to their order.
+    # Never transposed: the result would then depend on the order of the rows.
     _, values, axes = randomized_svd(centred, count, random_state=seed32(seed, "pca"), transpose=False)
     total = float(np.square(centred, dtype=np.float64).sum())
     return axes.T.astype(np.float64), float(np.square(values, dtype=np.float64).sum()) / total if total > 0 else 1.0
@@ -306,6 +309,6 @@ def _checked(count: int | None, most: int, shape: tuple[int, ...]) -> int:
         raise DataError(
             expected=f"1 to {most} principal components of {shape[0]:,} training examples of {shape[1]:,} values",
             got=str(count),
-            do=f"Ask for no more than pca:{most}.",
+            do=f"Use at most pca:{most}.",
         )
     return count

@@ -1,4 +1,4 @@
-"""Are samples and data told apart by their nearest neighbours, and are training and held-out rows of one source?"""
+"""Can a 1-NN classifier separate samples from data, and are training and held-out examples from one source?"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,20 +20,21 @@ _CITATION = (
 
 @of_three_sets
 def one_nn_two_sample(sets: Sets, *, rows: int = 2000, seed: int = 0) -> tuple[Result, Result]:
-    """Return the leave-one-out accuracy of 1-NN between samples and training examples, and held-out examples.
+    """Return the leave-one-out accuracy of 1-NN between samples and training, and samples and held-out, examples.
 
-    As many rows of each are pooled, each takes the label of its nearest other row, ties at random. Near 1, the two
-    differ; below its null, (n - 1) / (2n - 1), each row has its copy on the other side. The p-value counts random
-    relabellings of the same neighbours; the interval is normal, with the standard deviation of these.
+    Equal numbers of both are pooled, and each point takes the label of its nearest other point, ties at random. Near 1
+    the two differ; below the null, (n - 1) / (2n - 1), points tend to have copies on the other side. The p-value counts
+    random permutations of the labels with neighbours fixed; the interval is normal, with the standard deviation of
+    these.
 
     Args:
         sets: the three sets.
-        rows: how many rows of each set to use at most; they are drawn by the seed.
-        seed: of the draw of rows, of ties and of relabellings.
+        rows: the largest number of rows of each set; they are drawn with the seed.
+        seed: of the draw of rows, of ties and of permutations.
 
     Returns:
-        `one_nn_train` with a p-value for a low accuracy, and `one_nn_test`, which is no test of copying: its p-value
-        of samples differing from data, one-sided, is `details["p_different"]` (in both).
+        `one_nn_train` with a p-value for a low accuracy, and `one_nn_test`, which is not a test of copying; the
+        one-sided p-value for samples that differ from data is `details["p_different"]` (in both).
 
     Raises:
         DataError: the sets do not fit together, or `rows` is below 1.
@@ -62,8 +63,10 @@ def _against(sets: Sets, name: Name, count: int, seed: int) -> Result:
         p_value=p_low if name == "train" else np.nan,
         direction="lower" if name == "train" else "either",
         n=2 * count,
-        sentence=f"{count:,} samples and {count:,} {whom} are told apart by their nearest neighbour in {accuracy:.1%} "
-        f"of cases; {null:.1%} would be right by chance.",
+        sentence=(
+            f"A 1-NN classifier separates {count:,} samples from {count:,} {whom} with a leave-one-out accuracy of "
+            f"{accuracy:.1%}; {null:.1%} is expected by chance."
+        ),
         cannot_see=_blind(name, count, len(sets[name])),
         citation=_CITATION,
         details={"p_lower": p_low, "p_different": p_high, "sd": float(same[1:].std())},
@@ -72,15 +75,21 @@ def _against(sets: Sets, name: Name, count: int, seed: int) -> Result:
 
 def _blind(name: Name, count: int, there: int) -> str:
     if name == "test":
-        return "Copying: it looks at held-out examples only and says whether samples differ from data."
-    part = f"Copies whose originals are not among the {count:,} of {there:,} training examples used. " * (count < there)
-    return part + "A minority of copies among samples that otherwise differ from the data: the two cancel."
+        return (
+            "Copying: it compares samples with held-out examples only and shows whether samples differ from the data."
+        )
+    part = f"Copies whose originals are not among the {count:,} of {there:,} training examples that are used. " * (
+        count < there
+    )
+    return (
+        part + "A minority of copies among samples that otherwise differ from the data, because the two effects cancel."
+    )
 
 
 def _neighbours(sets: Sets, name: Name, count: int, seed: int) -> NDArray[np.intp]:
-    """Return the nearest other row of each of the pooled rows (2 * count,): the set's rows first, then the samples."""
+    """Return the nearest other row of each pooled row (2 * count,): the rows of the set first, then the samples."""
     real, made = sets.some_rows(name, count, seed), sets.some_rows("samples", count, seed)
-    # Ties go to the lower index: in a random order, to neither side.
+    # Ties go to the lower index; in a random order this favours neither side.
     order = stream(seed, "order of the pool").permutation(2 * count)
     pool = np.concatenate([real, made])[order]
     _, found = nearest(pool, pool, 1, exclude=np.arange(2 * count))
@@ -90,7 +99,7 @@ def _neighbours(sets: Sets, name: Name, count: int, seed: int) -> NDArray[np.int
 
 
 def _same_label(neighbour: NDArray[np.intp], count: int, seed: int) -> NDArray[np.float64]:
-    """Return the share of rows with their neighbour's label: as it is, then under random relabellings."""
+    """Return the share of rows with their neighbour's label: observed, then under random permutations."""
     labels = np.repeat([False, True], count)
     random = stream(seed, "relabellings").permuted(np.tile(labels, (_RELABELLINGS, 1)), axis=1)
     every = np.concatenate([labels[None], random])
@@ -107,20 +116,21 @@ _SOURCE_RELABELLINGS = 1999
 
 @of_three_sets
 def same_source_test(sets: Sets, *, rows: int = 2000, seed: int = 0) -> Result:
-    """Test whether training and held-out rows were dealt at random: a check of the data, not of the samples.
+    """Test whether the split into training and held-out examples is random: a check of the data, not of the samples.
 
-    As many rows of each are pooled, of identical ones one is kept and those in both sets are dropped. The value is
-    the share of the 5 nearest other rows that come from a row's own set; p is by relabelling the rows, towards larger
-    shares. Held-out rows from another time or place, or cleaned otherwise, raise it; copies among the samples do not.
+    Equal numbers of both are pooled; identical examples count once, and those in both sets are dropped. The value is
+    the share of the 5 nearest other examples that are from an example's own set; p is by permutation of the labels,
+    towards larger shares. Held-out examples from another time or place, or cleaned differently, raise it; copies among
+    the samples do not.
 
     Args:
         sets: the three sets.
-        rows: of each set, at most; they are drawn by the seed.
-        seed: of the draw of rows and of relabellings.
+        rows: the largest number of examples of each set; they are drawn with the seed.
+        seed: of the draw of examples and of permutations.
 
     Returns:
-        `details["identical"]` counts held-out rows that are identical to a training row, of all of them. Value and
-        p_value are NaN where fewer than 3 rows are left.
+        `details["identical"]` counts the held-out examples that are identical to a training example, of all of them.
+        Value and p_value are NaN if fewer than 3 examples remain.
 
     Raises:
         DataError: a set is empty or not finite, widths differ, or `rows` is below 1.
@@ -136,15 +146,17 @@ def same_source_test(sets: Sets, *, rows: int = 2000, seed: int = 0) -> Result:
     identical = int((sets.distance("test", "train") == 0).sum())
     return Result(
         name="same_source",
-        title="Training and held-out rows among each other's neighbours (a check of the data)",
+        title="Training and held-out examples among each other's neighbours (a check of the data)",
         value=value,
         null=null,
         p_value=p,
         direction="either",
         n=len(pool),
-        sentence=f"{_said(value, null, p)} {identical:,} of {len(sets.test):,} held-out rows are identical to a "
-        "training row.",
-        cannot_see="Differences that leave neighbourhoods as they are; small ones, on so few rows.",
+        sentence=(
+            f"{_said(value, null, p)} {identical:,} of {len(sets.test):,} held-out examples are identical to a "
+            "training example."
+        ),
+        cannot_see="Differences that leave neighbourhoods unchanged; small differences, if examples are few.",
         citation="Multivariate Two-Sample Tests Based on Nearest Neighbors (Schilling, 1986)",
         details={"identical": identical},
     )
@@ -152,15 +164,15 @@ def same_source_test(sets: Sets, *, rows: int = 2000, seed: int = 0) -> Result:
 
 def _said(value: float, null: float, p: float) -> str:
     if np.isnan(value):
-        return "There are too few rows that are in one of the two sets only to tell whether these are of one source."
+        return "Too few examples are in only one of the two sets to test whether both are from one source."
     return (
-        f"{value:.1%} of the neighbours of training and held-out rows are of their own set; {null:.1%} where rows are "
-        f"dealt at random (p = {p:.2g})."
+        f"{value:.1%} of the neighbours of training and held-out examples are from their own set; {null:.1%} are "
+        f"expected if the split is random (p = {p:.2g})."
     )
 
 
 def _pool(sets: Sets, count: int, seed: int) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-    """Return rows of both sets, each once and in an order that chance decides, and which are training rows."""
+    """Return examples of both sets, each once and in random order, and which are training examples."""
     rows = np.concatenate([sets.some_rows("train", count, seed), sets.some_rows("test", count, seed)])
     labels, groups = np.repeat([True, False], count), identical_groups(rows)
     first = np.unique(groups, return_index=True)[1]
@@ -170,7 +182,7 @@ def _pool(sets: Sets, count: int, seed: int) -> tuple[NDArray[np.generic], NDArr
 
 
 def _same_set(pool: NDArray[np.generic], labels: NDArray[np.bool_], seed: int) -> NDArray[np.float64]:
-    """Return the share of neighbours from a row's own set: as it is, then under random relabellings."""
+    """Return the share of neighbours from an example's own set: observed, then under random permutations."""
     _, found = nearest(pool, pool, min(NEIGHBOURS, len(pool) - 1), exclude=np.arange(len(pool)))
     rng = stream(seed, "relabellings")
     ways = [labels, *(rng.permutation(labels) for _ in range(_SOURCE_RELABELLINGS))]

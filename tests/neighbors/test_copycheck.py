@@ -109,7 +109,7 @@ def test_a_few_rows_get_what_they_can_show(n, verdict):
     """With 4 and 4 rows, one way in 70 of dealing them puts all the samples' rows on one side."""
     result = check(T[:n], H[:n], T[:n], power_trials=20)
     assert result.verdict == verdict
-    assert f"{n} of {n} samples are identical to a training row" in result.sentence
+    assert f"{n} of {n} samples are identical to a training example" in result.sentence
     assert np.isnan(result.power.smallest) == (verdict == NONE)
     assert check(T[:n], H[:n], FRESH[:n]).verdict == NONE
 
@@ -194,7 +194,7 @@ def test_log_prob_adds_membership_inference_and_power_is_told():
     assert isinstance(result, CopyCheck)
     assert any(test.name.startswith("membership") for test in result.tests)
     assert 0 < result.power.smallest < 0.3 and result.power.smallest <= result.power_noisy.smallest
-    assert f"less than {result.power.smallest:.2%}" in result.sentence
+    assert f"less than {100 * result.power.smallest:.3g}%" in result.sentence
     frame = result.to_frame()
     assert frame.num_rows == len(result.tests) and "cannot_see" in frame.column_names
     assert len({test.name for test in result.tests}) == len(result.tests)
@@ -204,7 +204,7 @@ def test_log_prob_adds_membership_inference_and_power_is_told():
 
 def test_another_source_is_said_first():
     result = check(T, H + 1, FRESH)
-    assert result["same_source"].p_value <= 0.01 and result.sentence.startswith("Training and held-out rows differ")
+    assert result["same_source"].p_value <= 0.01 and result.sentence.startswith("Training and held-out examples differ")
 
 
 def broken(sets, which, value):

@@ -155,8 +155,8 @@ def test_copies_are_far_below_and_wide_samples_far_above():
     assert data_copying_test(T, P, np.concatenate([T, T[:50]])).p_value < 1e-50
     wide = data_copying_test(T, P, 3 * Q)
     assert wide.z > 8 and wide.p_value > 0.999 and "farther from" in wide.sentence
-    assert "nearer to" in data_copying_test(T, P, T).sentence
-    assert "about as near" in data_copying_test(T, P, Q).sentence
+    assert "closer to" in data_copying_test(T, P, T).sentence
+    assert "about as close" in data_copying_test(T, P, Q).sentence
 
 
 def test_a_copied_cell_is_the_first_of_the_table_and_named():
@@ -241,7 +241,7 @@ def test_cells_without_enough_are_named_and_not_used():
     P = np.concatenate([gaussian(3, 60), gaussian(4, 60) + 50])
     Q = np.concatenate([gaussian(5, 60), gaussian(6, 20) + 50, gaussian(7, 60) - 50])
     found = data_copying_test(T, P, Q, n_cells=3)
-    assert {cell.reason for cell in found.cells} == {"", "20 samples, more than 20 needed", "no held-out row"}
+    assert {cell.reason for cell in found.cells} == {"", "20 samples; more than 20 are needed", "no held-out example"}
     assert found.cells[0].used and found.cells[0].weight == 1 and "in 1 of 3 cells" in found.sentence
     assert found.value == found.cells[0].z and np.isnan(found.cells[-1].z)
     Q = np.concatenate([Q, gaussian(8, 1) + 50])  # the twenty-first
@@ -251,7 +251,9 @@ def test_cells_without_enough_are_named_and_not_used():
 def test_too_few_samples_for_any_cell():
     T, P, Q = three()
     found = data_copying_test(T, P, Q[:20])
-    assert np.isnan([found.value, found.z, found.p_value, *found.interval]).all() and "no C_T" in found.sentence
+    assert (
+        np.isnan([found.value, found.z, found.p_value, *found.interval]).all() and "C_T is undefined" in found.sentence
+    )
     assert np.isfinite(found.details["z_u"])
     assert np.isnan(data_copying_test(T[:1], P[:1], Q[:1]).z)
     assert np.isfinite(data_copying_test(T[:1], P[:1], Q[:21]).p_value)

@@ -1,4 +1,4 @@
-"""Identical rows of the three sets: what chance explains, against rows dealt anew, and what it does not."""
+"""Identical rows of the three sets: what chance explains, against rows assigned at random, and what it does not."""
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ from genmem.neighbors.verdict import decide, unexplained
 COPIES = "copies found"
 
 
-def dealt_anew(groups, rng):
-    """Return counts (3, groups) of rows that are dealt to the three sets at random."""
+def randomly_assigned(groups, rng):
+    """Return counts (3, groups) of rows that are assigned to the three sets at random."""
     total = groups.sum()
     sizes = int(0.5 * total), int(0.2 * total), total - int(0.5 * total) - int(0.2 * total)
     labels, at = rng.permutation(np.repeat([0, 1, 2], sizes)), np.repeat(np.arange(len(groups)), groups)
@@ -21,10 +21,10 @@ def dealt_anew(groups, rng):
 
 
 @pytest.mark.parametrize("sizes", [(2,), (2, 3, 7), (5, 5, 5)])
-def test_rows_dealt_anew_give_valid_p_values(sizes):
+def test_randomly_assigned_rows_give_valid_p_values(sizes):
     rng = np.random.default_rng(0)
     groups = np.array([*np.repeat(sizes, 12), *np.ones(120, int)])
-    p = np.array([by_exchange(dealt_anew(groups, rng)) for _ in range(1500)])
+    p = np.array([by_exchange(randomly_assigned(groups, rng)) for _ in range(1500)])
     for level in (0.01, 0.05, 0.1, 0.2):
         assert stats.binom.sf((p <= level).sum() - 1, len(p), level) > 0.01, level
     assert (p <= 0.1).mean() > 0.01  # nor does it never speak
@@ -54,7 +54,7 @@ def test_one_row_copied_often_is_not_called_sharp():
     T, H, S = normal(5, 200, 150, 160, d=64)
     S[:40] = T[0]
     evidence = read(searched(Sets(T, H, S)), n_cells=1).evidence
-    assert evidence.identical.copies == 0 and evidence.nearer_p < 0.01 and unexplained(evidence.identical)
+    assert evidence.identical.copies == 0 and evidence.closer_p < 0.01 and unexplained(evidence.identical)
     assert decide(evidence) == "no evidence"  # one fresh point that happens to be in the data would look the same
 
 

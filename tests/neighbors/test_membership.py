@@ -110,7 +110,7 @@ def test_order_does_not_matter_and_single_precision_is_taken(rng):
 def test_the_sentence_says_both_rates():
     sentence = membership_inference(np.arange(10.0) + 100, np.arange(10.0)).sentence
     assert "probability 1.000" in sentence
-    assert "100.00% of training examples are found at 1.0% and 100.00%" in sentence and "at 0.1%" in sentence
+    assert "100.00% of training examples at 1.0% and 100.00%" in sentence and "at 0.1%" in sentence
 
 
 @pytest.mark.parametrize("wrong", [[], [np.nan, 1.0], [[1.0]], ["a"], 3.0])

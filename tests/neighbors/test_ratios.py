@@ -99,7 +99,7 @@ def test_the_training_set_itself_and_fresh_samples():
     train, test, fresh = normal_sets(0)
     copied = ratio_test(train, test, train)
     assert copied.value == 1 and copied.p_value < 1e-3 and np.isinf(copied.details["rho"]).all()
-    assert "100.0% of training rows" in copied.sentence
+    assert "100.0% of training examples" in copied.sentence
     assert ratio_test(train, test, fresh).p_value > 0.01
     assert ratio_test(train, test, test).value == pytest.approx(0.5)
 

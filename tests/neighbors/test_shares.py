@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from genmem.errors import DataError
-from genmem.neighbors.pooled import _drawn, dealt, of_one_row
+from genmem.neighbors.pooled import _drawn, label_permutation, of_one_row
 from genmem.neighbors.sets import Sets
 from genmem.neighbors.shares import tail_excess_power, tail_excess_test, tail_share_test, train_share_test
 from genmem.stats import share_interval
@@ -95,9 +95,9 @@ def test_closed_form_variance_for_labels_of_nought_and_one():
 
 def test_counts_of_nought_and_one_are_exact():
     counts, labels = np.repeat([1, 0], [6, 14]), np.repeat([1.0, 0.0, 1.0], [6, 9, 5])
-    found = dealt(counts, labels, 0)
+    found = label_permutation(counts, labels, 0)
     assert found.p_value == pytest.approx(stats.hypergeom(20, 11, 6).pmf(6)) == found.resolution
-    by_draws = dealt(2 * counts, labels, 0)
+    by_draws = label_permutation(2 * counts, labels, 0)
     assert by_draws.p_value == pytest.approx(found.p_value, rel=0.1) and by_draws.mid_p == pytest.approx(
         found.mid_p, rel=0.1
     )
@@ -299,5 +299,5 @@ def test_results_speak():
     for found in results_of(*three(0)):
         assert f"{found.p_value:.2g}" in found.sentence and found.direction == "higher" and found.cannot_see
         assert found.interval[0] <= found.value <= found.interval[1]
-    assert "nearest of 200 held-out rows" in found.sentence and "2nd nearest" in found.sentence
+    assert "closest of 200 held-out examples" in found.sentence and "2nd closest" in found.sentence
     assert found.interval == share_interval(round(found.value * 250), 250)

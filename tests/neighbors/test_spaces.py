@@ -295,7 +295,7 @@ def test_latent_means_of_a_vae():
         ("pooled:-1", "pooled:-1"),
         ("raw:2", "raw:2"),
         ("latent", "latent=model.latent_mean"),
-        (lambda rows: rows[:3], "30|60 points of numbers"),
+        (lambda rows: rows[:3], "30|60 numeric points"),
         (lambda rows: rows * np.nan, "finite points .*60 of 60"),
         (lambda rows: rows.astype(str), "dtype <U"),
         (lambda rows: 1 / 0, "ZeroDivisionError"),

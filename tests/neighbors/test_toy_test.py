@@ -22,12 +22,12 @@ def toy(asked):
     return (
         Result(
             name="toy",
-            title="Samples at a training row, a toy",
+            title="Samples at a training example, a toy",
             value=float(at.mean()),
             null=0.0,
             direction="higher",
             n=len(at),
-            sentence=f"{at.sum()} samples lie at a training row.",
+            sentence=f"{at.sum()} samples are at a training example.",
             cannot_see="Everything but toys.",
             citation="nobody",
         ),
@@ -55,7 +55,7 @@ def test_a_toy_is_in_conditions_files_and_the_report(with_toy, tmp_path, monkeyp
     about = json.loads(Path("out/copycheck.json").read_text())
     assert about["numbers"]["toy"] == 0.25 and about["tests"][-1]["name"] == "toy"
     assert about["tests"][-1]["cannot_see"] == "Everything but toys."
-    assert "Samples at a training row, a toy" in (page := Path("out/report.html").read_text())
+    assert "Samples at a training example, a toy" in (page := Path("out/report.html").read_text())
     assert "Everything but toys." in page
 
 

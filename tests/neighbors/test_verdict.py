@@ -33,35 +33,35 @@ def clumps(seed):
 
 
 @pytest.mark.parametrize("make", [lambda: normal(0, 40, 30, 50), lambda: clumps(1), lambda: normal(2, 5, 60, 9)])
-def test_nearer_and_the_scan_equal_loops(make):
+def test_the_closest_examples_and_the_scan_equal_loops(make):
     T, H, S = make()
-    nearer = Sets(T, H, S).nearer
+    closest = Sets(T, H, S).closest
     labels, group, distance, free = pooled_by_loop(T, H, S)
-    np.testing.assert_allclose(nearer.distance, distance)
-    np.testing.assert_allclose(nearer.density_free, free)
-    np.testing.assert_allclose(nearer.labels[nearer.group], labels[group])
-    nearer = nearer.of_one_row(0)
-    assert set(np.unique(nearer.labels)) <= {0, 1}
-    z = standardised(nearer.excess(nearer.labels), nearer.deviations)
-    by_loop = largest_z_by_loop(nearer.labels, nearer.group, nearer.orders, nearer.tails)
+    np.testing.assert_allclose(closest.distance, distance)
+    np.testing.assert_allclose(closest.density_free, free)
+    np.testing.assert_allclose(closest.labels[closest.group], labels[group])
+    closest = closest.of_one_row(0)
+    assert set(np.unique(closest.labels)) <= {0, 1}
+    z = standardised(closest.excess(closest.labels), closest.deviations)
+    by_loop = largest_z_by_loop(closest.labels, closest.group, closest.orders, closest.tails)
     assert z.max() == pytest.approx(by_loop)
     found = scan_share_test(T, H, S, draws=199)
     assert found.value == pytest.approx(z.max())
-    for order, key in zip(nearer.orders, (nearer.distance, nearer.density_free), strict=True):
+    for order, key in zip(closest.orders, (closest.distance, closest.density_free), strict=True):
         assert (np.diff(key[order]) >= 0).all()
 
 
 def test_a_row_of_both_sets_has_the_label_of_one_of_its_copies():
     T, H, S = np.array([[0.0], [0.0], [5.0]]), np.array([[0.0], [9.0]]), np.array([[0.1], [5.1], [9.1]])
-    nearer = Sets(T, H, S).nearer
-    drawn = np.array([nearer.of_one_row(seed).labels for seed in range(300)])
-    np.testing.assert_allclose(drawn.mean(0), nearer.labels, atol=0.09)
+    closest = Sets(T, H, S).closest
+    drawn = np.array([closest.of_one_row(seed).labels for seed in range(300)])
+    np.testing.assert_allclose(drawn.mean(0), closest.labels, atol=0.09)
     values = {round(scan_share_test(T, H, S, seed=seed).value, 6) for seed in range(20)}
     assert len(values) == 2  # by the label drawn
 
 
 def test_the_scan_is_valid_on_a_coarse_lattice():
-    """Shares of groups, dealt as if they were labels, gave too many small p-values here."""
+    """Shares of groups, permuted as if they were labels, gave too many small p-values here."""
     p = []
     for seed in range(40):
         rng = np.random.default_rng([4, seed])
@@ -74,8 +74,8 @@ def test_the_scan_is_valid_on_a_coarse_lattice():
 def test_every_permutation_of_few_labels_is_counted():
     T, H, S = normal(3, 4, 4, 6)
     S[:3] = T[:3]
-    nearer = Sets(T, H, S).nearer
-    exact = exact_p_by_loop(nearer.labels, nearer.group, nearer.orders, nearer.tails)
+    closest = Sets(T, H, S).closest
+    exact = exact_p_by_loop(closest.labels, closest.group, closest.orders, closest.tails)
     found = scan_share_test(T, H, S)
     assert found.p_value == pytest.approx(exact)
     assert len(found.details["null_draws"]) == 69  # 8 choose 4, less the one at hand
@@ -111,8 +111,8 @@ def test_the_rule():
     assert decide(Evidence(0.0041, NOT_IDENTICAL, 0, 1e-9)) == "sharp but not copying"
     assert decide(Evidence(0.5, NOT_IDENTICAL, 0.02, 1)) == "copies found"
     assert decide(Evidence(0.5, NOT_IDENTICAL._replace(copies=1), 0, 1)) == "copies found"
-    for nearer_p in (0.0101, np.nan):
-        assert decide(Evidence(0.5, NOT_IDENTICAL, 0, nearer_p)) == "no evidence"
+    for closer_p in (0.0101, np.nan):
+        assert decide(Evidence(0.5, NOT_IDENTICAL, 0, closer_p)) == "no evidence"
     same = NOT_IDENTICAL._replace(samples=9, any_train=9, p_samples=0.001)
     assert decide(Evidence(0.5, same, 0, 1e-9)) == "no evidence"  # sharpness does not make rows identical
     assert decide(Evidence(0.5, same._replace(at_test=1), 0, 1e-9)) == "sharp but not copying"
@@ -167,5 +167,5 @@ def test_power_is_nan_where_all_samples_would_not_do():
     searches = Sets(T, H, S)
     scan = scan_share_test(searches)
     power = detectable_share(searches, critical=critical_value(scan.details["null_draws"], 0.005), alpha=0.005)
-    assert np.isnan(power.smallest) and "go unseen" in power.sentence
+    assert np.isnan(power.smallest) and "are not detected" in power.sentence
     assert detectable_share(searches, critical=1.0, alpha=0.005, trials=0).trials == 0
