@@ -58,4 +58,4 @@ def test_refused_label_files(tmp_path):
     refused("labels in a .npy, .csv, .txt or IDX file", X, labels=tmp_path / "y.npz")
     refused("labels in a .npy, .csv, .txt or IDX file", X, labels=tmp_path)
     table = text_file(tmp_path / "t.csv", "a,y\n1,2\n3,4\n")
-    refused("from one place; got 'y' and an array", table, label_column="y", labels=[1, 2])
+    refused("from one source; got 'y' and an array", table, label_column="y", labels=[1, 2])
