@@ -1,4 +1,4 @@
-"""What are the examples? Files, tables, folders of images and arrays, read, checked and prepared once."""
+"""What are the examples? Files, tables, folders of images and arrays: read, checked and prepared once."""
 
 from genmem.data.arrays import constant_columns, fingerprint, identical_groups
 from genmem.data.examples import Data, load, plant_duplicates, prepare

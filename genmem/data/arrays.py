@@ -12,7 +12,7 @@ from genmem.seeding import stream
 
 Triple: TypeAlias = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]  # train, test, samples
 
-_CHUNK = 2**22  # values handled at a time
+_CHUNK = 2**22  # values in memory at a time
 
 
 def blocks(X: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -30,13 +30,13 @@ def largest(X: NDArray[Any]) -> float:
 
 
 def row_parts(X: NDArray[Any], most: int) -> Iterator[NDArray[Any]]:
-    """Yield the rows of a matrix in float64, at most so many values at a time."""
+    """Yield the rows of a matrix in float64, at most `most` values at a time."""
     step = max(1, most // X.shape[1])
     return (X[start : start + step].astype(np.float64) for start in range(0, len(X), step))
 
 
 def first_where(X: NDArray[Any], wrong: Callable[[NDArray[Any]], NDArray[np.bool_]]) -> tuple[int, int, int]:
-    """Return of how many values `wrong` holds, and row and flattened column of the first; 0, -1, -1 where of none."""
+    """Return how many values are `wrong`, and row and flattened column of the first; 0, -1, -1 if there are none."""
     count, row, column = 0, -1, -1
     for start, block in blocks(X):
         bad = wrong(block)
@@ -49,7 +49,7 @@ def first_where(X: NDArray[Any], wrong: Callable[[NDArray[Any]], NDArray[np.bool
 
 
 def fingerprint(*parts: NDArray[Any] | str | bytes | memoryview) -> str:
-    """Return the sha256 of texts, bytes and arrays, one after another; of an array the dtype, the shape and the values.
+    """Return the sha256 of texts, bytes and arrays, one after another; arrays enter with dtype, shape and values.
 
     >>> fingerprint(np.arange(3)) == fingerprint(np.arange(3)[None])
     False
@@ -67,7 +67,7 @@ def fingerprint(*parts: NDArray[Any] | str | bytes | memoryview) -> str:
 
 
 def constant_columns(X: NDArray[Any]) -> NDArray[np.intp]:
-    """Return the columns of the flattened examples that take one value only, ascending.
+    """Return the columns of the flattened examples that have a single value, ascending.
 
     >>> constant_columns(np.array([[1, 2, 3], [1, 0, 3]]))
     array([0, 2])
@@ -75,17 +75,17 @@ def constant_columns(X: NDArray[Any]) -> NDArray[np.intp]:
     first = X[:1].reshape(-1)
     columns = np.arange(len(first))
     for _, block in blocks(X):
-        # Few columns are left after the first block, so the others cost little.
+        # Few columns remain after the first block, so later blocks cost little.
         some = block if len(columns) == len(first) else block[:, columns]
         columns = columns[(some == first[columns]).all(axis=0)]
     return columns
 
 
 def constants_of(X: NDArray[Any], *, whole_pixels_of: int = 1) -> list[list[float]]:
-    """Return (column, value) of the flattened columns, or whole pixels of some columns, that take one value only.
+    """Return (column, value) of the flattened columns that have a single value, or only those of whole constant pixels.
 
     Raises:
-        DataError: all of them do.
+        DataError: all columns have a single value.
     """
     first, columns = X[:1].reshape(-1), constant_columns(X)
     if len(columns) == len(first):
@@ -101,9 +101,9 @@ def constants_of(X: NDArray[Any], *, whole_pixels_of: int = 1) -> list[list[floa
 
 
 def blurred_columns(X: NDArray[Any]) -> NDArray[np.intp]:
-    """Return the columns of the flattened examples that float32 does not resolve: it takes ten steps over their range.
+    """Return the flattened columns that float32 does not resolve: its steps are wider than a tenth of their range.
 
-    Seconds since 1970 are 128 apart in float32.
+    In float32, seconds since 1970 are 128 apart.
 
     >>> blurred_columns(np.array([[1.7e9, 1.7], [1.7e9 + 60, 1.8]]))
     array([0])
@@ -117,17 +117,16 @@ def blurred_columns(X: NDArray[Any]) -> NDArray[np.intp]:
 
 
 def identical_groups(X: NDArray[Any]) -> NDArray[np.intp]:
-    """Return the group of each example, (n,): exactly equal examples share one.
+    """Return the group of each example, (n,): identical examples share a group.
 
-    Groups are numbered from 0 by first appearance, so without duplicates they are 0 to n - 1. Zero equals
-    minus zero.
+    Groups are numbered from 0 by first appearance, so without duplicates they are 0 to n - 1. Zero equals minus zero.
 
     >>> identical_groups(np.array([[5.0, 1.0], [0.0, 0.0], [5.0, 1.0]]))
     array([0, 1, 0])
     """
     _, first, group = np.unique(_row_hashes(X), return_index=True, return_inverse=True)
     if not _all_equal(X, first[group]):
-        # Different rows had one hash: rare, and then the slow way is exact.
+        # Different rows share a hash, which is rare: compare whole rows, which is slower and exact.
         rows = np.concatenate([_row_bytes(block) for _, block in blocks(X)])
         whole = np.dtype((np.void, rows.shape[1]))
         _, first, group = np.unique(rows.view(whole).ravel(), return_index=True, return_inverse=True)
@@ -135,7 +134,7 @@ def identical_groups(X: NDArray[Any]) -> NDArray[np.intp]:
 
 
 def canonical_order(X: NDArray[Any]) -> NDArray[np.intp]:
-    """Return an order (n,) of the rows that their values alone decide: shuffled rows come out alike.
+    """Return an order (n,) of the rows that depends on their values alone: shuffled rows give the same sequence.
 
     >>> X = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     >>> bool((X[canonical_order(X)] == X[::-1][canonical_order(X[::-1])]).all())
@@ -149,7 +148,7 @@ def _row_hashes(X: NDArray[Any]) -> NDArray[np.uint64]:
     parts = []
     for _, block in blocks(X):
         words = _row_bytes(block).view(np.uint32).astype(np.uint64)
-        # Values such as 0.0 and 1.0 differ in their high bits only: fold those down before the weighted sum.
+        # Values such as 0.0 and 1.0 differ in their high bits only: fold these down before the weighted sum.
         words ^= words >> np.uint64(16)
         if weights is None:
             weights = stream(0, "row hash").integers(2**64, size=words.shape[1], dtype=np.uint64)
@@ -170,32 +169,32 @@ def _all_equal(X: NDArray[Any], first: NDArray[np.intp]) -> bool:
     return all(np.array_equal(X[part], X[first[part]]) for part in parts)
 
 
-# --- what comes in
+# --- checks of input
 
 
 HUGE = 1e150  # squares of larger values overflow float64
-_AS_THEY_ARE = "bool uint8 int8 int16 int32 int64 float16 float32 float64".split()  # the dtypes torch knows
+_AS_THEY_ARE = "bool uint8 int8 int16 int32 int64 float16 float32 float64".split()  # dtypes that torch supports
 
 
 def as_array(values: Any, name: str = "examples") -> NDArray[Any]:
-    """Return what numpy makes of `values`.
+    """Return `values` as a numpy array.
 
     Raises:
-        DataError: values are masked, or numpy can make no array of them.
+        DataError: values are masked, or numpy cannot convert them to an array.
     """
     if np.ma.isMaskedArray(values) and np.ma.getmaskarray(values).any():
         raise DataError(
-            expected="a value in every place",
+            expected="values without a mask",
             got=f"{int(np.ma.getmaskarray(values).sum())} masked values",
-            do="Fill them in, or drop these rows.",
+            do="Fill in these values, or drop their rows.",
         )
     try:
         return np.asarray(values)
     except Exception as error:  # ragged lists raise ValueError, tensors on a GPU TypeError
         raise DataError(
-            expected=f"{name} of rows of one shape: an array, or what numpy can make one of",
+            expected=f"{name} as an array, or as rows of one shape that numpy converts to one",
             got=f"{type(values).__name__} ({' '.join(str(error).split())[:200]})",
-            do="Convert it to a numpy array with one example a row.",
+            do="Convert it to a numpy array with one example per row.",
         ) from error
 
 
@@ -205,13 +204,14 @@ def checked_examples(
     """Return examples (n, *event) as uint8 (from uint8 and bool) or float32 (from other numbers), in C order.
 
     Args:
-        X: what was read.
-        source: what the user named, for the messages.
+        X: the array as read.
+        source: the name of the source, for messages.
         columns: the names of the columns of a table.
-        least: how many examples there have to be.
+        least: the smallest number of examples allowed.
 
     Raises:
-        DataError: it is no array of so many examples of finite real numbers, which float32 holds and tells apart.
+        DataError: the array has too few examples, is not numeric, is not finite, or exceeds the range or resolution of
+            float32.
     """
     _check_form(X, source, least)
     if X.dtype.kind == "b" or X.dtype == np.uint8:
@@ -232,7 +232,7 @@ def _check_resolved(X: NDArray[Any], source: str, columns: Sequence[str] | None)
         column = int(blurred[0])
         low, high = (float(end(X.reshape(len(X), -1)[:, column])) for end in (np.min, np.max))
         raise DataError(
-            expected="columns whose values float32 can tell apart",
+            expected="columns whose values differ in float32",
             got=f"{low:.12g} to {high:.12g} in column {repr(columns[column]) if columns else column} of {source}"
             + (f", and {len(blurred) - 1} more columns" if len(blurred) > 1 else ""),
             do="Subtract an offset from such columns, for example their mean.",
@@ -248,15 +248,17 @@ def _check_form(X: NDArray[Any], source: str, least: int) -> None:
         )
     if X.ndim < 2:
         raise DataError(
-            expected="one example a row: an array of shape (n, *event)",
+            expected="one example per row: an array of shape (n, *event)",
             got=f"shape {X.shape} in {source}",
             do="Reshape n numbers to (n, 1) with array.reshape(-1, 1).",
         )
     if len(X) < least or X.size == 0:
         raise DataError(
-            expected=f"{least} or more examples of one or more values",
-            got=f"{len(X)} of {X.size // max(1, len(X))} values, shape {X.shape} in {source}",
-            do="Add examples: an audit leaves some out and compares." if least > 1 else "Add examples.",
+            expected=f"{least} or more examples with one or more values each",
+            got=f"{len(X)} with {X.size // max(1, len(X))} values, shape {X.shape} in {source}",
+            do="Add examples: an audit compares models with and without each of them."
+            if least > 1
+            else "Add examples.",
         )
 
 
@@ -266,8 +268,10 @@ def _check_finite(X: NDArray[Any], source: str, columns: Sequence[str] | None, e
         value, name = X[row].reshape(-1)[column], repr(columns[column]) if columns else column
         raise DataError(
             expected=expected,
-            got=f"{bad} of {X.size} that are NaN or infinite in {source}, the first {value} in row {row}, "
-            f"column {name} (counted from 0)",
+            got=(
+                f"{bad} of {X.size} values that are NaN or infinite in {source}, the first {value} in row {row}, "
+                f"column {name} (counted from 0)"
+            ),
             do=do,
         )
 
@@ -275,18 +279,18 @@ def _check_finite(X: NDArray[Any], source: str, columns: Sequence[str] | None, e
 def matrix(
     X: ArrayLike, name: str = "X", *, least: int = 1, flatten: bool = False, nan: bool = False, float64: bool = False
 ) -> NDArray[Any]:
-    """Return X as a matrix (n, d), common dtypes as they are (bool becomes uint8), others as float64.
+    """Return X as a matrix (n, d): common dtypes unchanged (bool becomes uint8), others as float64.
 
     Args:
         X: (n, d).
         name: of X in messages.
-        least: rows that there have to be.
-        flatten: take examples (n, *event) too, flattened.
-        nan: let values be NaN.
-        float64: return float64 whatever the dtype.
+        least: the smallest number of rows allowed.
+        flatten: accept examples (n, *event) too, and flatten them.
+        nan: allow NaN.
+        float64: return float64 for every dtype.
 
     Raises:
-        DataError: it is no matrix of finite numbers, one is too large to be squared, or it has too few rows.
+        DataError: it is not a matrix of finite numbers whose squares are finite, or has too few rows.
     """
     array = as_array(X, name)
     _check_matrix(array, name, least, flatten)
@@ -303,7 +307,7 @@ def _check_matrix(array: NDArray[Any], name: str, least: int, flatten: bool) -> 
     if not numbers or array.size == 0 or array.ndim < 2 or (array.ndim > 2 and not flatten):
         images = numbers and array.ndim > 2 and array.size > 0
         raise DataError(
-            expected=f"{name} of numbers, one vector a row: shape {'(n, *event)' if flatten else '(n, d)'}",
+            expected=f"{name} of numbers, one vector per row: shape {'(n, *event)' if flatten else '(n, d)'}",
             got=f"dtype {array.dtype}, shape {array.shape}",
             do="Flatten images: X.reshape(len(X), -1)." if images else "Reshape a single column to (n, 1).",
         )
@@ -311,17 +315,17 @@ def _check_matrix(array: NDArray[Any], name: str, least: int, flatten: bool) -> 
         raise DataError(
             expected=f"{name} of {least} or more examples, so that one can be left out",
             got=f"{len(array)}",
-            do="Add examples, or ask the model for less: fewer neighbours or components.",
+            do="Add examples, or choose fewer neighbours or components.",
         )
 
 
 def _check_size(array: NDArray[Any], name: str, nan: bool) -> None:
-    limit = HUGE if array.dtype == np.float64 else np.inf  # other types hold none whose square overflows float64
+    limit = HUGE if array.dtype == np.float64 else np.inf  # values of other dtypes have squares that fit float64
     bad, row, _ = first_where(array, lambda part: ~(np.abs(part) < limit) & ~(nan & np.isnan(part)))
     if bad:
         raise DataError(
             expected=f"{name} of finite numbers below {HUGE}" + (", or NaN" if nan else ""),
-            got=f"{'' if nan else 'NaN, '}infinite or larger ones, the first in row {row}",
+            got=f"{'' if nan else 'NaN, '}infinite or larger values, the first in row {row}",
             do="Fill in, drop or rescale these rows.",
         )
 
@@ -330,7 +334,7 @@ def vector(values: ArrayLike, name: str) -> NDArray[np.float64]:
     """Return finite numbers (n,).
 
     Raises:
-        DataError: they are something else.
+        DataError: the values are not finite numbers of shape (n,).
     """
     found = as_array(values, name)
     numbers = found.dtype.kind in "biuf"
@@ -338,7 +342,7 @@ def vector(values: ArrayLike, name: str) -> NDArray[np.float64]:
         raise DataError(
             expected=f"{name} of shape (n,), finite",
             got=f"dtype {found.dtype}, shape {found.shape}",
-            do="Pass one number an example.",
+            do="Pass one number per example.",
         )
     return found.astype(np.float64)
 
@@ -355,15 +359,15 @@ def require_shape(
         raise DataError(
             expected=f"{name} of shape {tuple(wanted)}, {like}",
             got=f"{tuple(found)}",
-            do="Pass data of the same columns, in the same form.",
+            do="Pass data with the same columns, in the same form.",
         )
 
 
 def groups_of(groups: ArrayLike | None, n: int) -> NDArray[np.intp]:
-    """Return the group of each of n queries, integers from 0 without gaps; without groups, each is its own.
+    """Return the group of each of n queries, integers from 0 without gaps; without groups, each query is its own.
 
     Raises:
-        DataError: they are something else.
+        DataError: the groups are not integers from 0 without gaps, one per query.
     """
     if groups is None:
         return np.arange(n)

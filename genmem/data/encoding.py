@@ -1,4 +1,4 @@
-"""A space for tables that mix numbers and categories: a Gower-type distance as a squared Euclidean one."""
+"""A space for tables of numbers and categories: a Gower-type distance as a squared Euclidean distance."""
 
 from collections.abc import Collection
 from typing import Literal
@@ -12,46 +12,46 @@ from genmem.errors import DataError
 
 Scale = Literal["range", "spread"]
 
-_WIDEST = 4096  # columns of the encoding
+_WIDEST = 4096  # columns of the encoding, at most
 _QUANTILES = ((0.25, 0.75), (0.1, 0.9), (0.05, 0.95), (0.01, 0.99), (0.0, 1.0))
 
 
 def mixed_space(
     train: Table, test: Table, samples: Table, *, categorical: Collection[str] = (), scale: Scale = "range"
 ) -> tuple[Triple, str]:
-    """Return three tables as points whose squared Euclidean distance is a Gower-type distance, and what it is in words.
+    """Return three tables as points whose squared Euclidean distance is a Gower-type distance, with a description.
 
     The distance of two rows is the mean over the columns of
 
-    - (x - y)^2 / s^2 for numbers, with s the scale of the column in `train`;
+    - (x - y)^2 / s^2 for numbers, where s is the scale of the column in `train`;
     - 0 for equal categories and 1 for different ones;
-    - for missing values: 0 where both are missing; 1 where one of two categories is; where one of two numbers is,
-      1 + (x - m)^2 / s^2 with x the other and m the median of `train`.
+    - for missing values: 0 if both are missing; 1 if one of two categories is missing; 1 + (x - m)^2 / s^2 if one of
+      two numbers is missing, where x is the other and m the median of `train`.
 
-    Gower's own coefficient takes |x - y| / s for numbers and leaves columns with missing values out. Both cannot be
-    had as squared Euclidean distances in a few dimensions. A square counts small differences for less, large ones for
-    more: with s the range, a difference of a tenth of it is a hundredth of a mismatch of categories, not a tenth.
-    `scale="spread"` gives numbers more say.
+    Gower's coefficient uses |x - y| / s for numbers and omits columns with missing values; neither is possible with
+    squared Euclidean distances in a few dimensions. A square reduces small differences and enlarges large ones: if s is
+    the range, a difference of a tenth of it counts as a hundredth of a mismatch of categories, not a tenth.
+    `scale="spread"` increases the weight of numbers.
 
-    Categories are what is text, and the columns named in `categorical`. One that `train` has not differs from all
-    that it has; text is compared without the spaces around it, and empty text is missing. Truth values are the
-    numbers 0 and 1, dates are numbers. Numbers beyond the range of `train` are not cut off.
+    Categories are text, and the columns named in `categorical`. A category that `train` lacks differs from all that it
+    has. Text is compared without surrounding spaces, and empty text is missing. Booleans are the numbers 0 and 1, and
+    dates are numbers. Numbers beyond the range of `train` are not truncated.
 
     Args:
         train: a mapping from names to columns, a pyarrow table, a data frame, or an array (n, columns).
-        test: the same of held-out examples.
-        samples: the same of samples; columns go by their names, in any order.
+        test: the same for held-out examples.
+        samples: the same for samples; columns are matched by name, in any order.
         categorical: columns whose numbers are codes.
-        scale: "range", the largest value in `train` less the smallest; or "spread", the distance of its quartiles
-            (where that is 0, as with many zeros, of wider quantiles). Either is 1 where `train` has one value only.
+        scale: "range", the largest value in `train` minus the smallest; or "spread", the interquartile range (if that
+            is 0, as with many zeros, the range of wider quantiles). Either is 1 if `train` has a single value.
 
     Returns:
-        Three float64 arrays (n, width) with a column for each number, one more where any is missing, and one for each
-        category; and the description.
+        Three float64 arrays (n, width) with one column for each number, one more if any value is missing, and one for
+        each category; and the description.
 
     Raises:
-        DataError: a table is none, lacks a column, has values of other kinds or infinite ones; or its categories would
-            take more than 4,096 columns.
+        DataError: an argument is not a table, lacks a column, or has values that are infinite or of another kind; or
+            the categories would take more than 4,096 columns.
 
     References:
         A General Coefficient of Similarity and Some of Its Properties (Gower, 1971), https://doi.org/10.2307/2528823
@@ -83,7 +83,7 @@ def mixed_space(
 
 
 def _scaled(parts: list[NDArray[np.float64]], scale: Scale) -> list[NDArray[np.float64]]:
-    """Return numbers in units of their scale from the median of train, with a mark beside them where any is missing."""
+    """Return numbers in units of their scale from the median of train, with an indicator column if any is missing."""
     known = parts[0][~np.isnan(parts[0])]
     middle, unit = (float(np.median(known)), _unit(known, scale)) if known.size else (0.0, 1.0)
     gaps = [np.isnan(part) for part in parts]
@@ -102,14 +102,14 @@ def _unit(known: NDArray[np.float64], scale: Scale) -> float:
 
 
 def _codes(parts: list[NDArray[np.object_]]) -> tuple[list[NDArray[np.intp]], int]:
-    """Return categories as numbers from 0, over all three sets, and how many there are."""
+    """Return categories as numbers from 0 over all three sets, and the number of categories."""
     found, code = np.unique(np.concatenate(parts).astype(str), return_inverse=True)
     return np.split(code, np.cumsum([len(part) for part in parts])[:2]), len(found)
 
 
 def _one_hot(code: NDArray[np.intp], levels: int) -> NDArray[np.float64]:
     marks = np.zeros((len(code), levels))
-    marks[np.arange(len(code)), code] = np.sqrt(0.5)  # two rows that differ do so in two places
+    marks[np.arange(len(code)), code] = np.sqrt(0.5)  # two rows with different categories differ in two columns
     return marks
 
 
@@ -124,16 +124,16 @@ def _words(numbers: int, categories: int, scale: Scale) -> str:
 
 def _check_scale(scale: str) -> None:
     if scale not in ("range", "spread"):
-        raise DataError(expected='scale "range" or "spread"', got=repr(scale), do="Name one of these.")
+        raise DataError(expected='scale "range" or "spread"', got=repr(scale), do="Pass one of these.")
 
 
 def _check_named(categorical: Collection[str], columns: Columns) -> None:
     unknown = [name for name in categorical if name not in columns]
     if unknown or isinstance(categorical, str):
         raise DataError(
-            expected=f"as categorical a list of columns, of {', '.join(list(columns)[:12])}",
+            expected=f"categorical as a list of columns, such as {', '.join(list(columns)[:12])}",
             got=repr(categorical) if isinstance(categorical, str) else ", ".join(map(str, unknown)),
-            do="Name columns of the tables.",
+            do="Pass names of columns of the tables.",
         )
 
 
@@ -141,7 +141,7 @@ def _check_width(levels: dict[str, int]) -> None:
     if sum(levels.values()) > _WIDEST:
         most = sorted(levels, key=lambda name: -levels[name])[:3]
         raise DataError(
-            expected=f"categories that take at most {_WIDEST:,} columns, one for each value",
+            expected=f"categories that take at most {_WIDEST:,} columns, one for each category",
             got="more: " + ", ".join(f"{levels[name]:,} values in {name!r}" for name in most),
-            do="Drop identifiers and free text, and put rare values together.",
+            do="Drop identifiers and free text, and merge rare categories.",
         )

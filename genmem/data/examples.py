@@ -15,22 +15,22 @@ from genmem.data.images import image_shape_of
 from genmem.errors import DataError
 from genmem.seeding import stream
 
-_TOGETHER = 256  # source rows that share one random stream
+_TOGETHER = 256  # rows of the source that share a random stream
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Examples and what is known about them.
+    """Examples and their metadata.
 
     Attributes:
         X: the examples, (n, *event_shape), float32 or uint8.
         labels: (n,) integers, booleans or text, or None.
         index: (n,) the row of each example in the source, from 0.
-        source: what the user named: "digits", a path as given, or "array".
+        source: "digits", a path as passed, or "array".
         names: (n,) the path of each image within its folder, or None.
         columns: the names of the columns of a table, or None.
-        image_shape: (h, w) or (h, w, 3) where an example can be shown as an image (by `to_images`), or None.
-        preparation: what was done to the values, once.
+        image_shape: (h, w) or (h, w, 3) if an example can be shown as an image (by `to_images`), or None.
+        preparation: how the values were transformed, once.
     """
 
     X: NDArray[Any]
@@ -43,7 +43,7 @@ class Data:
     preparation: str = "as given"
 
     def take(self, positions: ArrayLike) -> "Data":
-        """Return the examples at `positions`, in that order, or where a mask holds."""
+        """Return the examples at `positions`, in that order, or those where a mask is True."""
         given = np.asarray(positions)
         at = np.flatnonzero(given) if given.dtype == bool else given.astype(np.intp)
         labels = None if self.labels is None else self.labels[at]
@@ -64,22 +64,22 @@ def load(
     subset: int | None = None,
     seed: int = 0,
 ) -> Data:
-    """Load and check examples. uint8 and float32 are kept, bool becomes uint8, other numbers float32.
+    """Load and check examples. uint8 and float32 are kept, bool becomes uint8, other numbers become float32.
 
     Args:
-        source: "digits" (scikit-learn's 8 x 8 digits, values 0 to 1), an array of shape (n, *event), or a path:
-            .npy, .npz, .csv or .parquet file, MNIST-style IDX file (gzipped or not), or folder of images.
-        array: the array of an .npz file that holds the examples; may be left out where only one can.
+        source: "digits" (scikit-learn's 8 x 8 digits, values 0 to 1), an array of shape (n, *event), or a path to a
+            .npy, .npz, .csv or .parquet file, an MNIST-style IDX file (gzipped or not), or a folder of images.
+        array: the array of an .npz file that holds the examples; not needed if only one array can.
         label_array: the array of an .npz file that holds the labels.
         label_column: the column of a table that holds the labels.
-        labels: labels as an array or in a file of their own (.npy, .csv of one column, .txt, IDX).
-            They replace those a folder of images or "digits" comes with.
-        subset: keep this many examples, drawn at random without replacement, in their order.
+        labels: labels as an array or in a separate file (.npy, .csv of one column, .txt, IDX). They replace the labels
+            of a folder of images or of "digits".
+        subset: keep this many examples, drawn at random without replacement, in their original order.
         seed: of the draw.
 
     Raises:
-        DataError: the source is missing, damaged, not numeric, not finite or has fewer than two examples; labels
-            are missing, in two places or of another length; `subset` is more than there is.
+        DataError: the source is missing, damaged, not numeric, not finite or has fewer than two examples; labels are
+            missing, given twice or of another length; `subset` exceeds the number of examples.
 
     >>> data = load("digits", subset=100)
     >>> data.X.shape, data.X.dtype.name, data.image_shape
@@ -110,7 +110,7 @@ def _refuse_options(source: str | None, **options: str | None) -> None:
             raise DataError(
                 expected=f"{name} only with a file",
                 got=f"{name}={value!r} with {source}",
-                do=f"Drop {name}; labels of an array are given as `labels`.",
+                do=f"Drop {name}; pass labels of an array as `labels`.",
             )
 
 
@@ -132,9 +132,9 @@ def _labels_beside(labels: Any, named: str | None) -> NDArray[Any] | None:
         return None
     if named is not None:
         raise DataError(
-            expected="labels from one place",
+            expected="labels from one source",
             got=f"{named!r} and {_name_of(labels)}",
-            do="Drop one of labels, label_array and label_column.",
+            do="Pass only one of labels, label_array and label_column.",
         )
     return read_labels(Path(labels)) if isinstance(labels, str | os.PathLike) else as_array(labels, "labels")
 
@@ -144,7 +144,7 @@ def _subset(data: Data, size: int, seed: int) -> Data:
         raise DataError(
             expected=f"a subset of 2 to {len(data.X)} examples",
             got=str(size),
-            do="Ask for a number between these, or leave it out to keep all.",
+            do="Choose a number in this range, or leave it out to keep all.",
         )
     return data.take(np.sort(stream(seed, "subset").choice(len(data.X), int(size), replace=False)))
 
@@ -153,19 +153,19 @@ def _subset(data: Data, size: int, seed: int) -> Data:
 
 
 def prepare(data: Data, likelihood: str | None, seed: int) -> Data:
-    """Binarise or dequantise pixels, once, so that every model sees and is scored on the same values.
+    """Binarize or dequantize pixels once, so that every model is trained and evaluated on the same values.
 
-    uint8 data with likelihood "bernoulli" become x ~ Bernoulli(pixel / 255), uint8 0 or 1; data in [0, 1] become
-    x ~ Bernoulli(value). What is 0 or 1 already is kept. With likelihood "discretized_logistic", one of whole levels,
-    everything is kept. With any other likelihood uint8 data become (pixel + u) / 256 with u uniform on [0, 1) in steps
-    of 2^-16, so that floor(256 x) is the pixel in float32; where they are all 0 or 1, (pixel + u) / 2. Other data are
-    kept.
+    With likelihood "bernoulli", uint8 data become x ~ Bernoulli(pixel / 255), uint8 0 or 1, and data in [0, 1] become x
+    ~ Bernoulli(value); data that are already 0 or 1 are kept. With likelihood "discretized_logistic", which models
+    whole levels, all data are kept. With any other likelihood, uint8 data become (pixel + u) / 256, with u uniform on
+    [0, 1) in steps of 2^-16, so that floor(256 x) is the pixel in float32; if all pixels are 0 or 1, they become (pixel
+    + u) / 2. Other data are kept.
 
-    What is drawn for an example depends on `seed` and on its row in the source, not on its position or its
-    neighbours: subsets and duplicates get the values they have in the whole.
+    The noise of an example depends on `seed` and on its row in the source, not on its position or its neighbours:
+    examples of subsets and duplicates have the same values as in the full data.
 
     Raises:
-        DataError: the likelihood is "bernoulli" and values lie outside [0, 1].
+        DataError: the likelihood is "bernoulli" and values are outside [0, 1].
     """
     if likelihood == "bernoulli":
         return _binarise(data, seed)
@@ -191,7 +191,7 @@ def _binarise(data: Data, seed: int) -> Data:
 def _each(
     data: Data, seed: int, purpose: str, draw: Callable[[np.random.Generator, tuple[int, ...]], NDArray[Any]]
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[Any]]]:
-    """Yield positions and their noise, drawn for whole blocks of source rows and so the same in any subset."""
+    """Yield positions and their noise, drawn for whole blocks of source rows and hence the same in any subset."""
     block = data.index // _TOGETHER
     order = np.argsort(block, kind="stable")
     numbers, starts = np.unique(block[order], return_index=True)
@@ -214,15 +214,15 @@ def _check_probabilities(data: Data, top: int) -> None:
 
 
 def plant_duplicates(data: Data, positions: ArrayLike, copies: int) -> tuple[Data, NDArray[np.intp]]:
-    """Append `copies` exact copies of each example at `positions`, to see what duplication does to an audit.
+    """Append `copies` exact copies of each example at `positions`, to study the effect of duplication on an audit.
 
     Returns:
-        The data, copies at the end (all of the first example, then of the next), each with the source row of its
-        original in `index`; and the groups (n + len(positions) * copies,) of `identical_groups`, so that an
-        example and its copies can be left out together.
+        The data with the copies at the end (all of the first example, then of the next), each with the source row of
+        its original in `index`; and the groups (n + len(positions) * copies,) of `identical_groups`, so that an example
+        and its copies can be left out together.
 
     Raises:
-        DataError: a position is not one of the data, or `copies` is negative.
+        DataError: a position is outside the data, or `copies` is negative.
 
     >>> more, groups = plant_duplicates(load("digits"), [5], copies=2)
     >>> len(more.X), groups[-2:]
@@ -234,7 +234,7 @@ def plant_duplicates(data: Data, positions: ArrayLike, copies: int) -> tuple[Dat
         raise DataError(
             expected=f"positions from 0 to {n - 1} and 0 or more copies",
             got=f"positions {at.tolist()[:8]} and {copies} copies",
-            do="Correct them.",
+            do="Pass valid positions and a number of copies of 0 or more.",
         )
     more = data.take(np.concatenate([np.arange(n), np.repeat(at, copies)]))
     return more, identical_groups(more.X)

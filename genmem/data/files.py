@@ -1,4 +1,4 @@
-"""Readers of the files an audit can start from, and of labels: what a file holds, not yet checked as examples.
+"""Readers of data files and of labels: they return the contents of a file, which are checked as examples elsewhere.
 
 Nothing is unpickled and nothing is downloaded.
 """
@@ -25,7 +25,7 @@ _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0
 
 @dataclass(frozen=True, eq=False)
 class Raw:
-    """What a file holds: examples, and labels, names of files and names of columns where it has them."""
+    """The contents of a file: examples, and labels, file names and column names if it has them."""
 
     X: NDArray[Any]
     labels: NDArray[Any] | None = None
@@ -40,7 +40,7 @@ def read(
     label_array: str | None = None,
     label_column: str | None = None,
 ) -> Raw:
-    """Read a file or a folder of images; the suffix says which kind it is.
+    """Read a file or a folder of images; the kind is determined by the suffix or the first bytes.
 
     Args:
         path: the file or folder.
@@ -49,7 +49,7 @@ def read(
         label_column: the column of a table that holds the labels.
 
     Raises:
-        DataError: the path is missing, unreadable, damaged or of another kind, or an option does not apply to it.
+        DataError: the path is missing, unreadable, damaged or of an unknown kind, or an option does not apply to it.
     """
     kind = kind_of(path)
     if kind != "npz":
@@ -73,7 +73,7 @@ def kind_of(path: Path) -> str:
     """Return "npy", "npz", "csv", "parquet", "idx" or "images", by the suffix or the first bytes.
 
     Raises:
-        DataError: there is nothing at the path, or something else.
+        DataError: the path does not exist or is of another kind.
     """
     with reading(path):
         if not path.exists():
@@ -90,7 +90,7 @@ def kind_of(path: Path) -> str:
         if path.is_file() and (suffix == ".gz" or _is_idx(path)):
             return "idx"
     if suffix in IMAGE_SUFFIXES:
-        do = "Name the folder the images are in."
+        do = "Pass the folder that holds the images."
     else:
         do = "Save the examples as an array with numpy.save; files are never unpickled."
     raise DataError(expected=KINDS, got=str(path), do=do)
@@ -107,7 +107,7 @@ def _refuse_option(name: str, value: str | None, where: str, path: Path) -> None
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn whatever reading `path` raises inside the `with` block into a DataError that names it."""
+    """Turn any error from reading `path` inside the `with` block into a DataError that names the path."""
     try:
         yield
     except DataError:
@@ -120,7 +120,7 @@ def reading(path: Path) -> Iterator[None]:
                 do="Correct the path or its permissions.",
             ) from error
         raise _damaged(path, error) from error
-    except Exception as error:  # zipfile, zlib, numpy, pyarrow and Pillow each have errors of their own
+    except Exception as error:  # zipfile, zlib, numpy, pyarrow and Pillow each raise their own errors
         raise _damaged(path, error) from error
 
 
@@ -129,10 +129,10 @@ def _damaged(path: Path, error: Exception) -> DataError:
         return _objects(path)
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     if "pickle" in reason:
-        reason = "no numpy array in it"
+        reason = "it holds no numpy array"
     return DataError(
-        expected=f"a sound {path.suffix or 'IDX'} file at {path}",
-        got=f"one that cannot be read ({reason})",
+        expected=f"an undamaged {path.suffix or 'IDX'} file at {path}",
+        got=f"a file that cannot be read ({reason})",
         do="Write or copy the file again.",
     )
 
@@ -152,7 +152,7 @@ def read_npy(path: Path) -> NDArray[Any]:
     """Return the array of a .npy file.
 
     Raises:
-        DataError: the file is damaged, or holds Python objects.
+        DataError: the file is damaged or holds Python objects.
     """
     with reading(path), open(path, "rb") as file:
         if file.read(1) == b"":
@@ -191,7 +191,7 @@ def _candidate(shapes: dict[str, tuple[int, ...]], path: Path) -> str:
         raise DataError(
             expected="the name of the array that holds the examples",
             got=f"none, and {path} holds {_listing(shapes)}",
-            do="Name it with array (--array), and labels with label_array (--label-array).",
+            do="Pass its name as array (--array), and that of the labels as label_array (--label-array).",
         )
     return found[0]
 
@@ -212,10 +212,11 @@ def _is_idx(path: Path) -> bool:
 def read_idx(path: Path) -> NDArray[Any]:
     """Return the array of an IDX file (the format of MNIST), gzipped or not.
 
-    Four bytes (0, 0, type, number of dimensions), the dimensions as big-endian 32-bit integers, the values.
+    The file holds four bytes (0, 0, type, number of dimensions), the dimensions as big-endian 32-bit integers, and the
+    values.
 
     Raises:
-        DataError: the file is not in this format, or is shorter or longer than its header says.
+        DataError: the file is not in this format, or its length does not match its header.
     """
     with reading(path), _maybe_gzip(path) as file:
         head = file.read(4)
@@ -243,7 +244,7 @@ def _maybe_gzip(path: Path) -> IO[bytes]:
 
 
 def read_labels(path: Path) -> NDArray[Any]:
-    """Read labels from a .npy file, an IDX file, a .csv file of one named column, or a .txt file, one a line.
+    """Read labels from a .npy file, an IDX file, a .csv file of one named column, or a .txt file with one per line.
 
     Raises:
         DataError: the file is missing, unreadable, damaged or of another kind.
@@ -261,7 +262,7 @@ def read_labels(path: Path) -> NDArray[Any]:
     raise DataError(
         expected="labels in a .npy, .csv, .txt or IDX file",
         got=str(path),
-        do="Save one label for each example in one of these.",
+        do="Save one label per example in one of these formats.",
     )
 
 
@@ -277,7 +278,7 @@ def tidy_labels(labels: NDArray[Any], n: int, source: str) -> NDArray[Any]:
     """Return labels as (n,) integers, booleans or text; whole floats become integers.
 
     Raises:
-        DataError: they are not one to an example, are neither integers, booleans nor text, or some are blank.
+        DataError: there is not one label per example, labels are not integers, booleans or text, or some are blank.
     """
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -285,20 +286,23 @@ def tidy_labels(labels: NDArray[Any], n: int, source: str) -> NDArray[Any]:
         raise DataError(
             expected=f"one label for each of {n} examples",
             got=f"shape {labels.shape} from {source}",
-            do="Give one a row, in the order of the examples; in a .csv file below a line with a name.",
+            do=(
+                "Pass one label per example, in the order of the examples; a .csv file needs a first line with the "
+                "column name."
+            ),
         )
     labels = _plain(labels)
     if labels.dtype.kind not in "iuUb":
         raise DataError(
             expected="labels that are integers, booleans or text",
             got=f"dtype {labels.dtype} from {source}, such as {_odd(labels)!r}",
-            do="Number the classes or name them.",
+            do="Encode the classes as integers or text.",
         )
     if labels.dtype.kind == "U" and (blank := np.flatnonzero(np.char.strip(labels) == "")).size:
         raise DataError(
             expected="a label for every example",
-            got=f"{blank.size} blank from {source}, the first in row {blank[0]} counted from 0",
-            do="Fill them in, or drop these examples.",
+            got=f"{blank.size} blank from {source}, the first in row {blank[0]} (counted from 0)",
+            do="Fill in the labels, or drop these examples.",
         )
     return labels
 

@@ -1,4 +1,4 @@
-"""Folders of images, by Pillow; which arrays can be shown as images; sets of images in one form."""
+"""Image folders, read with Pillow; arrays that can be shown as images; sets of images in a common form."""
 
 import os
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif
 
 
 def read_images(folder: Path) -> tuple[NDArray[np.uint8], NDArray[Any] | None, NDArray[np.str_]]:
-    """Return the images of a folder in the order of their names, their labels, and their names in the folder.
+    """Return the images of a folder in the order of their names, their labels, and their names within the folder.
 
-    Images in subfolders are labelled with the first of these. Hidden files and other suffixes are passed over.
-    If all images are gray the array is (n, h, w), else (n, h, w, 3); transparency is dropped.
+    The label of an image in a subfolder is the name of its top-level subfolder. Hidden files and files with other
+    suffixes are skipped. If all images are gray the array is (n, h, w), else (n, h, w, 3); transparency is dropped.
 
     Raises:
-        DataError: there is no image, one cannot be read, sizes differ, or only some are in subfolders.
+        DataError: there are no images, one cannot be read, sizes differ, or only some are in subfolders.
     """
     names = _image_names(folder)
     labels = _class_folders(folder, names)
@@ -64,9 +64,9 @@ def _class_folders(folder: Path, names: list[str]) -> NDArray[np.str_] | None:
         return None
     if alone:
         raise DataError(
-            expected=f"all images of {folder} in subfolders (which are then the labels), or none",
-            got=f"{len(alone)} of {len(names)} outside, the first {alone[0]}",
-            do="Move them.",
+            expected=f"all images of {folder} in subfolders, whose names are then the labels, or none",
+            got=f"{len(alone)} of {len(names)} images outside subfolders, the first {alone[0]}",
+            do="Move all images into subfolders, or all into the folder itself.",
         )
     return np.array([part[0] for part in parts])
 
@@ -92,9 +92,9 @@ def _size_and_colour(folder: Path, names: list[str]) -> tuple[tuple[int, int], b
 def _refuse_deep(image: "Image", path: Path) -> None:
     if image.mode.startswith("I") or image.mode == "F":
         raise DataError(
-            expected="images of 8 bits a channel",
+            expected="images with 8 bits per channel",
             got=f"mode {image.mode!r} in {path}",
-            do="Convert them, or save them as one .npy array.",
+            do="Convert the images, or save them as one .npy array.",
         )
 
 
@@ -109,17 +109,17 @@ def _opened(path: Path) -> Iterator["Image"]:
         raise
     except Exception as error:  # a damaged image raises OSError, SyntaxError, ValueError, struct.error, ...
         raise DataError(
-            expected="images that can be read",
-            got=f"{path}, which cannot ({' '.join(str(error).split())[:200]})",
+            expected="readable images",
+            got=f"{path}, which cannot be read ({' '.join(str(error).split())[:200]})",
             do="Replace or remove this file.",
         ) from error
 
 
 def image_shape_of(shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Return (h, w) or (h, w, 3) where the shape of the array says so, else None.
+    """Return (h, w) or (h, w, 3) if the shape of the array determines it, else None.
 
-    (n, h, w), (n, h, w, 1) and (n, 1, h, w) are gray, (n, h, w, 3) and (n, 3, h, w) are colour; all need
-    h and w of at least 8. Anything else could be something else.
+    (n, h, w), (n, h, w, 1) and (n, 1, h, w) are gray, (n, h, w, 3) and (n, 3, h, w) are colour; h and w must be at
+    least 8. Other shapes are ambiguous.
     """
     event = shape[1:]
     if len(event) == 3 and 1 in (event[0], event[2]):
@@ -131,7 +131,7 @@ def image_shape_of(shape: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 def to_images(X: NDArray[Any], image_shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return examples (m, *event) as images (m, *image_shape); channels that come first move last.
+    """Return examples (m, *event) as images (m, *image_shape); leading channels move to the end.
 
     >>> to_images(np.zeros((5, 3, 32, 32)), (32, 32, 3)).shape
     (5, 32, 32, 3)
@@ -150,14 +150,14 @@ Arrays = list[NDArray[Any]]
 def as_one_kind_of_image(
     arrays: Arrays, shapes: list[tuple[int, ...]], sources: list[str]
 ) -> tuple[Arrays, tuple[int, ...]]:
-    """Return sets of images, all (n, h, w) or all (n, h, w, 3), and the shape of one.
+    """Return sets of images, all (n, h, w) or all (n, h, w, 3), and the shape of one image.
 
-    Arrays that have one shape already are returned as they are.
+    Arrays that have the same shape already are returned unchanged.
 
     Args:
         arrays: (n, *event) each.
-        shapes: (h, w) or (h, w, 3) of the images of each.
-        sources: where each is from, for the message.
+        shapes: (h, w) or (h, w, 3) of the images of each array.
+        sources: the origin of each array, for the message.
 
     Raises:
         DataError: heights or widths differ.
@@ -168,7 +168,7 @@ def as_one_kind_of_image(
             got=", ".join(
                 f"{shape[0]} x {shape[1]} in {source}" for shape, source in zip(shapes, sources, strict=True)
             ),
-            do="Resize all three alike, before anything is compared.",
+            do="Resize the images of all three sets to one size.",
         )
     if len({X.shape[1:] for X in arrays}) == 1:
         return arrays, shapes[0]
@@ -181,10 +181,10 @@ def as_one_kind_of_image(
 
 
 def check_levels(arrays: Arrays, sources: list[str], are_images: bool) -> None:
-    """Refuse values on scales that cannot be meant to be compared: 0 to 255 beside 0 to 1, 0 to 1 beside -1 to 1.
+    """Refuse sets with incompatible scales: 0 to 255 beside 0 to 1, or 0 to 1 beside -1 to 1.
 
     Raises:
-        DataError: they are, and the sets are images or hold bytes.
+        DataError: the scales differ, and the sets are images or contain bytes.
     """
     if not are_images and not any(X.dtype == np.uint8 for X in arrays):
         return
@@ -195,15 +195,15 @@ def check_levels(arrays: Arrays, sources: list[str], are_images: bool) -> None:
         raise DataError(
             expected="values on one scale in all three sets",
             got=", ".join(f"{level} in {source}" for level, source in zip(levels, sources, strict=True)),
-            do="Bring them to one scale first: 255 x, or (x + 1) / 2 for values from -1 to 1.",
+            do="Convert them to one scale first: 255 x, or (x + 1) / 2 for values from -1 to 1.",
         )
 
 
 def _levels(X: NDArray[Any]) -> str:
-    """Return "0 to 255", "0 to 1" or "-1 to 1" where values look like it, else "other"."""
+    """Return "0 to 255", "0 to 1" or "-1 to 1" if the values look like this scale, else "other"."""
     low = min(float(block.min()) for _, block in blocks(X))
     high = max(float(block.max()) for _, block in blocks(X))
-    if low == high:  # all black is no scale
+    if low == high:  # a constant image has no scale
         return "other"
     if low >= 0 and 100 <= high <= 255:
         return "0 to 255"
@@ -211,7 +211,7 @@ def _levels(X: NDArray[Any]) -> str:
         return "0 to 1"
     if -1.01 <= low <= -0.9 and high <= 1.01:
         dark = np.mean([float((block < -0.25).mean()) for _, block in blocks(X)])
-        return "-1 to 1" if dark > 0.1 else "other"  # noise about values from 0 to 1 goes below 0 too
+        return "-1 to 1" if dark > 0.1 else "other"  # values from 0 to 1 with noise can be below 0 too
     return "other"
 
 

@@ -1,4 +1,4 @@
-"""Tables: .csv and .parquet files by pyarrow; columns of numbers and of categories from whatever holds them."""
+"""Tables: .csv and .parquet files, read with pyarrow; columns of numbers and of categories from any kind of table."""
 
 import datetime
 import numbers
@@ -13,10 +13,10 @@ from genmem.errors import DataError
 
 
 def read_table(path: Path) -> Any:
-    """Return a .csv file (comma-separated, its first line the names of the columns) or .parquet file.
+    """Return a .csv file (comma-separated, the first line holds the names of the columns) or .parquet file.
 
     Raises:
-        DataError: a .csv file has no line of names. Damage raises the errors of pyarrow.
+        DataError: a .csv file has no line of names. Damaged files raise errors of pyarrow.
     """
     if path.suffix.lower() == ".csv":
         return _read_csv(path)
@@ -29,14 +29,14 @@ def read_table(path: Path) -> Any:
 def _read_csv(path: Path) -> Any:
     from pyarrow import csv
 
-    # One thread: only then does pyarrow name the row that is ragged.
+    # One thread: only then does pyarrow report which row is ragged.
     table = csv.read_csv(path, read_options=csv.ReadOptions(use_threads=False))
     names = table.column_names
     if all(_is_number(name) for name in names) and names != [str(i) for i in range(len(names))]:
         raise DataError(
             expected=f"a first line of column names in {path}",
             got=f"numbers: {_some(names)}",
-            do="Add a line of names at the top; without it the first example would be lost.",
+            do="Add a line of names at the top; otherwise the first example would be read as names.",
         )
     return table
 
@@ -44,10 +44,10 @@ def _read_csv(path: Path) -> Any:
 def examples_of(
     table: Any, label_column: str | None, path: Path
 ) -> tuple[NDArray[Any], NDArray[Any] | None, tuple[str, ...]]:
-    """Return the numbers of a table (n, columns), the labels if a column holds them, and the columns' names.
+    """Return the numbers of a table (n, columns), the labels if a column holds them, and the names of the columns.
 
     Raises:
-        DataError: a column is unnamed, repeated, not numeric or has gaps, or there is no such label column.
+        DataError: a column is unnamed, repeated, not numeric or has missing values, or the label column does not exist.
     """
     names = checked_names(table.column_names, label_column, path)
     labels = None
@@ -61,15 +61,15 @@ def examples_of(
 
 
 def only_column(table: Any, path: Path) -> NDArray[Any]:
-    """Return the values of a table of one column.
+    """Return the values of a table with one column.
 
     Raises:
-        DataError: there are more columns, or gaps.
+        DataError: there are more columns, or missing values.
     """
     if table.num_columns != 1:
         raise DataError(
             expected=f"one column of labels in {path}",
-            got=f"{table.num_columns}: {_some(table.column_names)}",
+            got=f"{table.num_columns} columns: {_some(table.column_names)}",
             do="Keep only the column of labels.",
         )
     return _values(table.column(0), table.column_names[0], path)
@@ -79,7 +79,7 @@ def checked_names(names: list[str], label_column: str | None, path: Path) -> lis
     """Return the names of the columns of a table.
 
     Raises:
-        DataError: one is missing or repeated, there is no such label column, or nothing beside it.
+        DataError: a name is missing or repeated, the label column does not exist, or it is the only column.
     """
     unnamed = [str(i + 1) for i, name in enumerate(names) if not name or name.startswith("__index_level_")]
     if unnamed:
@@ -98,13 +98,13 @@ def checked_names(names: list[str], label_column: str | None, path: Path) -> lis
         raise DataError(
             expected=f"the labels in a column of {path}: {_some(names)}",
             got=repr(label_column),
-            do="Name one of these with label_column (--label-column).",
+            do="Pass one of these as label_column (--label-column).",
         )
     if not set(names) - {label_column}:
         raise DataError(
             expected=f"a column of numbers in {path}",
             got=f"only the labels, {label_column!r}" if names else "no columns",
-            do="Add the columns the model is to learn.",
+            do="Add the columns that the model learns.",
         )
     return names
 
@@ -118,7 +118,7 @@ def _refuse_text(table: Any, path: Path) -> None:
         raise DataError(
             expected=f"columns of numbers in {path}",
             got=f"{len(text)} of another kind: {_some(text)}",
-            do="Encode them as numbers, drop them, or name one as label_column (--label-column).",
+            do="Encode these columns as numbers, drop them, or pass one as label_column (--label-column).",
         )
 
 
@@ -127,8 +127,8 @@ def _values(column: Any, name: str, path: Path) -> NDArray[Any]:
         row = column.is_null().to_pylist().index(True)
         raise DataError(
             expected=f"a value in every row of column {name!r} of {path}",
-            got=f"{column.null_count} missing, the first in row {row} counted from 0",
-            do="Fill them in, or drop these rows.",
+            got=f"{column.null_count} missing, the first in row {row} (counted from 0)",
+            do="Fill in these values, or drop their rows.",
         )
     return np.asarray(column.to_numpy()) if len(column) else np.zeros(0)
 
@@ -155,12 +155,12 @@ _SETS = ("train", "test", "samples")
 
 
 def columns_of(table: Table, name: str) -> Columns:
-    """Return the columns of a table, each (n,): of numbers or dates as they are, of anything else as objects.
+    """Return the columns of a table, each (n,): numbers and dates unchanged, anything else as objects.
 
     Args:
         table: a mapping from names to columns, a pyarrow table, a data frame (pandas, polars), or an array, (n, p) or
             with named fields; columns of arrays without names are called "0", "1", ...
-        name: which set it is, for the messages.
+        name: of the set, for messages.
 
     Raises:
         DataError: it is none of these, or its columns are empty or of different lengths.
@@ -188,18 +188,18 @@ def same_columns(tables: tuple[Columns, Columns, Columns]) -> tuple[Columns, Col
     """Return the tables with their columns in the order of the first.
 
     Raises:
-        DataError: one lacks a column that another has.
+        DataError: a table lacks a column that another has.
     """
     first = set(tables[0])
     for name, table in zip(_SETS, tables, strict=True):
         lacks, more = sorted(first - set(table)), sorted(set(table) - first)
         if lacks or more:
             raise DataError(
-                expected=f"the columns of train in {name} too",
+                expected=f"the same columns in {name} as in train",
                 got="; ".join(
                     f"{what} {', '.join(some[:8])}" for what, some in (("no", lacks), ("also", more)) if some
                 ),
-                do="Keep the columns that all three have, under the same names.",
+                do="Keep the columns that all three tables have, under the same names.",
             )
     train, test, samples = ({name: table[name] for name in tables[0]} for table in tables)
     return train, test, samples
@@ -210,9 +210,9 @@ def as_numbers_or_text(
 ) -> tuple[list[NDArray[Any]], bool]:
     """Return one column of the three sets, and whether its values are categories.
 
-    Numbers, truth values (0 and 1) and dates (in seconds) become float64 with NaN where there is none; categories
-    become text with "" where there is none. A number that stands for a category is written without a needless
-    fraction, so that 3, 3.0 and "3" are the same.
+    Numbers, booleans (0 and 1) and dates (in seconds) become float64, with NaN for missing values. Categories become
+    text, with "" for missing values. A number that represents a category is written without a fraction if it is whole,
+    so that 3, 3.0 and "3" are equal.
 
     Raises:
         DataError: values are of another kind, infinite, or of different kinds in the three sets.
@@ -227,7 +227,7 @@ def as_numbers_or_text(
         raise DataError(
             expected=f"values of one kind in column {name!r} of train, test and samples",
             got=", ".join(f"{kind} in {where}" for kind, where in zip(kinds, _SETS, strict=True)),
-            do="Write it alike in all three, or name it in `categorical` to compare the values as text.",
+            do="Use one kind in all three sets, or add the column to `categorical` to compare its values as text.",
         )
     found = [_numbers(values, kind) for values, kind in zip(parts, kinds, strict=True)]
     return [_finite(values, name, where) for values, where in zip(found, _SETS, strict=True)], False
@@ -236,7 +236,7 @@ def as_numbers_or_text(
 def _column(values: Any) -> NDArray[Any]:
     array = np.asarray(values)
     if array.dtype.kind in "US" and not isinstance(values, np.ndarray):
-        array = np.asarray(values, dtype=object)  # numpy makes text of numbers that stand beside text
+        array = np.asarray(values, dtype=object)  # numpy turns numbers beside text into text
     is_plain = array.dtype.kind == "O" and array.ndim == 1 and len(array) and {*map(_kind_of, array)} == {"numbers"}
     return array.astype(np.float64) if is_plain else array
 
@@ -256,7 +256,7 @@ def _items(table: Table, name: str) -> list[tuple[Any, Any]]:
     raise DataError(
         expected=f"{name} as a table: a mapping of columns, a pyarrow table, a data frame or an array (n, columns)",
         got=f"{type(table).__name__} of shape {array.shape}",
-        do="Pass one of these, one row an example.",
+        do="Pass one of these, with one row per example.",
     )
 
 
@@ -269,7 +269,7 @@ def _decoded(column: Any) -> NDArray[Any]:
 
 
 def _kind(values: NDArray[Any], name: str, where: str) -> str:
-    """Return "numbers", "dates", "text", or "missing" where there is nothing but gaps."""
+    """Return "numbers", "dates" or "text", or "missing" if all values are missing."""
     if values.dtype.kind in "biuf":
         missing = values.dtype.kind == "f" and np.isnan(values).all()
         return "missing" if missing else "numbers"
@@ -283,7 +283,10 @@ def _kind(values: NDArray[Any], name: str, where: str) -> str:
         raise DataError(
             expected=f"numbers, text or dates in column {name!r} of {where}",
             got=" and ".join(odd or sorted(found)),
-            do="Write all its values alike, name it in `categorical` to compare them as text, or drop the column.",
+            do=(
+                "Use one kind of value, add the column to `categorical` to compare its values as text, or drop the "
+                "column."
+            ),
         )
     return found.pop() if found else "missing"
 
@@ -295,7 +298,7 @@ def _kind_of(value: Any) -> str:
         return "text"
     if isinstance(value, datetime.date | np.datetime64):
         return "dates"
-    # Decimals are numbers, though not registered as real ones.
+    # Decimals are numbers, but are not registered as numbers.Real.
     is_number = isinstance(value, numbers.Real | np.bool_) or type(value).__name__ == "Decimal"
     return "numbers" if is_number else type(value).__name__
 
@@ -333,8 +336,11 @@ def _finite(values: NDArray[np.float64], name: str, where: str) -> NDArray[np.fl
     if np.isinf(values).any():
         raise DataError(
             expected=f"finite numbers in column {name!r} of {where}",
-            got=f"{int(np.isinf(values).sum()):,} infinite, the first in row {int(np.isinf(values).argmax())} from 0",
-            do="Replace them, or leave them empty: a missing value is allowed.",
+            got=(
+                f"{int(np.isinf(values).sum()):,} infinite, the first in row {int(np.isinf(values).argmax())} "
+                "(counted from 0)"
+            ),
+            do="Replace them, or leave them empty: missing values are allowed.",
         )
     return values
 

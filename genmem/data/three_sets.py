@@ -1,4 +1,4 @@
-"""Three sets from files, folders or memory, in one form: what was trained on, what was not, what was drawn."""
+"""Three sets from files, folders or memory, in one form: training examples, held-out examples and samples."""
 
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -28,12 +28,12 @@ class ThreeSets:
 
     Attributes:
         arrays: the rows to compare, (n, *event) of numbers each.
-        values: the rows to show, the same arrays, or (n, columns) of numbers and text where a table was encoded.
-        sources: by set ("train", "test", "samples"), the path as given, or "array" or "table".
-        image_shape: (h, w) or (h, w, 3) where rows can be shown as images.
+        values: the rows to show: the same arrays, or (n, columns) of numbers and text if a table was encoded.
+        sources: by set ("train", "test", "samples"), the path as passed, or "array" or "table".
+        image_shape: (h, w) or (h, w, 3) if rows can be shown as images.
         columns: names of the columns of tables.
-        names: by row kind ("train", "test", "sample"), what each row is called; empty where that is its number.
-        words: what distances between the arrays mean.
+        names: by kind of row ("train", "test", "sample"), the name of each row; empty if rows have only numbers.
+        words: a description of distances between the arrays.
     """
 
     arrays: Triple
@@ -47,7 +47,7 @@ class ThreeSets:
 
 @dataclass(frozen=True, eq=False)
 class _Read:
-    """What one source holds: an array or a table, and what its rows are called."""
+    """The contents of one source: an array or a table, and the names of its rows."""
 
     name: str
     source: str
@@ -72,31 +72,31 @@ def load_three(
     scale: Scale | None = None,
     id_column: str | None = None,
 ) -> ThreeSets:
-    """Load training examples, held-out examples and samples, and bring them into one form.
+    """Load training examples, held-out examples and samples, and convert them to one form.
 
-    Each is an array, a table (a mapping of columns, pyarrow table, data frame), or a path: .npy, .npz, .csv or
-    .parquet file, MNIST-style IDX file, or folder of images. Values keep their type and their scale.
+    Each source is an array, a table (a mapping of columns, a pyarrow table, a data frame), or a path: .npy, .npz, .csv
+    or .parquet file, MNIST-style IDX file, or folder of images. Values keep their type and scale.
 
-    Images must have one height and width. Where only some sets are in colour, those whose channels are all equal
-    become gray; else gray ones get three equal channels. Channels that come first in some sets move last in all.
+    Images must have one height and width. If only some sets are in colour, those whose channels are all equal become
+    gray; otherwise gray ones get three equal channels. If channels come first in some sets, they move last in all.
 
-    Tables go by the names of their columns; an array without names beside tables goes by their order. A table of
-    numbers without gaps is compared as it is. With text, gaps, `categorical` or `scale` all columns are encoded, see
-    `mixed_space`.
+    Columns of tables are matched by name; an array without names beside tables is matched by position. A numeric table
+    without missing values is compared as it is. With text, missing values, `categorical` or `scale`, all columns are
+    encoded, see `mixed_space`.
 
     Args:
         train: what the model was trained on.
-        test: rows of the same source that it was not trained on.
-        samples: what it generated.
+        test: held-out examples of the same source.
+        samples: samples of the model.
         array: the array of .npz files that holds the rows: one name, or three, also as text "x_train,x_test,samples".
-            Without it the only candidate, or one called as the set: "train" or "x_train", and so on.
-        categorical: columns whose numbers are codes, a list or text with commas.
-        scale: of columns of numbers: "range" or "spread" of `train`; with either every table is encoded.
-        id_column: a column that is no part of the data and tells what rows are called.
+            Without it, the only candidate, or one named after the set: "train" or "x_train", and so on.
+        categorical: columns whose numbers are codes, as a list or as text with commas.
+        scale: of numeric columns: "range" or "spread" of `train`; if given, every table is encoded.
+        id_column: a column that only identifies rows; it is not compared.
 
     Raises:
-        DataError: a source is missing, damaged or of a kind that is not read; rows are not of one form or their
-            values on scales that cannot be meant (0 to 255 beside 0 to 1); an option does not apply.
+        DataError: a source is missing, damaged or of an unknown kind; the sets do not have one form, or their scales
+            are incompatible (0 to 255 beside 0 to 1); an option does not apply.
 
     >>> sets = load_three({"a": [1, 2], "b": ["x", ""]}, {"b": ["x"], "a": [3]}, {"a": [1], "b": ["y"]})
     >>> sets.arrays[0].shape, sets.values[1].tolist()
@@ -161,9 +161,9 @@ def _arrays_named(array: str | Sequence[str | None] | None) -> list[str | None]:
         parts *= 3
     if len(parts) != 3:
         raise DataError(
-            expected="the name of one array, or of three: train, test, samples",
-            got=f"{len(parts)}: {array}",
-            do="Name one or three, with nothing between the commas where a file needs no name.",
+            expected="the name of one array, or three names: train, test, samples",
+            got=f"{len(parts)} names: {array}",
+            do="Pass one name or three; leave a name empty if its file needs none.",
         )
     return [part.strip() or None if part else None for part in parts]
 
@@ -196,7 +196,7 @@ def _with_rows(part: _Read) -> NDArray[Any]:
     X = part.X
     if X is None or X.ndim < 2 or X.size == 0:
         raise DataError(
-            expected=f"{part.name} with one row an example, shape (n, *event)",
+            expected=f"{part.name} with one row per example, shape (n, *event)",
             got=f"shape {None if X is None else X.shape} in {part.source}",
             do="Reshape n numbers to (n, 1) with array.reshape(-1, 1)." if X is not None and X.size else "Add rows.",
         )
@@ -237,12 +237,12 @@ def _by_position(part: _Read, columns: list[str] | None, id_column: str | None) 
 def _without_ids(
     given: list[_Read], tables: list[Columns], id_column: str
 ) -> tuple[list[Columns], dict[str, list[str]]]:
-    """Return the tables without the column, and the names it gives; samples need not have it."""
+    """Return the tables without the column, and the names it holds; samples need not have it."""
     if not any(id_column in table for table in tables):
         raise DataError(
-            expected=f"as id_column a column of the tables: {', '.join(list(tables[0])[:12])}",
+            expected=f"id_column to be a column of the tables: {', '.join(list(tables[0])[:12])}",
             got=repr(id_column),
-            do="Name one of these.",
+            do="Pass one of these.",
         )
     names = {
         part.name.rstrip("s"): [str(value) for value in table[id_column].tolist()]
@@ -265,20 +265,20 @@ def _shown(table: Columns, plain: bool) -> NDArray[Any]:
         return np.column_stack(list(table.values()))
     values = np.empty((len(next(iter(table.values()))), len(table)), dtype=object)
     for i, column in enumerate(table.values()):
-        # Nanoseconds would be shown as whole numbers.
+        # Nanoseconds would be shown as integers.
         values[:, i] = (column.astype("datetime64[us]") if column.dtype.kind == "M" else column).tolist()
     return values
 
 
 def _weights(train: Columns) -> str:
-    """Say so where one column decides the distances of a table that is compared as it is."""
+    """Return a description of the values; it says if one column dominates the distances of a table."""
     spread = np.array([np.var(values.astype(np.float64)) for values in train.values()])
     top = int(spread.argmax())
     if len(spread) < 2 or not spread[top] > 0.9 * spread.sum():
         return "values as given"
     return (
-        f"values as given: {list(train)[top]!r} has {spread[top] / spread.sum():.1%} of their variance and decides "
-        'most distances (scale="range" gives every column the same say)'
+        f"values as given: {list(train)[top]!r} has {spread[top] / spread.sum():.1%} of their variance and dominates "
+        'distances (scale="range" gives every column the same weight)'
     )
 
 
@@ -289,7 +289,7 @@ def three_matrices(train: ArrayLike, test: ArrayLike, samples: ArrayLike) -> Tri
     """Return training examples, held-out examples and samples, (n, *event) each, as matrices of one width.
 
     Raises:
-        DataError: a set is empty, not finite or not numbers, or their widths differ.
+        DataError: a set is empty, not finite or not numeric, or widths differ.
     """
     given = (train, test, samples)
     arrays = [_matrix(rows, name) for rows, name in zip(given, _SETS, strict=True)]
@@ -310,7 +310,7 @@ def _matrix(rows: ArrayLike, name: str) -> NDArray[Any]:
     array = np.asarray(rows)
     if array.dtype.kind not in "biuf" or array.ndim < 1 or array.size == 0:
         raise DataError(
-            expected=f"{name} of numbers, one or more rows, shape (n, *event)",
+            expected=f"{name} of numbers, with one or more rows, shape (n, *event)",
             got=f"dtype {array.dtype}, shape {array.shape}",
             do="Pass a numeric array of examples; encode text columns first.",
         )
@@ -320,6 +320,6 @@ def _matrix(rows: ArrayLike, name: str) -> NDArray[Any]:
         raise DataError(
             expected=f"{name} of finite values",
             got=f"NaN or infinity in {bad:,} of {len(flat):,} rows",
-            do="Remove or fill these values, in all three sets alike.",
+            do="Remove or fill in these values, in the same way in all three sets.",
         )
     return flat

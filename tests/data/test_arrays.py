@@ -83,7 +83,7 @@ def test_a_matrix_is_what_is_asked_for():
         (lambda: matrix([[1.0], [np.nan]], "Z"), "Z of finite numbers.*the first in row 1"),
         (lambda: matrix([[np.nan], [np.inf]], nan=True), "or NaN; got infinite.*row 1"),
         (lambda: matrix([[1.0]], least=2), "2 or more"),
-        (lambda: matrix([[1.0], [2.0, 3.0]], "Z"), "Z of rows of one shape"),
+        (lambda: matrix([[1.0], [2.0, 3.0]], "Z"), "Z as an array, or as rows of one shape"),
         (lambda: vector([[1.0]], "score"), r"score of shape \(n,\)"),
         (lambda: vector(["a"], "score"), "dtype <U1"),
         (lambda: vector([np.inf], "score"), "finite"),

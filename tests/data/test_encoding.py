@@ -176,7 +176,7 @@ def test_the_square_counts_small_differences_for_less():
 @pytest.mark.parametrize(
     ("columns", "options", "message"),
     [
-        ({"b": ["x"]}, {}, "the columns of train in samples too; got no a"),
+        ({"b": ["x"]}, {}, "the same columns in samples as in train; got no a"),
         ({"a": [1], "b": ["x"], "c": [2]}, {}, "also c"),
         ({"a": ["1"], "b": ["x"]}, {}, "one kind in column 'a'.*numbers in train.*text in samples.*categorical"),
         ({"a": [np.inf], "b": ["x"]}, {}, "'a' of samples; got 1 infinite, the first in row 0"),
@@ -188,7 +188,7 @@ def test_the_square_counts_small_differences_for_less():
         ({}, {}, "got none"),
         (np.zeros(3), {}, "ndarray of shape .3,"),
         ({"a": [1], "b": ["x"]}, {"scale": "sd"}, 'scale "range" or "spread"; got \'sd\''),
-        ({"a": [1], "b": ["x"]}, {"categorical": ["q"]}, "of a, b; got q"),
+        ({"a": [1], "b": ["x"]}, {"categorical": ["q"]}, "such as a, b; got q"),
         ({"a": [1], "b": ["x"]}, {"categorical": "a"}, "a list of columns"),
     ],
 )

@@ -59,9 +59,9 @@ def test_lists_and_array_likes():
     [
         (np.float64(1), r"shape \(\)"),
         (np.zeros(5), r"shape \(5,\).*reshape\(-1, 1\)"),
-        (np.zeros((0, 3)), r"0 of 0 values"),
-        (np.zeros((3, 0)), r"3 of 0 values"),
-        (np.zeros((1, 3)), r"1 of 3 values"),
+        (np.zeros((0, 3)), r"0 with 0 values"),
+        (np.zeros((3, 0)), r"3 with 0 values"),
+        (np.zeros((1, 3)), r"1 with 3 values"),
         (np.zeros((3, 2), complex), "complex128"),
         (np.array([["a", "b"], ["c", "d"]]), "<U1"),
         (np.array([[None, 1], [2, 3]]), "dtype object"),

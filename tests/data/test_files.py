@@ -95,8 +95,8 @@ def test_refused_idx(tmp_path):
         (gzip.compress(whole)[:-9], "ended before"),
         (gzip.compress(b"hello"), "68 65 6c 6c"),
         (b"", "nothing"),
-        (b"\x1f\x8b", "sound .gz file"),
-        (gzip.compress(whole)[:20] + b"\0" * 30, "sound .gz file"),
+        (b"\x1f\x8b", "undamaged .gz file"),
+        (gzip.compress(whole)[:20] + b"\0" * 30, "undamaged .gz file"),
     ]:
         zipped.write_bytes(content)
         refused(message, zipped)

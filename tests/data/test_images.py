@@ -47,7 +47,7 @@ def test_colour_images(tmp_path, rng):
 def test_refused_folders(tmp_path, rng):
     refused("images in .*png.*got none", tmp_path)
     save_images(tmp_path, {"1.png": rng.integers(0, 256, (8, 9), dtype=np.uint8)})
-    refused("1 of 72 values", tmp_path)
+    refused("1 with 72 values", tmp_path)
     save_images(tmp_path, {"2.png": np.zeros((9, 8), np.uint8)})
     refused("8 x 9 in 1.png but 9 x 8 in 2.png", tmp_path)
     (tmp_path / "2.png").write_text("<svg/>")
@@ -58,5 +58,5 @@ def test_refused_folders(tmp_path, rng):
     refused("mode 'I;16' in .*2.png", tmp_path)
     (tmp_path / "2.png").unlink()
     save_images(tmp_path, {"a/2.png": np.zeros((8, 9), np.uint8)})
-    refused("1 of 2 outside, the first 1.png", tmp_path)
-    refused("folder the images are in", tmp_path / "1.png")
+    refused("1 of 2 images outside subfolders, the first 1.png", tmp_path)
+    refused("folder that holds the images", tmp_path / "1.png")

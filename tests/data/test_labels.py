@@ -49,13 +49,13 @@ def test_refused_labels(labels, message):
 
 def test_refused_label_files(tmp_path):
     X = np.eye(3)
-    refused(r"got shape \(2,\) from .*y.csv.*below a line", X, labels=text_file(tmp_path / "y.csv", "a\nb\nc\n"))
-    refused("2: a, b", X, labels=text_file(tmp_path / "y2.csv", "a,b\n1,2\n3,4\n5,6\n"))
+    refused(r"got shape \(2,\) from .*y.csv.*first line", X, labels=text_file(tmp_path / "y.csv", "a\nb\nc\n"))
+    refused("2 columns: a, b", X, labels=text_file(tmp_path / "y2.csv", "a,b\n1,2\n3,4\n5,6\n"))
     refused("1 blank .*row 1", X, labels=text_file(tmp_path / "y.txt", "a\n\nc\n"))
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\xfa")
-    refused("sound .txt file", X, labels=tmp_path / "bytes.txt")
+    refused("undamaged .txt file", X, labels=tmp_path / "bytes.txt")
     np.savez(tmp_path / "y.npz", y=np.arange(3))
     refused("labels in a .npy, .csv, .txt or IDX file", X, labels=tmp_path / "y.npz")
     refused("labels in a .npy, .csv, .txt or IDX file", X, labels=tmp_path)
     table = text_file(tmp_path / "t.csv", "a,y\n1,2\n3,4\n")
-    refused("from one place; got 'y' and an array", table, label_column="y", labels=[1, 2])
+    refused("from one source; got 'y' and an array", table, label_column="y", labels=[1, 2])

@@ -33,14 +33,14 @@ def test_parquet(tmp_path):
     [
         ("a,b\n1,2\n1,2,3\n", "Row #3: Expected 2 columns, got 3"),
         ("", "[Ee]mpty"),
-        ("a,b\n", "0 of 0 values"),
-        ("a,b\n1,2\n", "1 of 2 values"),
+        ("a,b\n", "0 with 0 values"),
+        ("a,b\n1,2\n", "1 with 2 values"),
         ("a,b\n1,2\n,3\n", "column 'a' .*1 missing, the first in row 1"),
         ("a,b\n1,2\n3,NaN\n", "column 'b' .*1 missing, the first in row 1"),
         ("a,b\n1,2\n3,inf\n", "inf in row 1, column 'b'"),
         ("a,b\n,2\n,3\n", "column 'a' .*2 missing"),
         ("a,b,c\n1,x,2020-01-01\n2,y,2020-01-02\n", r"2 of another kind: b \(string\), c \(date.*--label-column"),
-        ("1,2\n3,4\n5,6\n", "numbers: 1, 2.*first example would be lost"),
+        ("1,2\n3,4\n5,6\n", "numbers: 1, 2.*first example would be read as names"),
         (",b\n0,2\n1,4\n", r"none for column 1 .*index=False"),
         ("a,a\n1,2\n3,4\n", "repeated: a"),
         ("\0\1\2\xff", "t.csv"),
@@ -73,7 +73,7 @@ def test_refused_label_columns(tmp_path):
 def test_refused_parquet(tmp_path):
     path = tmp_path / "t.parquet"
     path.write_bytes(b"PAR1 nonsense PAR1")
-    refused("sound .parquet file", path)
+    refused("undamaged .parquet file", path)
     parquet.write_table(pa.table({"a": [1.0, None, 3.0], "b": [1.0, 2.0, 3.0]}), path)
     refused("column 'a' .*1 missing, the first in row 1", path)
     parquet.write_table(pa.table({"a": [1.0, 2.0], "v": [[1], [2]]}), path)

@@ -70,7 +70,7 @@ def test_arrays_within_one_file(tmp_path):
             np.testing.assert_array_equal(one, named[name])
     refused("name of the array.*x_train .6, 9, 8.", whole, whole, whole)
     refused("'no'", whole, whole, whole, array="x_train,x_test,no")
-    refused("one array, or of three.*2: a,b", whole, whole, whole, array="a,b")
+    refused("one array, or three names.*2 names: a,b", whole, whole, whole, array="a,b")
     refused("array only with .npz", images(3), images(3), images(3), array="x")
 
 
@@ -98,7 +98,7 @@ def test_channels_first_and_last_are_brought_together():
         ((np.zeros((3, 5)), np.zeros((3, 5)), np.zeros((3, 4))), r"one shape.*\(5,\) in array.*\(4,\)"),
         ((np.zeros(3), np.zeros((3, 1)), np.zeros((3, 1))), r"train with one row.*\(3,\).*reshape\(-1, 1\)"),
         ((np.zeros((3, 1)), np.zeros((0, 1)), np.zeros((3, 1))), "test with one row.*Add rows"),
-        (([[1, 2], [3]], np.zeros((3, 1)), np.zeros((3, 1))), "an array, or what numpy can make one of"),
+        (([[1, 2], [3]], np.zeros((3, 1)), np.zeros((3, 1))), "as an array, or as rows of one shape"),
         (("nowhere.npy", np.zeros((3, 1)), np.zeros((3, 1))), "train: a file or folder at nowhere.npy; got nothing"),
         ((images(3), images(3), images(3) / 255), "0 to 255 in array, 0 to 255 in array, 0 to 1 in array.*one scale"),
         ((images(3) / 255, images(3) / 255, images(3)), "0 to 1 in array.*0 to 255 in array"),
@@ -234,7 +234,7 @@ def test_a_column_of_names():
     found = load_three(train, test, samples, id_column="who")
     assert found.names == {"train": ["ann", "bob"], "test": ["7"]} and found.columns == ("a", "t")
     beside = load_three(train, test, np.array([[1, "x"]], dtype=object), id_column="who")
-    refused("id_column a column of the tables: who, a, t; got 'no'", train, train, train, id_column="no")
+    refused("id_column to be a column of the tables: who, a, t; got 'no'", train, train, train, id_column="no")
     np.testing.assert_array_equal(beside.arrays[2], found.arrays[2])
 
 
@@ -251,7 +251,7 @@ def test_arrays_of_numbers_and_text():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a\n1\n", "the columns of train in samples too; got no b"),
+        ("a\n1\n", "the same columns in samples as in train; got no b"),
         ("a,b,c\n1,x,3\n", "also c"),
         ("a,b\nx,y\n", "numbers in train.*text in samples"),
         ("a,b\n1,inf\n", "one kind"),
