@@ -83,7 +83,7 @@ def _context(results: Results) -> dict[str, Any]:
     top, shaped = most_memorized(results, ROWS), attribution.attribution(results)
     answers += attribution.verdict(results, shaped)
     copied = copies_of_run(results)
-    share = next((replace(f, unit="of samples") for f in findings if f.id == "copied_share"), None)
+    share = next((replace(f, unit="of the samples") for f in findings if f.id == "copied_share"), None)
     answers += [] if copied is None else [Verdict("copies", copied.sentence, share, [])]
     plates = {"most": _plates(near, "most"), "least": _plates(near, "least")}
     shown = [p for answer in answers for p in answer.examples] + top

@@ -138,7 +138,7 @@ def _regions(groups: Sequence[Group], evidence: Finding | None) -> Verdict:
 
 def _cell(group: Group) -> str:
     mean, bounds = words.number(group.mean), words.interval(group.interval)
-    return f"The cell with the highest mean is {group.name}: {mean} nats (95% interval {bounds}; n = {group.n:,})."
+    return f"Cell {group.name} has the highest mean of all cells: {mean} nats (95% interval {bounds}; n = {group.n:,})."
 
 
 def _neighbors(results: Results, evidence: Finding | None) -> Verdict:
@@ -147,5 +147,7 @@ def _neighbors(results: Results, evidence: Finding | None) -> Verdict:
     if not len(near.get("most", ())):
         return Verdict("neighbors", sentence, evidence, [])
     examples = [int(p) for p in (near["most"][0], *near["most_neighbors"][0][: SHOWN - 1]) if p >= 0]
-    aside = "The most memorized example is shown first, then its nearest neighbours."
+    aside = (
+        "A value near 1 means that they are. The most memorized example is shown first, then its nearest neighbours."
+    )
     return Verdict("neighbors", sentence, evidence, examples, aside)
