@@ -135,7 +135,7 @@ def test_a_density_of_scikit_learn(tmp_path, blobs):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Reliability:UserWarning")
+@pytest.mark.filterwarnings("ignore:The reliability:UserWarning")
 def test_a_planned_audit_is_announced_before_its_refits(tmp_path, blobs):
     seen = []
     asked = {"folds": 3, "repeats": 2, "target_reliability": 0.99}

@@ -39,7 +39,7 @@ def a_users_folder(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Reliability:UserWarning")  # no target is reached in one epoch
+@pytest.mark.filterwarnings("ignore:The reliability:UserWarning")  # no target is reached in one epoch
 def test_every_command_runs(tmp_path, monkeypatch, capsys):
     a_users_folder(tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -70,7 +70,7 @@ def _finding(found: FoundCopies, test: dict[str, Any], name: str, sentence: str)
         "question": "copies",
         "unit": "",
         "sentence": sentence,
-        "meaning": f"What it cannot detect, or mistakes for copying: {test['cannot_see']}",
+        "meaning": f"Limits: {test['cannot_see']}",
         "source": test["citation"],
         "examples": _rows(found) if name == "copied_share" else [],
     }

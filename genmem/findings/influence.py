@@ -130,12 +130,11 @@ def self_check(found: Found) -> Finding:
 def _by_scale(found: Found) -> str:
     """Return how many pass if scores are divided by lengths of gradients; long gradients dominate dot products."""
     counts = [
-        f"{words} {int((found.arrays[f'checked_proponents_{scale}'][:, 0] == found.arrays['checked']).sum())}"
+        f"{int((found.arrays[f'checked_proponents_{scale}'][:, 0] == found.arrays['checked']).sum())} pass {words}"
         for scale, words in SCALES.items()
         if scale != found.about["scale"] and f"checked_proponents_{scale}" in found.arrays
     ]
-    told = ", ".join(counts)
-    return f" {told[0].upper()}{told[1:]} pass." if counts else ""
+    return f" {', '.join(counts)}." if counts else ""
 
 
 def label_agreement(found: Arrays, labels: NDArray[Any]) -> list[Finding]:
