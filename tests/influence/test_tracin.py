@@ -11,8 +11,8 @@ import oracles_custom as own
 import oracles_tracin as oracle
 import pytest
 import torch
+from gradient_checks import Largest
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import genmem
 from genmem import DataError, ModelError, RunMismatchError, influence_scores, self_influence
@@ -433,19 +433,6 @@ def test_top_influences_are_those_of_the_scores(scale, monkeypatch):
     assert found.coverage.startswith("100% of") and "trained with" not in found.note and "Adam" in found.note
     assert [report.done for report in told] == list(range(1, 7)) and told[-1].total == 6
     assert told[-1].detail == found.coverage
-
-
-class Largest(TorchDispatchMode):
-    """The most values of any tensor that is made."""
-
-    most = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        made = function(*args, **(kwargs or {}))
-        for value in made if isinstance(made, (tuple, list)) else [made]:
-            if isinstance(value, torch.Tensor):
-                self.most = max(self.most, value.untyped_storage().nbytes() // value.element_size())
-        return made
 
 
 @pytest.mark.slow
