@@ -205,6 +205,12 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
             )
 
     def _check_settings(self) -> None:
+        if "epochs" not in vars(self):
+            raise ModelError(
+                expected="settings that the constructor stored",
+                got=f"{type(self).__name__} without any",
+                do="Call super().__init__(...) in its __init__, or declare its settings as fields of a dataclass.",
+            )
         for name in ("epochs", "batch_size"):
             require(name, getattr(self, name), is_count, "an integer >= 1")
         require("random_state", self.random_state, is_seed, "an integer >= 0")

@@ -185,7 +185,7 @@ class Run(Shards):
         write_arrays(file, {key: np.asarray(value) for key, value in arrays.items()})
 
     def result(self, name: str) -> Arrays:
-        """Return the arrays of a stored result.
+        """Return the arrays of a stored result, read-only: `.copy()` one to change it.
 
         Raises:
             IncompleteRunError: the stage that computes it has not run.

@@ -13,7 +13,7 @@ from genmem.data.arrays import constant_columns, fingerprint
 from genmem.data.examples import Data
 from genmem.errors import ModelError, RunError, RunMismatchError
 from genmem.run.splits import Splits
-from genmem.run.storage import read_arrays, write_arrays, write_atomically
+from genmem.run.storage import frozen, read_arrays, write_arrays, write_atomically
 from genmem.version import __version__
 
 COMPARED = ("model", "data", "seed", "splits", "score_epochs", "importance_samples")
@@ -242,6 +242,8 @@ def read_data(path: Path, about: dict[str, Any]) -> Data:
         raise _lost(of_X, "other values")
     if labels is not None and fingerprint(labels) != about.get("labels_sha256", fingerprint(labels)):
         raise _lost(others[0], "other values")
+    shared = {"index": index, "labels": labels, "names": names}
+    frozen({name: array for name, array in shared.items() if array is not None})
     return Data(
         X=X,
         labels=labels,
@@ -264,6 +266,7 @@ def read_splits(path: Path, kind: str) -> Splits:
         arrays = read_arrays(path / "splits.npz")
     except (FileNotFoundError, RunError) as error:
         raise _lost(path / "splits.npz", "a file that is missing or damaged") from error
+    frozen(arrays)
     return Splits(held_out=arrays["held_out"], repeat=arrays["repeat"], shard=arrays["shard"], kind=kind)
 
 

@@ -141,6 +141,14 @@ class Held:
 
     def __init__(self) -> None:
         self._known: dict[tuple[object, ...], _Known] = {}
+        self._changing = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the contents behind: a copy, or a run that is sent to a worker, reads for itself."""
+        return {}
+
+    def __setstate__(self, _: dict[str, Any]) -> None:
+        Held.__init__(self)
 
     def get(self, read: Callable[[], T], *files: Path, stamp: str = "") -> T:
         """Return what `read()` makes of some files (one may be missing), now or earlier if none has changed since.
@@ -148,23 +156,26 @@ class Held:
         Dicts of arrays count against `HELD`: those that do not fit are read again next time.
         """
         key, looks = (*files, stamp), tuple(_look(file) for file in files)
-        known = self._known.pop(key, None)
+        known = self._known.get(key)
         if known is None or known.looks != looks:
             _settle(looks)
             found = read()
             known = _Known(looks, found, _bytes(found))
-        if known.size + sum(other.size for other in self._known.values()) <= HELD:
-            self._known[key] = known
+        with self._changing:
+            self._known.pop(key, None)
+            if known.size + sum(other.size for other in self._known.values()) <= HELD:
+                self._known[key] = known
         value: T = known.value
         return value
 
     def arrays(self, file: Path, stamp: str = "") -> Arrays:
         """Return `read_arrays` of a file; the arrays are shared, and therefore read-only."""
-        return dict(self.get(lambda: _frozen(read_arrays(file, stamp)), file, stamp=stamp))
+        return dict(self.get(lambda: frozen(read_arrays(file, stamp)), file, stamp=stamp))
 
     def release(self) -> None:
         """Release everything large."""
-        self._known = {key: known for key, known in self._known.items() if known.size <= SMALL}
+        with self._changing:
+            self._known = {key: known for key, known in self._known.items() if known.size <= SMALL}
 
 
 def _look(file: Path) -> Look:
@@ -186,7 +197,8 @@ def _bytes(value: object) -> int:
     return sum(array.nbytes for array in value.values()) if isinstance(value, dict) else 0
 
 
-def _frozen(arrays: Arrays) -> Arrays:
+def frozen(arrays: Arrays) -> Arrays:
+    """Return the arrays, read-only: they are shared between all that use a run."""
     for array in arrays.values():
         array.flags.writeable = False
     return arrays

@@ -3,9 +3,11 @@
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +104,21 @@ def can_batch(recipe: Recipe, X: Tensor) -> bool:
     return agree
 
 
+@contextmanager
+def _batching_rules_only() -> Iterator[None]:
+    """Let vmap raise where an operation has no batching rule: its fallback is a loop, slower than ours (LSTMs)."""
+    functorch: Any = getattr(torch._C, "_functorch", None)
+    if not hasattr(functorch, "_set_vmap_fallback_enabled"):  # private: a torch without it uses the fallback
+        yield
+        return
+    before = functorch._is_vmap_fallback_enabled()
+    functorch._set_vmap_fallback_enabled(False)
+    try:
+        yield
+    finally:
+        functorch._set_vmap_fallback_enabled(before)
+
+
 def _agree_exactly(recipe: Recipe, X: Tensor) -> bool:
     try:
         return _lanes_agree(recipe, X, torch.float64, EXACT_TOLERANCE)
@@ -113,7 +130,7 @@ def _lanes_agree(recipe: Recipe, X: Tensor, dtype: torch.dtype, tolerance: float
     """Return whether two lanes have the gradients each has alone, up to `tolerance` of a parameter's largest."""
     rows, noise = _trial_inputs(recipe, X, 2)
     x, noise = X[rows].to(dtype), None if noise is None else noise.to(dtype)
-    with isolated_streams(recipe.device, 0):
+    with isolated_streams(recipe.device, 0), _batching_rules_only():
         modules = [fresh_module(recipe, i).to(dtype) for i in range(2)]
         together = BatchedLanes(modules, recipe.learning_rate).gradients(x, noise)
     for i in range(2):

@@ -626,7 +626,7 @@ def test_errors_say_what_to_do():
     with pytest.raises(DataError, match="NaN"):
         influence_scores(model, VECTORS * np.nan, VECTORS)
     for other in (model, genmem.KNNDensity(k=2)):
-        with pytest.raises(DataError, match="X_query of rows of one shape"):
+        with pytest.raises(DataError, match="X_query as an array, or as rows of one shape"):
             influence_scores(other, VECTORS, [[1.0, 2.0], [3.0]])
     with pytest.raises(ModelError, match="2 or more draws"):
         self_influence(model, VECTORS, draws=1)

@@ -242,7 +242,7 @@ def test_copies_are_refused():
     within = -50 + 10 * rng.standard_normal(300)
     without = within - study.score
     for bad, match in (
-        ([np.exp(study.score / 5)], "orders the examples as score"),
+        ([np.exp(study.score / 5)], "ranks the examples as score"),
         ([-without.astype(np.float32)], "orders the examples as log_prob_out"),
         ([within, within - 2 * study.score], "weighted sum"),
     ):

@@ -156,7 +156,9 @@ def test_exact_scores_stand_beside_those_of_refits(name, tmp_path):
     table = pq.read_table(done.path / "scores.parquet")
     np.testing.assert_array_equal(table["leave_one_out"].to_numpy(), expected.score)
     finding = next(f for f in done.findings if f["id"] == "exact_leave_one_out")
-    assert finding["value"] == pytest.approx(expected.score.mean()) and "exactly" in finding["sentence"]
+    assert (
+        finding["value"] == pytest.approx(expected.score.mean()) and "exact leave-one-out score" in finding["sentence"]
+    )
     assert finding["examples"][0] == expected.score.argmax()
 
 

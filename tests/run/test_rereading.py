@@ -1,11 +1,14 @@
 """A run reads each file once and notices when one changes: what is shown rests on what was verified."""
 
+import copy
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from reads import counted_reads
+from refits import planned
 
 import genmem
 from genmem import stages
@@ -173,3 +176,26 @@ def test_an_audit_reads_each_file_at_most_twice_a_stage(tmp_path, monkeypatch, m
     genmem.audit(X, model, tmp_path / "r", folds=4, repeats=3, workers=1, copies=True, **options)
     assert most.keys() >= {"refit", "posterior", "score", "report", "copies"}
     assert all(count <= 2 for count in most.values()), most
+
+
+def test_what_a_run_gives_out_cannot_be_changed_for_others(tmp_path):
+    run = planned(tmp_path / "run", np.random.default_rng(0).normal(size=(24, 3)).astype(np.float32))
+    for array in (run.data().index, run.splits().held_out, run.splits().repeat):
+        with pytest.raises(ValueError, match="read-only"):
+            array[:1] = 0
+
+
+def test_a_copied_run_reads_for_itself_and_threads_share_one(tmp_path):
+    run = planned(tmp_path / "run", np.random.default_rng(0).normal(size=(24, 3)).astype(np.float32))
+    for i in range(30):
+        run.write_result(f"result{i}", values=np.full(5, i))
+
+    def read(i):
+        return int(run.splits().n_splits), int(run.result(f"result{i % 30}")["values"][0])
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(read, range(600)))
+    assert found == [(run.splits().n_splits, i % 30) for i in range(600)]
+    again = copy.deepcopy(run)
+    assert again.result("result3")["values"][0] == 3 and again.held is not run.held
+    assert run.held.__getstate__() == {}  # what it read is not sent to workers
