@@ -243,7 +243,7 @@ def test_copies_are_refused():
     without = within - study.score
     for bad, match in (
         ([np.exp(study.score / 5)], "ranks the examples as score"),
-        ([-without.astype(np.float32)], "orders the examples as log_prob_out"),
+        ([-without.astype(np.float32)], "ranks the examples as log_prob_out"),
         ([within, within - 2 * study.score], "weighted sum"),
     ):
         with pytest.raises(DataError, match=match):
