@@ -2,7 +2,7 @@
 
 Prints the tables of docs/calibration.md, each number with its Monte-Carlo error over independent studies. `--smoke`
 runs a few studies. `--refits FOLDER` adds studies on real refits: VAEs on digits, some of which no refit trains on;
-given sham labels of in and out, those must have uniform p. Their log p are kept in FOLDER and used again.
+given placebo labels of in and out, those must have uniform p. Their log p are kept in FOLDER and used again.
 """
 
 import time
@@ -292,7 +292,7 @@ def sham_labels(name, splits, ell, labelings, folds=5):
     """Give examples that no refit trained on random labels of in and out, again and again."""
     fresh, whole = ell[:, splits.n :], splits.n_repeats
     head = ["estimator", "L", "studies", "size at .05", "size at .01", "KS", "KS liberal", "KS test rejects at .05"]
-    table(f"{fresh.shape[1]} digits that no {name} refit trained on, sham labels, K = {folds}", head)
+    table(f"{fresh.shape[1]} digits that no {name} refit trained on, placebo labels, K = {folds}", head)
     for estimator in ESTIMATORS:
         for repeats in [r for r in (1, 2, 3, 5, 8, 10) if r <= whole]:
             found = []  # one entry for each set of refits; only these are independent
@@ -308,8 +308,8 @@ def sham_labels(name, splits, ell, labelings, folds=5):
 
 
 def sham_p(ell, repeats, estimator, seed):
-    sham = Splits.k_fold(ell.shape[1], len(ell) // repeats, repeats, seed=seed)
-    return memorization_score(ell, sham.held_out, estimator=estimator, seed=seed).p_value
+    placebo = Splits.k_fold(ell.shape[1], len(ell) // repeats, repeats, seed=seed)
+    return memorization_score(ell, placebo.held_out, estimator=estimator, seed=seed).p_value
 
 
 def refit_coverage(name, splits, ell, folds=5):

@@ -198,7 +198,11 @@ def planted(arguments):
         done = genmem.audit(whole.X, out=out, together=together, **{"repeats": 8, **arguments.tiny, "subset": None})
         tables[together] = numbers_of(genmem.Run.open(done.path), arguments.splits)
     print("\n## Planted in digits: ROC-AUC against the rest\n")
-    print("| | " + " | ".join(f"{kind}, {how}" for how in ("folds as ever", "twins together") for kind in kinds) + " |")
+    print(
+        "| | "
+        + " | ".join(f"{kind}, {how}" for how in ("random folds", "duplicates together") for kind in kinds)
+        + " |"
+    )
     print("|---|" + "---|" * 4)
     for number in tables[False]:
         cells = [

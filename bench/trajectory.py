@@ -169,9 +169,9 @@ def null_of(study, repeats):
         parts = []
         for position, r in enumerate(ids[repeats]):
             at = np.flatnonzero(study.repeat == r)
-            sham = np.roll(held[at], 1 + (shift + position) % (K - 1), axis=0)
+            placebo = np.roll(held[at], 1 + (shift + position) % (K - 1), axis=0)
             ell = study.log_probs[:, at].astype(np.float64)
-            parts.append(ell.mean(axis=1, where=~held[at] & ~sham) - ell.mean(axis=1, where=sham))
+            parts.append(ell.mean(axis=1, where=~held[at] & ~placebo) - ell.mean(axis=1, where=placebo))
         total += summed_up(np.mean(parts, axis=0))
     return total / (K - 1)
 
@@ -186,14 +186,14 @@ def crossing(epochs, values, target):
 
 
 def published(study):
-    """Print what the published estimator shows, log of mean densities, with true and with sham held-out folds."""
+    """Print what the published estimator shows, log of mean densities, with true and with placebo held-out folds."""
     print("\nlog_mean: 95% quantile, 99.9% quantile, mean; the same of placebos")
     ids = np.unique(study.repeat)
     for e, epoch in enumerate(study.epochs):
         ell = study.log_probs[e].astype(np.float64)
-        sham = np.vstack([np.roll(study.held_out[study.repeat == r], 1 + i % 3, axis=0) for i, r in enumerate(ids)])
+        placebo = np.vstack([np.roll(study.held_out[study.repeat == r], 1 + i % 3, axis=0) for i, r in enumerate(ids)])
         seen = ~study.held_out
-        both = [log_mean(ell, seen) - log_mean(ell, ~seen), log_mean(ell, seen & ~sham) - log_mean(ell, sham)]
+        both = [log_mean(ell, seen) - log_mean(ell, ~seen), log_mean(ell, seen & ~placebo) - log_mean(ell, placebo)]
         rows([epoch], [[f"{x:.2f}" for scores in both for x in summed_up(scores)[1:]]])
 
 

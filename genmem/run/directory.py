@@ -249,7 +249,7 @@ class Run(Shards):
 @contextmanager
 def stage(run: Run, name: str, start: float | None = None) -> Iterator[None]:
     """Lock the run and add the seconds of the block to its times: a resumed stage is the sum of its parts."""
-    with run.lock():
+    with run.lock(), run.held.during_stage():
         start = time.perf_counter() if start is None else start
         try:
             yield
@@ -258,4 +258,3 @@ def stage(run: Run, name: str, start: float | None = None) -> Iterator[None]:
             times[name] = round(times.get(name, 0.0) + time.perf_counter() - start, 3)
             with suppress(RunError):  # if the disk is full, the error of the block is the better message
                 run.write_json("times.json", times)
-            run.held.release()

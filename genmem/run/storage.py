@@ -142,6 +142,7 @@ class Held:
     def __init__(self) -> None:
         self._known: dict[tuple[object, ...], _Known] = {}
         self._changing = threading.Lock()
+        self._stages = 0  # that are open: large contents stay for these alone
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the contents behind: a copy, or a run that is sent to a worker, reads for itself."""
@@ -153,7 +154,8 @@ class Held:
     def get(self, read: Callable[[], T], *files: Path, stamp: str = "") -> T:
         """Return what `read()` makes of some files (one may be missing), now or earlier if none has changed since.
 
-        Dicts of arrays count against `HELD`: those that do not fit are read again next time.
+        Dicts of arrays count against `HELD`, and outside a stage only those up to `SMALL` are kept: the others are read
+        again next time.
         """
         key, looks = (*files, stamp), tuple(_look(file) for file in files)
         known = self._known.get(key)
@@ -163,7 +165,8 @@ class Held:
             known = _Known(looks, found, _bytes(found))
         with self._changing:
             self._known.pop(key, None)
-            if known.size + sum(other.size for other in self._known.values()) <= HELD:
+            others = sum(other.size for other in self._known.values())
+            if known.size + others <= HELD and (self._stages or known.size <= SMALL):
                 self._known[key] = known
         value: T = known.value
         return value
@@ -171,6 +174,19 @@ class Held:
     def arrays(self, file: Path, stamp: str = "") -> Arrays:
         """Return `read_arrays` of a file; the arrays are shared, and therefore read-only."""
         return dict(self.get(lambda: frozen(read_arrays(file, stamp)), file, stamp=stamp))
+
+    @contextmanager
+    def during_stage(self) -> Iterator[None]:
+        """Keep large contents until the block ends."""
+        with self._changing:
+            self._stages += 1
+        try:
+            yield
+        finally:
+            with self._changing:
+                self._stages -= 1
+            if not self._stages:
+                self.release()
 
     def release(self) -> None:
         """Release everything large."""

@@ -11,19 +11,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import clone
 
-from genmem.errors import IncompleteRunError
 from genmem.influence import Ledger, influence_scores, self_influence, top_influences
 from genmem.influence.closed_form import family_of, note_on, refuse_scale
 from genmem.influence.selection import strongest
-from genmem.leaveout import ensure_probe
 from genmem.models import DeepDensity
 from genmem.models.leave_one_out import seeded
 from genmem.protocols import Listener, Progress, draw
 from genmem.run.directory import Run
 from genmem.seeding import seed32, stream
-from genmem.training.trajectory import Trajectory, load_trajectory
+from genmem.stages._refit import trained_network
+from genmem.training.trajectory import Trajectory
 
 BUDGET = {"cpu": 3e11, "cuda": 3e13}  # examples x parameters x checkpoints x draws; takes minutes for most networks
 LEAST = 256  # examples that are considered even beyond the budget
@@ -70,16 +68,7 @@ class AlongTrajectory:
     """TracIn along the checkpoints of the network trained on all examples."""
 
     def __init__(self, run: Run, model: DeepDensity, X: NDArray[Any], asked: dict[str, Any]) -> None:
-        trajectory = load_trajectory(run.path / "trajectory")
-        if trajectory is None:
-            raise IncompleteRunError(
-                expected=f"the trajectory of the model trained on all examples in {run.path / 'trajectory'}",
-                got="none",
-                do=f"Run `genmem fit {run.path}` first.",
-            )
-        fresh = clone(model).set_params(device=ensure_probe(run, model)["device"])
-        self.model = fresh.restore(trajectory[-1].state_dict(), X.shape[1:], trajectory.n_train)
-        self.model.trajectory_ = trajectory
+        self.model, trajectory = trained_network(run, model)
         self.asked, self.seed = asked, asked["seed"]
         self.used, subset = _considered(self.model, trajectory, len(X), asked)
         self.X = X[self.used]

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import clone
 
 from genmem.data.arrays import fingerprint
 from genmem.data.examples import load, prepare
 from genmem.errors import DataError, GenmemError, IncompleteRunError, ModelError
 from genmem.findings.copies import copies_of, describe, one_for_each_row, stands_out
-from genmem.leaveout import ensure_probe, planned_model
+from genmem.leaveout import planned_model
 from genmem.leaveout.refitting import refit_one
 from genmem.leaveout.worker import reason
 from genmem.models import DeepDensity
@@ -26,7 +25,7 @@ from genmem.run.splits import Splits
 from genmem.seeding import seed32
 from genmem.stages._describe import report_again
 from genmem.stages._plan import shape_for
-from genmem.training.trajectory import load_trajectory
+from genmem.stages._refit import trained_network
 
 SAMPLES = (1000, 10_000)  # bounds of the default number of samples, which is that of held-out examples
 FOLDS = 5  # one of them is held out if the plan leaves out whole groups
@@ -153,15 +152,7 @@ def _trained(run: Run, model: Any, outside: NDArray[Any]) -> Sets:
     """Return the model trained on all examples, with held-out examples from outside the run."""
     model, X = planned_model(run, model), np.asarray(run.data().X)
     if isinstance(model, DeepDensity):
-        trajectory = load_trajectory(run.path / "trajectory")
-        if trajectory is None:
-            raise IncompleteRunError(
-                expected=f"the model trained on all examples in {run.path / 'trajectory'}",
-                got="none",
-                do=f"Run `genmem fit {run.path}` first, or omit test.",
-            )
-        fresh = clone(model).set_params(device=ensure_probe(run, model)["device"])
-        fitted = fresh.restore(trajectory[-1].state_dict(), X.shape[1:], trajectory.n_train)
+        fitted, _ = trained_network(run, model)
     else:
         fitted = refit_one(run, np.zeros(len(X), bool), model)
     note = (

@@ -11,14 +11,14 @@ import numpy as np
 from sklearn.base import clone
 
 from genmem import leaveout
-from genmem.errors import DataError
+from genmem.errors import DataError, IncompleteRunError
 from genmem.leaveout import dask_workers, ensure_probe, memorization_score, planned_model
 from genmem.models import DeepDensity
 from genmem.models.vae_module import latent_mean
 from genmem.protocols import Listener, Progress, ignore
 from genmem.run.directory import Run, stage
 from genmem.seeding import seed32
-from genmem.training.trajectory import load_trajectory, save_trajectory
+from genmem.training.trajectory import Trajectory, load_trajectory, save_trajectory
 
 CHECKPOINTS = 10
 FIRST_LOOK = 3  # repeats; the noise of fewer is not known well enough to stop
@@ -117,3 +117,22 @@ def fit(run: Run, model: Any = None, *, progress: Listener = ignore) -> None:
         means = latent_mean(full.module_, X) if has_latent else np.empty((len(X), 0), np.float32)
         run.write_result("latents", mean=means)
         progress(Progress("fit", 1, 1))
+
+
+def trained_network(run: Run, model: DeepDensity) -> tuple[DeepDensity, Trajectory]:
+    """Return the network that `fit` trained on all examples, and its trajectory.
+
+    Raises:
+        IncompleteRunError: it has not been trained.
+    """
+    trajectory = load_trajectory(run.path / "trajectory")
+    if trajectory is None:
+        raise IncompleteRunError(
+            expected=f"the trajectory of the model trained on all examples in {run.path / 'trajectory'}",
+            got="none",
+            do=f"Run `genmem fit {run.path}` first.",
+        )
+    fresh: DeepDensity = clone(model).set_params(device=ensure_probe(run, model)["device"])
+    fitted = fresh.restore(trajectory[-1].state_dict(), tuple(run.plan["data"]["event_shape"]), trajectory.n_train)
+    fitted.trajectory_ = trajectory
+    return fitted, trajectory

@@ -113,14 +113,19 @@ def test_refused_arrays(sources, message):
 def test_scales_that_may_be_meant():
     rng = np.random.default_rng(0)
     gray = images(5) / 255
-    load_three(gray, gray, gray + rng.normal(scale=0.3, size=gray.shape))  # noise about values from 0 to 1
     below = gray.copy()
     below[0, 0, 0] = -0.95
-    load_three(gray, gray, below)
-    load_three(images(5), images(5), images(5).astype(float))
-    load_three(images(5), images(5), np.zeros((4, 9, 8), np.uint8))  # a generator that collapsed
-    load_three(gray.reshape(5, 72), gray.reshape(5, 72), images(3).reshape(3, 72).astype(float))  # not known as images
-    load_three(images(5) > 100, images(5) > 100, gray)
+    flat = gray.reshape(5, 72)
+    for sets in (
+        (gray, gray, gray + rng.normal(scale=0.3, size=gray.shape)),  # noise about values from 0 to 1
+        (gray, gray, below),
+        (images(5), images(5), images(5).astype(float)),
+        (images(5), images(5), np.zeros((4, 9, 8), np.uint8)),  # a generator that collapsed
+        (flat, flat, images(3).reshape(3, 72).astype(float)),  # not known as images
+        (images(5) > 100, images(5) > 100, gray),
+    ):
+        for read, given in zip(load_three(*sets).arrays, sets, strict=True):
+            np.testing.assert_array_equal(read.reshape(given.shape), given)
 
 
 def test_masked_values_are_refused():

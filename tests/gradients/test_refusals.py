@@ -8,7 +8,7 @@ from torch import nn
 
 from genmem.errors import ModelError
 from genmem.gradients.engine import PerExampleGradients
-from genmem.gradients.products import inner
+from genmem.gradients.products import inner, squared_norms
 
 
 def test_a_loss_that_sees_other_examples_is_refused_whichever_it_is():
@@ -36,7 +36,11 @@ def test_a_loss_that_sees_other_examples_is_refused_whichever_it_is():
 
 def test_rows_of_very_different_gradients_are_not_taken_for_mixed():
     x = data(6, (5,), torch.float32) * torch.tensor([1e-9, 1, 0, 1e4, 1e-3, 1e6])[:, None]
-    PerExampleGradients(nn.Sequential(nn.Linear(5, 40), nn.Tanh(), nn.Linear(40, 4)), x, loss=squares)
+    module = nn.Sequential(nn.Linear(5, 40), nn.Tanh(), nn.Linear(40, 4))
+    found = squared_norms(PerExampleGradients(module, x, loss=squares).features(x))
+    for row, norm in zip(x, found, strict=True):
+        alone = torch.autograd.grad(squares(module, row[None]).sum(), [*module.parameters()])
+        torch.testing.assert_close(norm, sum(g.double().square().sum() for g in alone), rtol=1e-4, atol=0)
 
 
 def squares(module, x):

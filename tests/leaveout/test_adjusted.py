@@ -255,7 +255,7 @@ def test_copies_are_refused():
 def test_duplicates_stay_on_one_side():
     rng = np.random.default_rng(1)
     pair = np.repeat(np.arange(300), 2)
-    facts, score = rng.random((300, 1))[pair], rng.standard_normal(300)[pair]  # twins share facts and noise
+    facts, score = rng.random((300, 1))[pair], rng.standard_normal(300)[pair]  # duplicates share facts and noise
     kept = adjust(score, np.full(600, 0.1), facts, groups=pair)
     leaked = adjust(score, np.full(600, 0.1), facts)
     assert np.corrcoef(leaked.prediction, score)[0, 1] > 0.1 > np.corrcoef(kept.prediction, score)[0, 1]

@@ -199,3 +199,15 @@ def test_a_copied_run_reads_for_itself_and_threads_share_one(tmp_path):
     again = copy.deepcopy(run)
     assert again.result("result3")["values"][0] == 3 and again.held is not run.held
     assert run.held.__getstate__() == {}  # what it read is not sent to workers
+
+
+def test_large_arrays_stay_for_a_stage_and_not_longer(run, monkeypatch):
+    monkeypatch.setattr(storage, "SMALL", 100)
+    first = run.held.arrays(run.shard_path(0), run.stamp(0))["log_probs"]
+    assert run.held.arrays(run.shard_path(0), run.stamp(0))["log_probs"] is not first
+    with stage(run, "score"):
+        first = run.held.arrays(run.shard_path(0), run.stamp(0))["log_probs"]
+        with stage(run, "report"):
+            pass
+        assert run.held.arrays(run.shard_path(0), run.stamp(0))["log_probs"] is first
+    assert run.held.arrays(run.shard_path(0), run.stamp(0))["log_probs"] is not first
