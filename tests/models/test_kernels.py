@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 from contract import check_density, check_normalised
-from oracles_densities import NeighboursByLoop, em_by_loop, log_kernel_sums_by_loop
+from oracles_densities import log_kernel_sums_by_loop
 from scipy import integrate, stats
 from scipy.linalg import hadamard
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 
@@ -347,112 +346,3 @@ def test_bandwidth_rules_are_those_of_scikit_learn():
     X = np.random.default_rng(0).normal(size=(37, 4))
     for rule in ("scott", "silverman"):
         assert bandwidth_for(rule, 37, 4) == pytest.approx(KernelDensity(bandwidth=rule).fit(X).bandwidth_, rel=1e-15)
-
-
-# --- neighbours
-
-
-@pytest.mark.parametrize("k", [1, 3, 20])
-@pytest.mark.parametrize("d", [1, 4, 20])
-def test_neighbour_density_equals_the_loop(rng, k, d):
-    X, Z = rng.normal(size=(60, d)), rng.normal(size=(30, d))
-    X[10:13] = X[13]
-    Z[0], Z[1] = X[0], X[10]
-    expected = NeighboursByLoop(k).fit(X).score_samples(Z)
-    np.testing.assert_allclose(KNNDensity(k=k).fit(X).score_samples(Z), expected, rtol=1e-10, atol=1e-10)
-
-
-def test_k_copies_have_infinite_density_and_one_less_does_not():
-    X = np.array([[0.0], [0.0], [0.0], [5.0], [6.0]])
-    assert KNNDensity(k=3).fit(X).score_samples(X[:1])[0] == np.inf
-    assert np.isfinite(KNNDensity(k=4).fit(X).score_samples(X)).all()
-    assert (KNNDensity(k=1).fit(X).score_samples(X) == np.inf).all()
-
-
-def test_neighbours_sample_around_examples():
-    X = np.array([[0.0, 0.0], [0.0, 2.0], [100.0, 0.0], [100.0, 1.0]])
-    samples = draw(KNNDensity(k=2).fit(X), 2000, seed=0)
-    gap = np.linalg.norm(samples[:, None] - X, axis=2).min(axis=1)
-    left = samples[:, 0] < 50
-    assert 0.4 < left.mean() < 0.6 and gap[left].max() <= 2 and gap[~left].max() <= 1
-    at_first = np.linalg.norm(draw(KNNDensity(k=2).fit(X[:2]), 4000, seed=1) - X[0], axis=1)
-    assert 0.4 < (at_first <= 2).mean()  # a disc of radius 2 around each of the two
-    copies = np.zeros((5, 3))
-    np.testing.assert_array_equal(draw(KNNDensity(k=3).fit(copies), 4, seed=0), np.zeros((4, 3)))
-
-
-def test_fewer_examples_than_neighbours_are_refused():
-    with pytest.raises(DataError, match="at least k=10 examples; got 9"):
-        KNNDensity().fit(np.zeros((9, 2)))
-    for k in (0, 2.5, True, "3"):
-        with pytest.raises(ModelError, match="k to be"):
-            KNNDensity(k=k).fit(np.zeros((9, 2)))
-
-
-# --- mixtures
-
-
-@pytest.mark.parametrize("covariance_type", ["full", "diag"])
-@pytest.mark.parametrize("device", DEVICES)
-def test_mixture_equals_scikit_learn(rng, covariance_type, device):
-    X = np.concatenate([rng.normal(size=(80, 3)) + shift for shift in (0, 3, [0, 5, 1])])
-    settings = {"covariance_type": covariance_type, "n_init": 2, "tol": 1e-7, "max_iter": 400, "random_state": 3}
-    theirs = GaussianMixture(3, **settings).fit(X)
-    ours = TorchGaussianMixture(3, device=device, **settings).fit(X)
-    assert ours.converged_ and ours.n_iter_ == theirs.n_iter_
-    for name in ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"):
-        np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), atol=1e-6, err_msg=name)
-    np.testing.assert_allclose(ours.score_samples(X), theirs.score_samples(X), atol=1e-8)
-    assert ours.lower_bound_ == pytest.approx(theirs.lower_bound_, abs=1e-10)
-
-
-def test_mixture_steps_equal_the_loop(rng):
-    X = rng.normal(size=(60, 2))
-    weights, means = np.array([0.3, 0.7]), X[:2].copy()
-    start = np.stack([np.eye(2), [[2.0, 0.5], [0.5, 1.0]]])
-    expected = em_by_loop(X, weights, means, start, 1e-3, steps=3)
-    model = TorchGaussianMixture(
-        2,
-        weights_init=weights,
-        means_init=means,
-        precisions_init=np.linalg.inv(start),
-        reg_covar=1e-3,
-        max_iter=3,
-        tol=0,
-    )
-    with pytest.warns(ConvergenceWarning, match="3 steps"):
-        model.fit(X)
-    for found, value in zip((model.weights_, model.means_, model.covariances_), expected, strict=True):
-        np.testing.assert_allclose(found, value, atol=1e-12)
-
-
-def test_blocks_of_rows_do_not_change_a_mixture(rng, monkeypatch):
-    from genmem.models import torch_gmm
-
-    X = rng.normal(size=(90, 4))
-    whole = TorchGaussianMixture(2).fit(X)
-    monkeypatch.setattr(torch_gmm, "_CHUNK", 40)
-    cut = TorchGaussianMixture(2).fit(X)
-    np.testing.assert_allclose(cut.covariances_, whole.covariances_, atol=1e-12)
-    np.testing.assert_allclose(cut.score_samples(X), whole.score_samples(X), atol=1e-12)
-
-
-@pytest.mark.parametrize("covariance_type", ["full", "diag"])
-def test_singular_covariances_are_regular_or_refused(rng, covariance_type):
-    X = rng.normal(size=(40, 3))
-    X[:, 1] = 7.0  # never varies
-    model = TorchGaussianMixture(2, covariance_type=covariance_type)
-    assert np.isfinite(model.fit(X).score_samples(X)).all()
-    with pytest.raises(DataError, match="Raise reg_covar"):
-        TorchGaussianMixture(2, covariance_type=covariance_type, reg_covar=0.0).fit(X)
-
-
-def test_mixture_settings_out_of_range_are_refused(rng):
-    X = rng.normal(size=(5, 2))
-    with pytest.raises(DataError, match="at least 6 examples for 6 components; got 5"):
-        TorchGaussianMixture(6).fit(X)
-    bad = [{"n_components": 0}, {"reg_covar": -1}, {"tol": math.nan}, {"covariance_type": "tied"}, {"max_iter": 1.5}]
-    bad += [{"n_components": 2, "means_init": np.zeros((3, 2))}, {"device": "abacus"}]
-    for settings in bad:
-        with pytest.raises(ModelError):
-            TorchGaussianMixture(**settings).fit(X)
