@@ -288,7 +288,7 @@ def digits_refits(folder, name, smoke, folds=5):
     return splits, np.array(ell)
 
 
-def sham_labels(name, splits, ell, labelings, folds=5):
+def placebo_labels(name, splits, ell, labelings, folds=5):
     """Give examples that no refit trained on random labels of in and out, again and again."""
     fresh, whole = ell[:, splits.n :], splits.n_repeats
     head = ["estimator", "L", "studies", "size at .05", "size at .01", "KS", "KS liberal", "KS test rejects at .05"]
@@ -298,7 +298,7 @@ def sham_labels(name, splits, ell, labelings, folds=5):
             found = []  # one entry for each set of refits; only these are independent
             for first in range(0, whole - repeats + 1, repeats):
                 part = fresh[first * folds : (first + repeats) * folds]
-                found.append([sham_p(part, repeats, estimator, first + 1000 * i) for i in range(labelings)])
+                found.append([placebo_p(part, repeats, estimator, first + 1000 * i) for i in range(labelings)])
             p = np.concatenate([np.concatenate(one) for one in found])
             level = [pm([np.mean([(p <= a).mean() for p in one]) for one in found]) for a in (0.05, 0.01)]
             rejects = np.mean([scipy_stats.kstest(p, "uniform").pvalue < 0.05 for one in found for p in one])
@@ -307,7 +307,7 @@ def sham_labels(name, splits, ell, labelings, folds=5):
             row(estimator, repeats, len(found), *level, *ks, "(discrete)" if discrete else f"{rejects:.2f}")
 
 
-def sham_p(ell, repeats, estimator, seed):
+def placebo_p(ell, repeats, estimator, seed):
     placebo = Splits.k_fold(ell.shape[1], len(ell) // repeats, repeats, seed=seed)
     return memorization_score(ell, placebo.held_out, estimator=estimator, seed=seed).p_value
 
@@ -335,7 +335,7 @@ def refits(folder, smoke):
     for name in STUDIES:
         splits, ell = digits_refits(folder, name, smoke)
         many = STUDIES[name][-1] > 20
-        sham_labels(name, splits, ell, 2 if smoke else 5 if many else 100)
+        placebo_labels(name, splits, ell, 2 if smoke else 5 if many else 100)
         if many:
             refit_coverage(name, splits, ell)
 
