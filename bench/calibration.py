@@ -14,7 +14,7 @@ from common import machine, options, parse, scratch
 from scipy import stats as scipy_stats
 from sklearn.datasets import load_digits
 
-from genmem.leaveout import memorization_score
+from genmem.leaveout import membership_attack, memorization_score
 from genmem.leaveout.estimators import log_mean, mean_log, repeats_of
 from genmem.models import VAE, log_prob
 from genmem.run.splits import Splits
@@ -32,9 +32,10 @@ def noise(rng, shape, skew=None):
     return (skew - rng.gamma(skew, 1, shape)) / np.sqrt(skew)
 
 
-def simulated(splits, rng, *, skew=None, shared=0.0, effect=0.0):
+def simulated(splits, rng, *, skew=None, shared=0.0, effect=0.0, spread=None):
     """Log p under refits: own noise, spread differently by example, and a part that a refit's examples share."""
-    own = noise(rng, splits.held_out.shape, skew) * np.sqrt(4 / rng.chisquare(4, splits.n))
+    spread = np.sqrt(4 / rng.chisquare(4, splits.n)) if spread is None else spread
+    own = noise(rng, splits.held_out.shape, skew) * spread
     together = noise(rng, (splits.n_splits, 1), skew)
     return -50 + np.sqrt(1 - shared) * own + np.sqrt(shared) * together - effect * splits.held_out
 
@@ -307,6 +308,45 @@ def placebo_labels(name, splits, ell, labelings, folds=5):
             row(estimator, repeats, len(found), *level, *ks, "(discrete)" if discrete else f"{rejects:.2f}")
 
 
+def attacked(smoke, n=500, folds=5):
+    """Membership inference: size without memorization; coverage of its intervals for fixed examples."""
+    rng = np.random.default_rng(7)
+    scores, spread = 2 * rng.exponential(1, n), np.sqrt(4 / rng.chisquare(4, n))
+    head = ["M", "shared", "L", "AUC", "covered", "TPR at 1% FPR", "covered", "epsilon > 0"]
+    table("Membership inference on simulated refits, 500 examples, K = 5", head)
+    for name, effect in (("0", 0.0), ("exponential, mean 2", scores)):
+        for shared in (0.0, 0.5):
+            for repeats in (3,) if smoke else (2, 3, 4, 8):
+                found = []
+                for study in range(4 if smoke else 100):
+                    splits = Splits.k_fold(n, folds, repeats, seed=study)
+                    rng = np.random.default_rng([study, repeats])
+                    ell = simulated(splits, rng, shared=shared, effect=effect, spread=spread)
+                    found.append(membership_attack(ell, splits.held_out, seed=study))
+                row(name, shared, repeats, *_measured(found))
+
+
+def _measured(found):
+    cells = []
+    for rates in ([one.auc for one in found], [one.tpr[0.01] for one in found]):
+        truth = np.mean([rate.value for rate in rates])
+        inside = [rate.interval[0] <= truth <= rate.interval[1] for rate in rates]
+        missing = np.isnan(rates[0].interval[0])
+        cells += [pm([rate.value for rate in rates]), "none" if missing else pm(inside, 2)]
+    return [*cells, pm([one.epsilon > 0 for one in found], 2)]
+
+
+def placebo_attacks(name, ell, labelings, folds=5):
+    """Attack examples that no refit trained on, under random labels of in and out."""
+    repeats = len(ell) // folds
+    found = []
+    for i in range(labelings):
+        placebo = Splits.k_fold(ell.shape[1], folds, repeats, seed=i)
+        found.append(membership_attack(ell, placebo.held_out, seed=i))
+    table(f"Membership attacks on {ell.shape[1]} digits that no {name} refit trained on", ["AUC", "TPR at 1% FPR"])
+    row(pm([one.auc.value for one in found]), pm([one.tpr[0.01].value for one in found]))
+
+
 def placebo_p(ell, repeats, estimator, seed):
     placebo = Splits.k_fold(ell.shape[1], len(ell) // repeats, repeats, seed=seed)
     return memorization_score(ell, placebo.held_out, estimator=estimator, seed=seed).p_value
@@ -336,6 +376,7 @@ def refits(folder, smoke):
         splits, ell = digits_refits(folder, name, smoke)
         many = STUDIES[name][-1] > 20
         placebo_labels(name, splits, ell, 2 if smoke else 5 if many else 100)
+        placebo_attacks(name, ell[:, splits.n :], 2 if smoke else 30)
         if many:
             refit_coverage(name, splits, ell)
 
@@ -343,6 +384,7 @@ def refits(folder, smoke):
 def main(argv=None):
     parser = options(__doc__)
     parts = {"sizes": sizes, "failures": failures, "discoveries": discoveries, "bias": bias, "coverage": coverage}
+    parts["attacked"] = attacked
     parser.add_argument("--only", nargs="*", choices=parts, default=list(parts))
     parser.add_argument("--refits", type=Path, metavar="FOLDER", help="also real refits, kept in FOLDER")
     given = parse(parser, argv)

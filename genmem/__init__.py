@@ -12,7 +12,14 @@ from genmem.version import __version__
 if TYPE_CHECKING:
     from genmem.data import Data, load, prepare
     from genmem.influence import Trained, checkpoint_weights, influence_scores, self_influence
-    from genmem.leaveout import MemorizationScores, leave_one_out, memorization_score, refit
+    from genmem.leaveout import (
+        MembershipAttack,
+        MemorizationScores,
+        leave_one_out,
+        membership_attack,
+        memorization_score,
+        refit,
+    )
     from genmem.models import (
         VAE,
         ConvVAE,
@@ -49,7 +56,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "genmem.data": ("Data", "load", "prepare"),
     "genmem.influence": ("Trained", "checkpoint_weights", "influence_scores", "self_influence"),
-    "genmem.leaveout": ("MemorizationScores", "leave_one_out", "memorization_score", "refit"),
+    "genmem.leaveout": (
+        "MembershipAttack",
+        "MemorizationScores",
+        "leave_one_out",
+        "membership_attack",
+        "memorization_score",
+        "refit",
+    ),
     "genmem.models": (
         "VAE",
         "ConvVAE",
@@ -119,6 +133,7 @@ __all__ = [
     "IncompleteRunError",
     "KNNDensity",
     "KernelDensity",
+    "MembershipAttack",
     "MemorizationScores",
     "MixtureOfFactorAnalysers",
     "ModelError",
@@ -146,6 +161,7 @@ __all__ = [
     "load",
     "load_model",
     "make_model",
+    "membership_attack",
     "memorization_score",
     "nearest",
     "nearest_approximately",

@@ -33,7 +33,7 @@ def test_scores_are_those_of_the_refits(audited):
     expected = memorization_score(scored_log_probs(run), splits.held_out, repeat=splits.repeat)
     table = pq.read_table(audited.path / "scores.parquet")
     named = ["index", "label", "score", "log_prob_in", "log_prob_out", "standard_error", "p_value", "q_value"]
-    assert table.column_names == [*named, "decoder_part", "encoder_part"]
+    assert table.column_names == [*named, "decoder_part", "encoder_part", "identified"]
     for name in named[2:]:
         np.testing.assert_allclose(table[name].to_numpy(), getattr(expected, name))
     data = genmem.load("digits")
@@ -68,6 +68,19 @@ def test_findings_hold_the_numbers(audited):
     for name, mean in means.items():
         assert groups[name]["mean"] == pytest.approx(mean)
     assert found["neediest_label"]["value"] == pytest.approx(max(means.values()))
+
+
+@pytest.mark.slow
+def test_membership_findings_are_those_of_the_matrix(audited):
+    run = Run.open(audited.path)
+    splits, found = run.splits(), {f["id"]: f for f in audited.findings}
+    attack = genmem.membership_attack(run.log_probs(), splits.held_out, splits.repeat, seed=run.seed)
+    assert found["membership_auc"]["value"] == attack.auc.value
+    assert found["membership_auc"]["interval"] == pytest.approx(list(attack.auc.interval))
+    assert f"{attack.log_prob.auc.value:.2f}" in found["membership_auc"]["sentence"]
+    assert found["epsilon_bound"]["value"] == attack.epsilon and "only approximate" in found["epsilon_bound"]["sentence"]
+    assert "membership_tpr" not in found  # 450 pairs of a refit and a held-out example are too few for 1%
+    assert np.isnan(pq.read_table(audited.path / "scores.parquet")["identified"].to_numpy()).all()
 
 
 @pytest.mark.slow

@@ -179,5 +179,8 @@ def _limitations(run: Run) -> list[str]:
             f"Refits were computed with several versions of libraries ({changed}); the report shows the first."
         )
     if splits.get("repeats") == 1:
-        found.append("One repeat gives no standard errors, and p-values test only the hypothesis of no effect.")
+        found.append(
+            "One repeat gives no standard errors, p-values test only the hypothesis of no effect, and membership "
+            "inference has no reference models: use two repeats or more."
+        )
     return found

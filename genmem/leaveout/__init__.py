@@ -1,6 +1,7 @@
 """Which training examples are memorized?"""
 
 from genmem.leaveout.adjusted import AdjustedScores, adjust
+from genmem.leaveout.attack import MembershipAttack, membership_attack
 from genmem.leaveout.covariates import Covariates, covariates
 from genmem.leaveout.curves import MemorizationCurve, memorization_curve
 from genmem.leaveout.encoder_bias import MODES as POSTERIORS
@@ -18,6 +19,7 @@ __all__ = [
     "AdjustedScores",
     "Correction",
     "Covariates",
+    "MembershipAttack",
     "MemorizationCurve",
     "MemorizationScores",
     "adjust",
@@ -28,6 +30,7 @@ __all__ = [
     "ensure_probe",
     "leave_one_out",
     "local_workers",
+    "membership_attack",
     "memorization_curve",
     "memorization_score",
     "planned_model",

@@ -204,9 +204,15 @@ def memorization_score(
     >>> memorization_score(np.where(held_out, -5.0, -3.0), held_out).score
     array([2., 2., 2.])
     """
-    log_p, held, failed = _checked(log_probs, held_out, estimator)
+    if estimator not in ESTIMATORS:
+        raise DataError(
+            expected=f"an estimator among {', '.join(ESTIMATORS)}",
+            got=repr(estimator),
+            do="Use mean_log unless you reproduce the published estimator.",
+        )
+    log_p, held, failed = checked_matrix(log_probs, held_out)
     rows = repeats_of(held, repeat)
-    held, rows = _left(held, rows, failed)
+    held, rows = remaining(held, rows, failed)
     if missing == "raise":
         _require_scores(held, rows, failed)
     by_placebo = estimator == "mean_log" and len(rows) < 3
@@ -286,16 +292,12 @@ def _blocks(
 # --- checks of the arguments
 
 
-def _checked(
-    log_probs: ArrayLike, held_out: ArrayLike, estimator: str
-) -> tuple[NDArray[np.floating], BoolArray, BoolArray]:
-    """Return log_probs, held_out, and which splits failed (n_splits,)."""
-    if estimator not in ESTIMATORS:
-        raise DataError(
-            expected=f"an estimator among {', '.join(ESTIMATORS)}",
-            got=repr(estimator),
-            do="Use mean_log unless you reproduce the published estimator.",
-        )
+def checked_matrix(log_probs: ArrayLike, held_out: ArrayLike) -> tuple[NDArray[np.floating], BoolArray, BoolArray]:
+    """Return log_probs, held_out, and which splits failed (n_splits,).
+
+    Raises:
+        DataError: shapes or types are wrong, or a value of a split that did not fail is not finite.
+    """
     log_p, out = np.asarray(log_probs), np.asarray(held_out)
     if log_p.ndim != 2 or log_p.shape != out.shape or not log_p.size:
         raise DataError(
@@ -324,7 +326,7 @@ def _not_finite(row: NDArray[np.floating], split: int) -> DataError:
     return DataError(expected="finite log_probs", got=f"{row[example]} at split {split}, example {example}", do=do)
 
 
-def _left(held: BoolArray, rows: Rows, failed: BoolArray) -> tuple[BoolArray, Rows]:
+def remaining(held: BoolArray, rows: Rows, failed: BoolArray) -> tuple[BoolArray, Rows]:
     """Return held_out without failed splits, and the repeats in which some example still has a score."""
     position = np.cumsum(~failed) - 1
     left = [position[r[~failed[r]]] for r in rows]

@@ -21,6 +21,7 @@ from genmem.leaveout import (
     covariates,
     drop_damaged_posteriors,
     leave_one_out,
+    membership_attack,
     memorization_curve,
     memorization_score,
     planned_model,
@@ -106,7 +107,7 @@ def _write_correction(run: Run, found: Correction | None) -> None:
 
 
 def score(run: Run, *, estimator: str = "mean_log", progress: Listener = ignore) -> MemorizationScores:
-    """Compute memorization scores from the refits: results/scores.npz, results/trajectory.npz, scores.parquet.
+    """Compute scores from the refits: results/scores.npz, trajectory.npz and membership.npz, and scores.parquet.
 
     "adjusted" computes the default scores and, in addition, scores shrunk towards a prediction from covariates.
     """
@@ -218,6 +219,8 @@ def _write_scores(
     columns = _parts(run, len(data.X)) if found.estimator == "mean_log" else {}  # other estimators have no parts
     if exact := write_exact(run):
         columns["leave_one_out"] = exact["score"]
+    if attack := write_attack(run):
+        columns["identified"] = attack["identified"]
     if shrunk is not None:
         columns |= {"adjusted_score": shrunk.score, "adjusted_prediction": shrunk.prediction}
         names = ("score", "prediction", "weight", "standard_error", "reliability", "slope", "slope_error", "reason")
@@ -242,6 +245,26 @@ def _parts(run: Run, n: int) -> dict[str, NDArray[np.float64]]:
         columns[f"{name}_part"] = np.full(n, np.nan)
         columns[f"{name}_part"][found["examples"]] = found[name]
     return columns
+
+
+# --- membership inference
+
+
+def write_attack(run: Run) -> Arrays:
+    """Write results/membership.npz, a membership-inference attack on the refits (see `MembershipAttack.to_arrays`).
+
+    Returns:
+        The arrays written; none with one repeat, or if failed refits leave too few shadow models.
+    """
+    run.drop_results("membership")
+    splits = run.used_splits()
+    try:
+        found = membership_attack(run.log_probs(), splits.held_out, splits.repeat, seed=run.seed)
+    except DataError:  # fewer than two repeats; the findings say so
+        return {}
+    arrays = found.to_arrays()
+    run.write_result("membership", **arrays)
+    return arrays
 
 
 # --- exact scores of models with a closed form
