@@ -18,6 +18,7 @@ from torch import nn
 from genmem.errors import GenmemError, ModelError, RunError
 from genmem.leaveout.tasks import NOISE, Found, Group, Task
 from genmem.models.base import DeepDensity, as_tensor
+from genmem.models.coupling import UnfitToScore
 from genmem.models.evaluation import log_prob
 from genmem.models.factory import fresh
 from genmem.models.torch_kde import exact_leaves
@@ -155,7 +156,7 @@ class _Refits:
             self.found.fail(row, "")
         try:
             self._train(rows)
-        except (OutOfMemory, RunError):
+        except (OutOfMemory, RunError, UnfitToScore):
             raise
         except (Exception, SystemExit) as error:  # of the user's network
             refuse_blame(error)
@@ -181,6 +182,8 @@ class _Refits:
         modules = train(self.recipe, self.X, lanes, batched=batched, on_epoch=score, at_epochs=at, tick=tick)
         for row, module in zip(rows, modules, strict=True):
             self._keep(row, module)
+        if rows[0] == 0 and not self.found.reasons[0]:  # one trained network of the group shows it
+            self.task.model.check_trained(modules[0], self.X)
 
     def _score(self, row: int, epoch: int, module: nn.Module) -> None:
         """Fill in log p of all examples, and its noise."""

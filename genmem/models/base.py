@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from genmem.data.arrays import as_array, checked_examples, require_shape
 from genmem.data.examples import Data
 from genmem.errors import ModelError
+from genmem.models.coupling import check_scoring, some_rows
 from genmem.models.evaluation import LogProbs, log_prob
 from genmem.seeding import seed_for
 from genmem.training.ensemble import Lane, Recipe, batches, isolated_streams, train
@@ -68,6 +69,11 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
     checkpoint_every: int | None = None
     device: str = "auto"
     random_state: int = 0
+
+    @property
+    def runs_user_code(self) -> bool:
+        """Whether networks run code that genmem's own tests do not cover."""
+        return type(self).__module__.partition(".")[0] != "genmem"
 
     @abstractmethod
     def make_module(self, event_shape: tuple[int, ...]) -> nn.Module:
@@ -130,9 +136,19 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
             at_epochs=self._checkpoint_epochs(),
         )[0].eval()
         _refuse_diverged(self.module_)
+        settled.check_trained(self.module_, as_tensor(examples, recipe.device))
         self.settled_, self.event_shape_, self.n_train_ = settled, array.shape[1:], len(array)
         self.trajectory_ = Trajectory(tuple(kept), len(array), recipe.batch_size) if kept else None
         return self
+
+    def check_trained(self, module: nn.Module, X: Tensor) -> None:
+        """Check log p of a network that runs code of a user: of an example alone, in full precision.
+
+        Raises:
+            UnfitToScore: see `check_scoring`.
+        """
+        if self.runs_user_code:
+            check_scoring(module, some_rows(X), seed_for(self.random_state, "trial"))
 
     def restore(self, state: Mapping[str, Tensor], event_shape: tuple[int, ...], n_train: int) -> Self:
         """Restore the model that had this state dict, fitted to `n_train` examples; the trajectory is not restored.

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from genmem.errors import ModelError
 from genmem.models.base import DeepDensity, as_tensor, resolve_device
+from genmem.models.coupling import some_rows
 from genmem.models.custom_module import (
     Calls,
     Network,
@@ -18,12 +19,11 @@ from genmem.models.custom_module import (
     Sampler,
     UserModule,
     blamed,
-    check_callable,
-    check_fresh,
-    check_network,
     trial_rows,
     try_module,
+    try_scoring,
 )
+from genmem.models.fresh import check_callable, check_fresh, check_network
 from genmem.seeding import seed_for
 from genmem.training.ensemble import isolated_streams
 
@@ -127,6 +127,11 @@ class ModuleDensity(DeepDensity):
     sampler: Sampler | None = None
     bound: bool | None = None
 
+    @property
+    def runs_user_code(self) -> bool:
+        """Whether networks run code that genmem's own tests do not cover: always."""
+        return True
+
     def make_module(self, event_shape: tuple[int, ...]) -> UserModule:
         """Return a fresh network for examples of this shape.
 
@@ -154,7 +159,9 @@ class ModuleDensity(DeepDensity):
         x = trial_rows(as_tensor(X, torch.device("cpu"))).to(device, torch.float32)
         first, second = (self._made(i, X.shape[1:]).to(device) for i in range(2))
         check_fresh(first, second)
-        try_module(second, x, seed_for(self.random_state, "trial"))
+        seed = seed_for(self.random_state, "trial")
+        try_module(second, x, seed)
+        try_scoring(second, some_rows(as_tensor(X, device)), seed)
 
     def _made(self, seed: int, event_shape: tuple[int, ...]) -> UserModule:
         with isolated_streams(torch.device("cpu"), seed_for(self.random_state, "trial", seed)):
@@ -163,7 +170,10 @@ class ModuleDensity(DeepDensity):
     def _check_settings(self) -> None:
         super()._check_settings()
         for name in ("network", "loss", "log_prob", "log_weights", "sampler"):
-            check_callable(NAMES.get(name, name), getattr(self, name), needed=name in ("network", "loss"))
+            makes = name == "network"
+            check_callable(
+                NAMES.get(name, name), getattr(self, name), needed=makes or name == "loss", makes_network=makes
+            )
         if self.bound not in (None, True, False):
             raise ModelError(expected="bound to be None, True or False", got=repr(self.bound), do="Change bound.")
         if self.log_weights is not None and (self.log_prob is not None or self.bound):

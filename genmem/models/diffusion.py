@@ -10,11 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from genmem.data.arrays import constants_of
-from genmem.errors import DataError, ModelError
+from genmem.errors import DataError
 from genmem.models.base import DeepDensity, are_counts, are_numbers, are_pairs, as_tensor, is_count, require
 from genmem.models.diffusion_module import VARIANCES, DiffusionModule, make_betas, make_schedule, seen_by_network
 from genmem.models.diffusion_networks import MLPDenoiser, PaddedUNet, check_answer, own_network
 from genmem.models.factory import import_callable
+from genmem.models.fresh import check_callable, check_fresh, check_network, check_precision
 from genmem.training.ensemble import isolated_streams
 
 PREDICTIONS = ("v_prediction", "epsilon", "sample")
@@ -23,6 +24,7 @@ CHANNELS = (1, 3)
 TIMESTEPS = {"vectors": 100, "images": 1000}
 Numbers = float | Sequence[float]
 
+CPU = torch.device("cpu")
 REACH = 10.0  # of the farthest value, in units of the scale
 
 
@@ -85,6 +87,11 @@ class DiffusionModel(DeepDensity):
     constants: Sequence[Sequence[float]] | None = None
     epochs: int = 200
 
+    @property
+    def runs_user_code(self) -> bool:
+        """Whether networks run code that genmem's own tests do not cover: with a network of the user."""
+        return self.network is not None or super().runs_user_code
+
     def make_module(self, event_shape: tuple[int, ...]) -> DiffusionModule:
         """Return a fresh network for examples of this shape.
 
@@ -143,9 +150,21 @@ class DiffusionModel(DeepDensity):
             shift=shift if self.shift is None else self.shift, scale=scale if self.scale is None else self.scale
         )
         resolved._check_columns(X[0].size)
-        with isolated_streams(torch.device("cpu"), 0):  # errors are raised before any refit
-            check_answer(resolved.make_module(X.shape[1:]).network, seen_by_network(X.shape[1:]))
+        resolved._try(X)
         return resolved
+
+    def _try(self, X: NDArray[Any]) -> None:
+        """Raise errors of the network before any refit."""
+        shape, made = tuple(X.shape[1:]), []
+        for seed in range(2 if self.network is not None else 1):
+            with isolated_streams(CPU, seed):
+                made.append(self.make_module(shape))
+        check_precision(made[0].network, "network")
+        check_answer(made[0].network, seen_by_network(shape))
+        if self.network is not None:
+            check_network(made[0].network, "network")
+            check_fresh(made[0], made[1], "network")
+        self.check_trained(made[0], as_tensor(X, CPU))
 
     def score_samples(self, X: ArrayLike, importance_samples: int = 64, return_std: bool = False) -> Any:
         """Return the bound of log p(x) of each row of X: shape (n,), nats, by `importance_samples` draws.
@@ -184,12 +203,8 @@ class DiffusionModel(DeepDensity):
         require("shift", self.shift, are_numbers, "None, a number, or one for each column")
         require("scale", self.scale, lambda v: are_numbers(v, above=0.0), "None, or > 0")
         require("constants", self.constants, are_pairs, "None or a list of [column, value]")
-        if self.network is not None and not callable(self.network) and not isinstance(self.network, str):
-            raise ModelError(
-                expected="network to be a callable, or its name package.module:name",
-                got=repr(self.network),
-                do="Change network; an existing network cannot be refitted, a function that creates it can.",
-            )
+        if not isinstance(self.network, str):
+            check_callable("network", self.network, needed=False, makes_network=True)
 
 
 def _range_of(X: NDArray[Any]) -> tuple[float, float]:

@@ -131,7 +131,7 @@ def check_answer(network: nn.Module, shape: tuple[int, ...]) -> None:
         answer = answer_of(network.eval()(torch.zeros(2, *shape), torch.tensor([0, 1])))
         got = tuple(answer.shape)
     except Exception as error:  # whatever the user's network raises
-        raise _unusable(f"{type(error).__name__}: {error}") from error
+        raise _unusable(f"{type(error).__name__}: {error}", _conditional(error)) from error
     if got != (2, *shape):
         raise _unusable(f"an output of shape {got} for x of shape {(2, *shape)}")
 
@@ -142,12 +142,23 @@ def answer_of(output: Any) -> Tensor:
     return answer
 
 
-def _unusable(got: str) -> ModelError:
+def _conditional(error: Exception) -> str:
+    """Return what to do if a network seems to lack a label or another condition."""
+    said = str(error).lower()
+    if not any(word in said for word in ("class_labels", "label", "encoder_hidden_states", "required positional")):
+        return ""
+    return (
+        "A density has no labels or prompts: use an unconditional network, or a module that calls yours with a fixed "
+        "condition. "
+    )
+
+
+def _unusable(got: str, first: str = "") -> ModelError:
     return ModelError(
         expected="network(shape) to return an nn.Module, called as net(x, t) with x (n, *shape) and t (n,), that "
         "returns a tensor of the shape of x, or an object with such a `.sample`",
         got=got,
-        do="Correct the network; images come channels first.",
+        do=f"{first}Correct the network; images come channels first.",
     )
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import pyro
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from genmem.errors import DataError, ModelError
 from genmem.models.base import DeepDensity, as_tensor, require
+from genmem.models.fresh import check_fresh, check_precision
 from genmem.models.pyro_module import PairModule, own_state, reported
 from genmem.models.pyro_sites import Program, structure, traces
 from genmem.seeding import seed_for
@@ -57,7 +58,13 @@ class PairDensity(DeepDensity):
             ModelError: a setting is out of range, or the pair cannot be trained and scored by example.
         """
         resolved = super().resolve(X)
-        check_pair(resolved, as_tensor(np.asarray(X)[:FIRST_ROWS], CPU).to(torch.float32))
+        x = as_tensor(np.asarray(X), CPU)
+        check_pair(resolved, x[:FIRST_ROWS].to(torch.float32))
+        if self.runs_user_code:
+            with isolated_streams(CPU, seed_for(self.random_state, "trial")):
+                module = resolved.network(tuple(x.shape[1:]), len(x))
+            with reported("log p of some examples"):
+                resolved.check_trained(module, x)
         return resolved
 
 
@@ -71,6 +78,11 @@ class PyroDensity(PairDensity):
     """
 
     make_pair: Callable[[tuple[int, ...]], tuple[Program, Program]]
+
+    @property
+    def runs_user_code(self) -> bool:
+        """Whether networks run code that genmem's own tests do not cover: always."""
+        return True
 
     def make_pair_for(self, event_shape: tuple[int, ...]) -> tuple[Program, Program]:
         """Return the result of `make_pair`.
@@ -151,23 +163,14 @@ def check_pair(density: PairDensity, x: Tensor) -> None:
     shape = tuple(x.shape[1:])
     with isolated_streams(CPU, seed_for(0, "check of a pair")):
         module, another = density.network(shape, len(x)), density.network(shape, len(x))
-        _check_fresh(module, another)
+        check_precision(module, "make_pair")
+        check_fresh(module, another, "make_pair")
         trial = torch.bernoulli(torch.full((3, *shape), 0.5))
         with reported("the model and the guide to run on 3 examples of zeros and ones"):
             _check_structure(module, trial)
             _check_learned(module, trial)
             _check_shared(module, trial)
         _check_support(module, x)
-
-
-def _check_fresh(module: nn.Module, another: nn.Module) -> None:
-    mine = {id(parameter) for parameter in module.parameters()}
-    if any(id(parameter) in mine for parameter in another.parameters()):
-        raise ModelError(
-            expected="make_pair to create new networks in every call",
-            got="the same parameters twice",
-            do="Create the modules inside make_pair: each refit starts from its own weights.",
-        )
 
 
 def _check_structure(module: PairModule, x: Tensor) -> None:

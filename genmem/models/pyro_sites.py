@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro import distributions as dist
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.trace_struct import Trace
@@ -189,6 +190,14 @@ def from_plate(site: Site, value: Tensor) -> Tensor:
 
 def _check_latents(latent: dict[str, Site], drawn: dict[str, Site]) -> None:
     for name, site in drawn.items():
+        if frame_of(site) is not None and _is_point(site["fn"]):
+            raise _refuse(
+                "a guide that draws the latents of each example from a distribution with a density",
+                f"site {name!r}, a Delta: one point for each example",
+                "log p(x, z) at a point is neither log p(x) nor a bound on it: for a narrow posterior it is higher. "
+                "Draw from a Normal around the point, with a scale computed from x. (Latents that all examples share "
+                "may be points.)",
+            )
         if not getattr(site["fn"], "has_rsample", False):
             kind = type(site["fn"]).__name__
             raise _refuse(
@@ -216,6 +225,13 @@ def _check_latents(latent: dict[str, Site], drawn: dict[str, Site]) -> None:
                 "one that is inside in one of them only",
                 "Move it into the plate in both, or out of it in both.",
             )
+
+
+def _is_point(distribution: Any) -> bool:
+    """Return whether a distribution is a Delta, also one that is reshaped, masked or transformed."""
+    while hasattr(distribution, "base_dist") and not isinstance(distribution, dist.Delta):
+        distribution = distribution.base_dist
+    return isinstance(distribution, dist.Delta)
 
 
 def _refuse(expected: str, got: str, do: str) -> ModelError:

@@ -1,5 +1,6 @@
 """Diffusion models: the contract, lanes, samples, users' own networks, settings, and an audit from end to end."""
 
+import copy
 import re
 import sys
 from pathlib import Path
@@ -237,6 +238,41 @@ def test_without_diffusers(monkeypatch):
 def test_networks_that_cannot_be_used(network, got):
     with pytest.raises(ModelError, match=got):
         DiffusionModel(network=network, epochs=1).fit(vectors())
+
+
+def _hash(network):
+    return [value.clone() for value in network.state_dict().values()]
+
+
+@pytest.mark.parametrize("give", [lambda net: net, lambda net: lambda shape: net, lambda net: net.forward])
+def test_a_network_that_exists_already_is_refused_and_left_alone(give, tmp_path):
+    net = Convolution((1, 6, 6))
+    before = _hash(net)
+    X = np.random.default_rng(0).random((12, 6, 6)).astype(np.float32)
+    for run in (lambda m: m.fit(X), lambda m: genmem.audit(X, m, out=tmp_path / "run", folds=2, repeats=2)):
+        with pytest.raises(ModelError, match="exists already|the same weights in two networks"):
+            run(DiffusionModel(network=give(net), timesteps=5, epochs=1))
+    assert all(torch.equal(one, other) for one, other in zip(_hash(net), before, strict=True))
+
+
+def test_copies_of_a_trained_network_are_told():
+    net = Convolution((1, 6, 6))
+    X = np.random.default_rng(0).random((12, 6, 6)).astype(np.float32)
+    with pytest.warns(UserWarning, match="network returns the same weights whatever the seed"):
+        DiffusionModel(network=lambda shape: copy.deepcopy(net), timesteps=5, epochs=1).fit(X)
+
+
+def test_half_precision_and_conditional_networks_are_refused_for_what_they_are():
+    X = np.random.default_rng(0).random((12, 6, 6)).astype(np.float32)
+    with pytest.raises(ModelError, match="a network in float32 or float64"):
+        DiffusionModel(network=lambda shape: Convolution(shape).half(), timesteps=5, epochs=1).fit(X)
+    with pytest.raises(ModelError, match="no labels or prompts"):
+        DiffusionModel(network=Conditional, timesteps=5, epochs=1).fit(X)
+
+
+class Conditional(Convolution):
+    def forward(self, x, t, class_labels):
+        return super().forward(x, t)
 
 
 class Cut(nn.Module):

@@ -137,6 +137,55 @@ def test_non_reparameterised_latents_are_refused():
         from_pyro(pair_of(latent, guide), epochs=1).fit(data())
 
 
+POINTS = {
+    "delta": lambda m: dist.Delta(m, event_dim=1),
+    "to_event": lambda m: dist.Delta(m).to_event(1),
+    "masked": lambda m: dist.Delta(m, event_dim=1).mask(True),
+    "transformed": lambda m: dist.TransformedDistribution(
+        dist.Delta(m), [dist.transforms.AffineTransform(0.0, 2.0)]
+    ).to_event(1),
+}
+
+
+class FactorAnalysis(nn.Module):
+    """One latent of each example, drawn by `draw` in the guide, and one of all examples, at a point."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.dec, self.enc, self.draw = nn.Linear(1, 3), nn.Linear(3, 2), draw
+
+    def model(self, x):
+        level = pyro.sample("level", dist.Normal(torch.zeros(()), 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.dec(z) + level, 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.sample("level", dist.Delta(pyro.param("at", torch.zeros(()))))
+        with pyro.plate("data", len(x)):
+            m, s = self.enc(x).chunk(2, -1)
+            pyro.sample("z", self.draw(m) if self.draw else dist.Normal(m, s.exp()).to_event(1))
+
+
+def factor_analysis(draw):
+    def make_pair(event_shape):
+        net = FactorAnalysis(draw)
+        return net.model, net.guide
+
+    return make_pair
+
+
+@pytest.mark.parametrize("kind", POINTS)
+def test_a_point_for_each_example_is_no_posterior(kind):
+    with pytest.raises(ModelError, match="'z', a Delta.*neither"):
+        from_pyro(factor_analysis(POINTS[kind]), epochs=1).fit(data())
+
+
+def test_a_point_that_all_examples_share_is_a_plug_in():
+    model = from_pyro(factor_analysis(None), epochs=1).fit(data())
+    assert np.isfinite(model.score_samples(data(), importance_samples=4)).all()
+
+
 @pytest.mark.parametrize("registered", [True, False])
 def test_networks_out_of_sight_are_refused(registered):
     def make_pair(event_shape):
@@ -193,7 +242,7 @@ def test_bare_parameters_of_pyro_modules_are_refused():
 
 def test_networks_made_once_are_refused():
     net = pairs.Net(3)
-    with pytest.raises(ModelError, match="new networks in every call"):
+    with pytest.raises(ModelError, match="a fresh network at every call of make_pair"):
         from_pyro(lambda shape: (net.model, net.guide), epochs=1).fit(data())
 
 
