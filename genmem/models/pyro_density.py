@@ -13,9 +13,9 @@ from torch import Tensor
 
 from genmem.errors import DataError, ModelError
 from genmem.models.base import DeepDensity, as_tensor, require
-from genmem.models.fresh import check_fresh, check_precision
+from genmem.models.fresh import check_fresh
 from genmem.models.pyro_module import PairModule, own_state, reported
-from genmem.models.pyro_sites import Program, structure, traces
+from genmem.models.pyro_sites import Program, check_points, structure, traces
 from genmem.seeding import seed_for
 from genmem.training.ensemble import Recipe, isolated_streams
 
@@ -163,14 +163,24 @@ def check_pair(density: PairDensity, x: Tensor) -> None:
     shape = tuple(x.shape[1:])
     with isolated_streams(CPU, seed_for(0, "check of a pair")):
         module, another = density.network(shape, len(x)), density.network(shape, len(x))
-        check_precision(module, "make_pair")
         check_fresh(module, another, "make_pair")
         trial = torch.bernoulli(torch.full((3, *shape), 0.5))
         with reported("the model and the guide to run on 3 examples of zeros and ones"):
+            _check_points(module, trial)
             _check_structure(module, trial)
             _check_learned(module, trial)
             _check_shared(module, trial)
         _check_support(module, x)
+
+
+def _check_points(module: PairModule, x: Tensor) -> None:
+    found = []
+    module.eval()  # dropout does not make a draw of a point
+    for seed in range(2):
+        with isolated_streams(CPU, seed), module.running() as pair, torch.no_grad():
+            found.append(traces(*pair, x))
+    module.train()
+    check_points(*found[0], found[1][1])
 
 
 def _check_structure(module: PairModule, x: Tensor) -> None:

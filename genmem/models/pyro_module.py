@@ -16,6 +16,7 @@ from torch.distributions import Transform
 
 from genmem.errors import GenmemError, ModelError
 from genmem.models.evaluation import DRAWS
+from genmem.models.fresh import check_precision
 from genmem.models.pyro_sites import (
     PLATE,
     Program,
@@ -80,6 +81,7 @@ class PairModule(nn.Module):
         self._model, self._guide = self._held(model), self._held(guide)
         self.values = nn.Module()
         self._constraints: dict[str, Any] = {}
+        check_precision(self.owners, "make_pair")
         self._initialise()
 
     def forward(self, x: Tensor, draws: int = 1) -> Tensor:

@@ -190,14 +190,6 @@ def from_plate(site: Site, value: Tensor) -> Tensor:
 
 def _check_latents(latent: dict[str, Site], drawn: dict[str, Site]) -> None:
     for name, site in drawn.items():
-        if frame_of(site) is not None and _is_point(site["fn"]):
-            raise _refuse(
-                "a guide that draws the latents of each example from a distribution with a density",
-                f"site {name!r}, a Delta: one point for each example",
-                "log p(x, z) at a point is neither log p(x) nor a bound on it: for a narrow posterior it is higher. "
-                "Draw from a Normal around the point, with a scale computed from x. (Latents that all examples share "
-                "may be points.)",
-            )
         if not getattr(site["fn"], "has_rsample", False):
             kind = type(site["fn"]).__name__
             raise _refuse(
@@ -227,7 +219,36 @@ def _check_latents(latent: dict[str, Site], drawn: dict[str, Site]) -> None:
             )
 
 
-def _is_point(distribution: Any) -> bool:
+def check_points(modelled: Trace, guided: Trace, again: Trace) -> None:
+    """Check that no latent of an example is a point: a Delta in the guide that does not move with an auxiliary draw.
+
+    A Delta of a draw with a density, f(u) of an auxiliary u, is how Pyro writes a transformed distribution.
+
+    Args:
+        modelled: the trace of the model.
+        guided: that of the guide.
+        again: of the guide with other random numbers, on the same examples.
+
+    Raises:
+        ModelError: one is.
+    """
+    local = [site for site in sites(guided) if frame_of(site) is not None]
+    drawn = any(not _is_delta(site["fn"]) for site in local)
+    for site in local:
+        name = site["name"]
+        if not _is_delta(site["fn"]) or name in modelled.nodes and _is_delta(modelled.nodes[name]["fn"]):
+            continue
+        if not drawn or torch.equal(value_of(guided, name), value_of(again, name)):
+            raise _refuse(
+                "a guide that draws the latents of each example from a distribution with a density",
+                f"site {name!r}, a Delta: one point for each example",
+                "log p(x, z) at a point is neither log p(x) nor a bound on it: for a narrow posterior it is higher. "
+                "Draw from a Normal around the point, with a scale computed from x. (Latents that all examples share "
+                "may be points.)",
+            )
+
+
+def _is_delta(distribution: Any) -> bool:
     """Return whether a distribution is a Delta, also one that is reshaped, masked or transformed."""
     while hasattr(distribution, "base_dist") and not isinstance(distribution, dist.Delta):
         distribution = distribution.base_dist
