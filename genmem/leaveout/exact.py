@@ -27,18 +27,21 @@ def leave_one_out(
 
     This is what n refits of `clone(model).fit(X[keep])` would give, at the cost of one or two evaluations:
 
-    - scikit-learn's `KernelDensity` (every kernel, Euclidean distance, no sample weights) and `TorchKernelDensity`:
+    - scikit-learn's `KernelDensity` (every kernel, Euclidean distance) and `TorchKernelDensity`:
       with S_i the sum of kernels over the other examples, `M_i = log(1 + K(0) / S_i) + log((n-1) / n)`, in log space.
       With the Gaussian kernel it is always finite: about r^2 / 2 for an example whose nearest neighbour is r bandwidths
       away. With a kernel of bounded support it is +inf if no other example is within reach. A bandwidth by "scott" or
-      "silverman" depends on the number of examples: one term uses n and the other n - 1.
+      "silverman" depends on the number of examples: one term uses n and the other n - 1. The sample weights of a
+      fitted `KernelDensity` are used: p is the weighted mean, and X must be the examples it was fitted to.
     - `KNNDensity`: `M_i = log((n-1) / n) + d log(R_k / R_(k-1))` with the distances R to the *other* examples, because
       x_i is its own first neighbour. It is +inf if exactly k - 1 others coincide with x_i (for k = 1: if none does). If
       k or more do, both densities are +inf and the ratio of the radii counts as 1. It is never NaN.
     - scikit-learn's `GaussianMixture` and `TorchGaussianMixture`: there is no closed form. EM continues from the
       mixture of all examples (`model`'s own if it is fitted) until it converges, and n more times without one example.
       The scores are those of this local optimum: they ignore that a fit from scratch without x_i might reach another.
-      `estimator` is then "warm_refit".
+      Data so far from 0 that rounding matters are moved near 0 first. `estimator` is then "warm_refit".
+
+    Subclasses count as their class if they override no method that fits or scores.
 
     Nothing here is random: standard errors are 0, intervals have no width, and there is nothing to test, so p and q
     values are NaN.
@@ -51,7 +54,8 @@ def leave_one_out(
         block: rows of a tile of kernels.
 
     Raises:
-        DataError: X is not a matrix of finite numbers, or has too few rows to leave one out.
+        DataError: X is not a matrix of finite numbers, has too few rows to leave one out, or is not what a weighted
+            density was fitted to.
         ModelError: there is no exact way for this model or its settings (use `refit`), or a mixture does not converge.
         RunError: the executor fails.
 

@@ -24,6 +24,7 @@ from genmem.models.evaluation import BLOCK, estimate_of, log_prob
 from genmem.models.factory import fresh, model_of_plan
 from genmem.models.fresh import check_fresh
 from genmem.models.posterior import has_posterior, refit_posterior
+from genmem.models.weights import refuse_weights
 from genmem.run.directory import Run
 from genmem.run.plan import describe_model, refuse_other_plan
 from genmem.run.splits import Splits
@@ -104,12 +105,13 @@ def planned_model(run: Run, model: Any) -> Any:
 
     Raises:
         RunMismatchError: the given model is not the planned one.
-        ModelError: the planned model cannot be imported here.
+        ModelError: the planned model cannot be imported here, or the given one was fitted with sample weights.
     """
     if model is None:
         if run.model is None:
             run.model = _resolved(run, model_of_plan(run.plan["model"]))
         return run.model
+    refuse_weights(model)
     resolved = _resolved(run, model)
     described = describe_model(model if hasattr(model, "made_by") else resolved)
     refuse_other_plan(run.plan, {**run.plan, "model": described})

@@ -27,7 +27,7 @@ from genmem.leaveout.worker import (
 )
 from genmem.models.base import DeepDensity, as_tensor
 from genmem.models.factory import fresh
-from genmem.models.torch_kde import exact_leaves
+from genmem.models.refitted import refitted
 from genmem.protocols import Listener, Progress, ignore
 from genmem.run.directory import Run
 from genmem.run.splits import Splits
@@ -348,8 +348,7 @@ def _network(task: Task, keep: NDArray[np.intp], progress: Listener) -> DeepDens
 def _density(task: Task, keep: NDArray[np.intp]) -> Any:
     X = task.source.read()
     assert X is not None
-    model = exact_leaves(fresh(task.model), len(X))
+    model = fresh(task.model)
     if hasattr(model, "get_params") and "random_state" in model.get_params():
         model.set_params(random_state=seed32(task.seed, "fit", 0))
-    # In float32 the covariances of a mixture may not be positive definite when samples are drawn.
-    return model.fit(X[keep].astype(np.float64))
+    return refitted(model, X[keep].astype(np.float64))

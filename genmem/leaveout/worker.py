@@ -8,6 +8,7 @@ import gc
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from genmem.models.base import DeepDensity, as_tensor
 from genmem.models.coupling import UnfitToScore
 from genmem.models.evaluation import log_prob
 from genmem.models.factory import fresh
-from genmem.models.torch_kde import exact_leaves
+from genmem.models.refitted import log_probs_of_refit
 from genmem.run.plan import versions
 from genmem.run.storage import Arrays
 from genmem.seeding import seed32
@@ -283,10 +284,9 @@ def _refitted(task: Task, group: Group, lanes: int, X: NDArray[Any], report: Rep
 
 def _refit_other(task: Task, X: NDArray[Any], group: Group, row: int, found: Found) -> None:
     try:
-        X = X.astype(np.float32) if X.dtype == np.uint8 else X  # some models would square bytes as bytes
-        model = exact_leaves(_seeded(fresh(task.model), task.seed, int(group.split[row])), len(X))
-        fitted = model.fit(X[~group.held_out[row]])
-        found.arrays["log_probs"][row, 0] = _one_each(fitted.score_samples(X), len(X))
+        make = partial(_fresh, task, int(group.split[row]))
+        log_probs = log_probs_of_refit(make, X, ~group.held_out[row])
+        found.arrays["log_probs"][row, 0] = _one_each(log_probs, len(X))
     except (Exception, SystemExit) as error:  # of the user's model: report which refit failed, and why
         refuse_blame(error)
         found.fail(row, reason(error))
@@ -301,8 +301,9 @@ def _one_each(log_probs: Any, n: int) -> NDArray[Any]:
     return found
 
 
-def _seeded(model: Any, seed: int, split: int) -> Any:
-    """Return the model with its own seed for the split, if it takes one."""
+def _fresh(task: Task, split: int) -> Any:
+    """Return an unfitted copy of the model with its own seed for the split, if it takes one."""
+    model, seed = fresh(task.model), task.seed
     if hasattr(model, "get_params") and "random_state" in model.get_params():
         model.set_params(random_state=seed32(seed, "fit", split))
     return model

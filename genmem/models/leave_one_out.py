@@ -31,12 +31,15 @@ from sklearn.neighbors import KernelDensity
 
 from genmem.errors import DataError, ModelError
 from genmem.models.base import is_count, require
+from genmem.models.inside import as_plain, plain_class
 from genmem.models.kernel_shapes import KERNELS, check_kernel, log_normaliser
 from genmem.models.kernels import log_kernel_sums_without_self
-from genmem.models.knn import KNNDensity, knn_log_density, require_neighbours
+from genmem.models.knn import KNNDensity
+from genmem.models.knn_without import Neighbours, log_one_less
+from genmem.models.moved import NEGLIGIBLE, centre_of, is_far, moved, refuse_rounding, rounding_of
 from genmem.models.torch_gmm import TorchGaussianMixture
 from genmem.models.torch_kde import TorchKernelDensity, bandwidth_for
-from genmem.search.exact import nearest
+from genmem.models.weights import check_weighted, difference, log_share_of_others, log_shrunk, weights_of
 from genmem.seeding import seed32
 
 FloatArray = NDArray[np.float64]
@@ -82,7 +85,8 @@ class LeaveOneOut(Protocol):
 
 def has_closed_form(model: Any) -> bool:
     """Return whether leave-one-out is in closed form for this model."""
-    return type(model) in FAMILIES and not FAMILIES[type(model)].by_refits
+    kind = plain_class(model, FAMILIES)
+    return kind is not None and not FAMILIES[kind].by_refits
 
 
 def leave_one_out_of(model: Any, how: How | None = None, also: str = "") -> LeaveOneOut:
@@ -96,57 +100,15 @@ def leave_one_out_of(model: Any, how: How | None = None, also: str = "") -> Leav
     Raises:
         ModelError: there is no exact way for this model or its settings.
     """
-    if type(model) not in FAMILIES:
+    kind = plain_class(model, FAMILIES)
+    if kind is None:
         is_class = isinstance(model, type)
         raise ModelError(
             expected=f"{also}a model that can leave one out exactly: {', '.join(kind.__name__ for kind in FAMILIES)}",
             got=f"a class, {model.__name__}" if is_class else type(model).__name__,
             do="Pass an instance." if is_class else "Refit it: `audit(X, model)`, or `refit` on a run.",
         )
-    return FAMILIES[type(model)](model, how or How())
-
-
-class Neighbours:
-    """k-NN, p(z) = k / (n V_d R_k(z)^d), with R_k the distance to the k-th nearest example.
-
-    Without one of the k nearest, R_{k+1} replaces R_k: the difference is `log((n-1)/n) + d log(R_{k+1}(z) / R_k(z))`.
-    Without another example it is `log((n-1)/n)`. If several are at distance R_k, then R_{k+1} = R_k, and it does not
-    matter which of them are among the k.
-    """
-
-    by_refits: ClassVar[bool] = False
-
-    def __init__(self, model: KNNDensity, how: How) -> None:
-        require("k", model.k, is_count, "an integer >= 1")
-        self.k, self.least = int(model.k), int(model.k) + 1
-
-    def terms(self, X: NDArray[Any]) -> Terms:
-        """See `LeaveOneOut`: over distances to the *others*, because an example is its own first neighbour."""
-        n, d = X.shape
-        require_neighbours(self.k, n - 1, "examples beside the one left out")
-        distances = nearest(X, X, self.k, exclude=np.arange(n))[0]
-        inner, outer = distances[:, -2] if self.k > 1 else np.zeros(n), distances[:, -1]
-        log_in, log_out = knn_log_density(inner, self.k, n, d), knn_log_density(outer, self.k, n - 1, d)
-        return _log_growth(inner, outer, d) + _log_shrunk(n), log_in, log_out
-
-    def influence(self, X: NDArray[Any], Z: NDArray[Any]) -> FloatArray:
-        """See `LeaveOneOut`."""
-        n, m = len(X), len(Z)
-        scores = np.full((n, m), _log_shrunk(n))
-        distances, neighbours = nearest(Z, X, self.k + 1)
-        growth = _log_growth(distances[:, -2], distances[:, -1], X.shape[1])
-        scores[neighbours[:, : self.k], np.arange(m)[:, None]] += growth[:, None]
-        return scores
-
-
-def _log_growth(inner: FloatArray, outer: FloatArray, d: int) -> FloatArray:
-    """Return d log(outer / inner), +inf for inner radii of 0; 0 / 0 counts as 1, as for other equal radii."""
-    with np.errstate(divide="ignore", invalid="ignore"):  # not the log of the quotient, which may overflow
-        return np.asarray(d * np.where(outer > 0, np.log(outer) - np.log(inner), 0.0))
-
-
-def _log_shrunk(n: int) -> float:
-    return math.log((n - 1) / n)
+    return FAMILIES[kind](as_plain(model, kind), how or How())
 
 
 class Kernels:
@@ -172,15 +134,18 @@ class Kernels:
         check_kernel(model.kernel, bandwidth_for(model.bandwidth, 2, 1))
         self.kernel, self.bandwidth, self.block = model.kernel, model.bandwidth, how.block
         self.device = getattr(model, "device", "auto") if how.device is None else how.device
+        self.model, self.weights = model, weights_of(model)
 
     def terms(self, X: NDArray[Any]) -> Terms:
         """See `LeaveOneOut`: with S the sum of the others' kernels, K(0) = 1, `log(1 + 1 / S) + log((n-1)/n)`."""
         n, d = X.shape
+        if self.weights is not None:
+            return self._weighted_terms(X, self.weights)
         with_all, without = self._bandwidths(n, d)
         others = self._log_sums_of_others(X, with_all)
         log_in = np.logaddexp(others, 0.0) - self._log_total(with_all, n, d)
         if with_all == without:
-            return np.logaddexp(0.0, -others) + _log_shrunk(n), log_in, others - self._log_total(without, n - 1, d)
+            return np.logaddexp(0.0, -others) + log_one_less(n), log_in, others - self._log_total(without, n - 1, d)
         log_out = self._log_sums_of_others(X, without) - self._log_total(without, n - 1, d)
         return log_in - log_out, log_in, log_out
 
@@ -188,17 +153,42 @@ class Kernels:
         """See `LeaveOneOut`."""
         n, d = X.shape
         with_all, without = self._bandwidths(n, d)
+        log_weights, log_shrunk = self._log_weights(X)
         scores = np.empty((n, len(Z)))
         for at, block in _parts(Z, n + d):
             distances = cdist(block, X)
-            exponents = self._log_kernel(distances, without)
+            exponents = self._log_kernel(distances, without) + log_weights
             change: Any = 0.0
             if with_all != without:
-                change = _difference(logsumexp(self._log_kernel(distances, with_all), 1), logsumexp(exponents, 1))
-            scores[:, at] = (change - _log_share_of_others(exponents).T) + (
-                _log_shrunk(n) + d * math.log(without / with_all)
-            )
+                before = logsumexp(self._log_kernel(distances, with_all) + log_weights, 1)
+                change = difference(before, logsumexp(exponents, 1))
+            shrunk = log_shrunk + d * math.log(without / with_all)
+            scores[:, at] = (change - log_share_of_others(exponents).T) + shrunk[:, None]
         return scores
+
+    def _log_weights(self, X: NDArray[Any]) -> tuple[FloatArray, FloatArray]:
+        """Return the log weight of each example and the log of the share of the others in the sum of weights."""
+        if self.weights is None:
+            return np.zeros(len(X)), np.full(len(X), log_one_less(len(X)))
+        check_weighted(self.model, X, self.weights)
+        with np.errstate(divide="ignore"):
+            return np.log(self.weights), log_shrunk(self.weights)
+
+    def _weighted_terms(self, X: NDArray[Any], weights: FloatArray) -> Terms:
+        n, d = X.shape
+        log_weights, shrunk = self._log_weights(X)
+        log_in, log_out = np.empty(n), np.empty(n)
+        with_all, without = self._bandwidths(n, d)
+        for at, block in _parts(X, n + d):
+            distances, rows = cdist(block, X.astype(np.float64)), np.arange(len(block))
+            log_in[at] = logsumexp(self._log_kernel(distances, with_all) + log_weights, 1)
+            others = self._log_kernel(distances, without) + log_weights
+            others[rows, rows + at.start] = -np.inf
+            log_out[at] = logsumexp(others, 1)
+        log_total = math.log(weights.sum())
+        log_in -= log_normaliser(self.kernel, with_all, d) + log_total
+        log_out -= log_normaliser(self.kernel, without, d) + log_total + shrunk
+        return difference(log_in, log_out), log_in, log_out
 
     def _bandwidths(self, n: int, d: int) -> tuple[float, float]:
         return bandwidth_for(self.bandwidth, n, d), bandwidth_for(self.bandwidth, n - 1, d)
@@ -211,29 +201,6 @@ class Kernels:
 
     def _log_kernel(self, distances: FloatArray, bandwidth: float) -> FloatArray:
         return np.asarray(KERNELS[self.kernel](torch.from_numpy(distances / bandwidth)).numpy())
-
-
-def _log_share_of_others(exponents: FloatArray) -> FloatArray:
-    """Return, for each entry of a row, the log of the share of the *other* entries in the row's sum(exp)."""
-    rows = np.arange(len(exponents))
-    top = exponents.argmax(axis=1)
-    highest = np.maximum(exponents[rows, top], -1e300)[:, None]  # all of a row may be -inf
-    share = np.exp(exponents - highest)
-    share /= np.maximum(share.sum(axis=1, keepdims=True), 1e-300)
-    half = np.flatnonzero(share[rows, top] > 0.5)  # at most one entry per row
-    share[half, top[half]] = 0
-    out: FloatArray = np.log1p(-share)
-    rest = exponents[half] - highest[half]
-    rest[np.arange(len(half)), top[half]] = -np.inf
-    log_rest = logsumexp(rest, axis=1)
-    out[half, top[half]] = log_rest - np.logaddexp(0, log_rest)
-    return out
-
-
-def _difference(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Return a - b, 0 if both are -inf."""
-    nothing = np.isneginf(a) & np.isneginf(b)
-    return np.where(nothing, 0.0, a) - np.where(nothing, 0.0, b)
 
 
 def _parts(Z: NDArray[Any], width: int) -> Iterator[tuple[slice, FloatArray]]:
@@ -274,7 +241,12 @@ class Mixtures:
     def _with_and_without(self, X: NDArray[Any], Z: FloatArray | None) -> tuple[FloatArray, FloatArray]:
         # scikit-learn squares integers in their own dtype (200 * 200 is 64 in uint8), and EM stalls early in float32.
         X = X.astype(np.float64, copy=False)
-        mixture = settled_mixture(self.model, X, self.how.seed)
+        mixture = None if is_far(self.model, X) else settled_mixture(self.model, X, self.how.seed)
+        if mixture is None or rounding_of(mixture) > NEGLIGIBLE:
+            centre = centre_of(X)
+            X, Z = X - centre, None if Z is None else Z - centre
+            mixture = settled_mixture(moved(self.model, -centre), X, self.how.seed)
+            refuse_rounding(mixture)
         parts = np.array_split(np.arange(len(X)), max(min(_PART, len(X)), -(-len(X) // _PART)))
         found = (self.how.refits or _refits_here)(mixture, X, parts, Z)
         if unsettled := sum(count for _, count in found):
@@ -366,7 +338,7 @@ def _fitted(unfitted: Any, X: FloatArray) -> Any:
         ) from error
 
 
-# Exact types, because a subclass may fit in another way.
+# Of these classes, and of subclasses that do not fit or score in another way.
 FAMILIES: dict[type, type[LeaveOneOut]] = {
     KernelDensity: Kernels,
     TorchKernelDensity: Kernels,

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
 from sklearn.base import BaseEstimator
-from sklearn.neighbors import KernelDensity
 from torch import Tensor
 
 from genmem.data.arrays import identical_groups, matrix, require_shape
@@ -24,17 +23,6 @@ from genmem.seeding import stream
 RULES = ("scott", "silverman")
 _COARSE = 24  # number of bandwidths on the first grid
 _PAIRS = 2**26  # float32 distances held while a bandwidth is chosen
-
-
-def exact_leaves(model: Any, n: int) -> Any:
-    """Return a density with scikit-learn's trees reduced to one leaf of n examples, if it is its `KernelDensity`.
-
-    Trees with several leaves add and subtract bounds: in 64 dimensions, log p of a point away from the data was wrong
-    by up to 68 nats. With one leaf every kernel is summed, which is no slower in many dimensions.
-    """
-    if type(model) is KernelDensity and model.leaf_size < n:
-        model.set_params(leaf_size=n)
-    return model
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -16,6 +16,7 @@ from genmem.errors import DataError, ModelError
 from genmem.leaveout import ensure_probe, scored_epochs
 from genmem.models import DeepDensity, make_model
 from genmem.models.factory import check_density, suited
+from genmem.models.weights import refuse_weights
 from genmem.run.directory import Run, stage
 from genmem.run.splits import Splits, subset_length
 
@@ -154,12 +155,13 @@ def settle_model(model: Any, settings: Mapping[str, Any], data: Data, epochs: in
     """Return the requested model; a built-in model given by name gets settings that suit the data.
 
     Raises:
-        ModelError: the model or a setting is unknown, or the model is not a density.
+        ModelError: the model or a setting is unknown, or the model is not a density or was fitted with sample weights.
     """
     changes = {**settings} | ({} if epochs is None else {"epochs": epochs})
     if isinstance(model, str):
         return make_model(model, suited(model, data, changes, seed))
     check_density(model, "model")
+    refuse_weights(model)
     return _changed(model, changes) if changes else model
 
 
