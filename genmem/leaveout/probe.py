@@ -24,7 +24,7 @@ from genmem.models.evaluation import BLOCK, estimate_of, log_prob
 from genmem.models.factory import fresh, model_of_plan
 from genmem.models.posterior import has_posterior, refit_posterior
 from genmem.run.directory import Run
-from genmem.run.plan import describe_model, refuse_other_plan
+from genmem.run.plan import free_params, planned_description, refuse_other_plan, with_free_params
 from genmem.run.splits import Splits
 from genmem.run.storage import HELD
 from genmem.training.ensemble import Recipe, fresh_module, noise_shape, takes_noise
@@ -110,7 +110,8 @@ def planned_model(run: Run, model: Any) -> Any:
             run.model = _resolved(run, model_of_plan(run.plan["model"]))
         return run.model
     resolved = _resolved(run, model)
-    described = describe_model(model if hasattr(model, "made_by") else resolved)
+    given = model if hasattr(model, "made_by") else resolved
+    described = with_free_params(planned_description(given), run.plan["model"], free_params(given))
     refuse_other_plan(run.plan, {**run.plan, "model": described})
     return resolved
 

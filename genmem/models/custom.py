@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -120,6 +120,8 @@ def from_module(
 class ModuleDensity(DeepDensity):
     """The density that `from_module` returns; `network` is its `make_module`, `sampler` its `sample`."""
 
+    free: ClassVar[frozenset[str]] = DeepDensity.free | {"sampler"}
+
     network: Network
     loss: PerExample
     log_prob: PerExample | None = None
@@ -173,3 +175,8 @@ class ModuleDensity(DeepDensity):
                 got=f"log_weights and {other}",
                 do="Keep log_weights for importance sampling, or the other for an exact log p or a bound.",
             )
+
+
+def can_sample(model: Any) -> bool:
+    """Return false for a network that was given without a function that samples it."""
+    return not (isinstance(model, ModuleDensity) and model.sampler is None)

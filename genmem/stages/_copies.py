@@ -13,6 +13,7 @@ from genmem.data.arrays import fingerprint
 from genmem.data.examples import load, prepare
 from genmem.errors import DataError, GenmemError, IncompleteRunError, ModelError
 from genmem.findings.copies import copies_of, describe, one_for_each_row, stands_out
+from genmem.findings.stages import succeeded
 from genmem.leaveout import planned_model
 from genmem.leaveout.refitting import refit_one
 from genmem.leaveout.worker import reason
@@ -24,6 +25,8 @@ from genmem.run.directory import Run, stage
 from genmem.run.splits import Splits
 from genmem.seeding import seed32
 from genmem.stages._describe import report_again
+from genmem.stages._early import check_samples
+from genmem.stages._late import sampler_of
 from genmem.stages._plan import shape_for
 from genmem.stages._refit import trained_network
 
@@ -93,15 +96,17 @@ def copies(
     with stage(run, "copies"):
         outside = None if test is None else _outside(run, model, test)
         asked: dict[str, Any] = {"test": None if outside is None else fingerprint(outside), "samples": samples}
-        asked |= {"space": space, "level": level, "seed": seed}
+        asked |= {"space": space, "level": level, "seed": seed, **sampler_of(run, model)}
         found = copies_of(run)
         about = found.about if found is not None else {}
         if about.get("asked_of_run") != asked:
             progress(Progress("copies", 0, 1))
+            check_samples(run, planned_model(run, model))
             run.drop_results("copycheck")
             sets = _refitted(run, model, progress) if outside is None else _trained(run, model, outside)
             about = _compute(run, sets, asked, _source(test))
         progress(Progress("copies", 1, 1))
+        succeeded(run, "copies")
     report_again(run, progress=progress)
     return about
 
