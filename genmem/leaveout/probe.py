@@ -107,8 +107,13 @@ def planned_model(run: Run, model: Any) -> Any:
     """
     if model is None:
         if run.model is None:
-            run.model = _resolved(run, model_of_plan(run.plan["model"]))
+            run.model = _checked(run, model_of_plan(run.plan["model"]))
         return run.model
+    return _checked(run, model)
+
+
+def _checked(run: Run, model: Any) -> Any:
+    """Return the model resolved for the data, if it is the planned one: a function may have been edited since."""
     resolved = _resolved(run, model)
     given = model if hasattr(model, "made_by") else resolved
     described = with_free_params(planned_description(given), run.plan["model"], free_params(given))

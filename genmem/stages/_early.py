@@ -51,7 +51,7 @@ def check_before(run: Run, *, posterior: str = "auto", influence: bool = False, 
     if not (influence or copies):
         return
     model = planned_model(run, None)
-    if copies or (influence and can_sample(model)):
+    if copies or (isinstance(model, DeepDensity) and can_sample(model)):  # influence on samples of others is optional
         check_samples(run, model)
     if influence:
         check_influence(run, model)
@@ -196,11 +196,14 @@ def _drawn(fitted: Any, count: int) -> NDArray[Any]:
             return draw(fitted, count, 0)
     except GenmemError:
         raise
-    except (Exception, SystemExit) as error:  # of the user's model
+    except (Exception, SystemExit) as error:  # of the user's model, and kernels that scikit-learn cannot sample
+        kernel = getattr(fitted, "kernel", None) if isinstance(error, NotImplementedError) else None
         raise ModelError(
             expected=f"{type(fitted).__name__} to sample, which copies and influence need",
-            got=reason(error),
-            do="Correct `sample`, use another model or kernel, or leave copies and influence out.",
+            got=reason(error) if kernel is None else f"kernel={kernel!r}, which cannot be sampled",
+            do='Use kernel="gaussian" or "tophat", or leave copies out.'
+            if kernel is not None
+            else "Correct `sample`, use another model, or leave copies and influence out.",
         ) from error
 
 

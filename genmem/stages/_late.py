@@ -1,7 +1,7 @@
 """A stage that fails after the refits: the others still run, and what is finished stays."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from genmem.errors import GenmemError, ModelError, RunError
@@ -31,21 +31,22 @@ def try_each(run: Run, wanted: Mapping[str, Callable[..., Any]], progress: Liste
     Raises:
         GenmemError: of the first stage that failed.
     """
-    errors: dict[str, Exception] = {}
+    errors: dict[str, BaseException] = {}
     for name, stage in wanted.items():
         try:
             stage(run, progress=progress)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # of the user's model, too
             errors[name] = error
     before = failed_stages(run)
-    write_failed(run, {name: reason(error) for name, error in errors.items()})
-    if failed_stages(run) != before:
-        report_again(run, progress=progress)
+    with suppress(RunError):  # if the disk is full, the error of the stage is the better message
+        write_failed(run, {name: reason(error) for name, error in errors.items()})
+        if failed_stages(run) != before:
+            report_again(run, progress=progress)
     for name, failure in errors.items():
         raise _named(name, failure) from failure
 
 
-def _named(name: str, error: Exception) -> Exception:
+def _named(name: str, error: BaseException) -> GenmemError:
     if isinstance(error, GenmemError):
         return error
     return ModelError(expected=f"the stage {name} to finish", got=reason(error), do="Correct the model.")

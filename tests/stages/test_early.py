@@ -127,6 +127,19 @@ def test_what_can_be_sampled_passes(tmp_path, model):
     genmem.stages.check_before(run, copies=True, influence=not isinstance(model, Normal))
 
 
+def test_influence_does_not_need_samples_of_kernels(tmp_path):
+    run = genmem.stages.plan(X, KernelDensity(kernel="linear", bandwidth=9), tmp_path / "run", folds=2)
+    genmem.stages.check_before(run, influence=True)
+
+
+@pytest.mark.parametrize("asked", [{"space": "pca:99"}, {"space": "latent"}, {"space": "spectrum"}, {"level": 2.0}])
+def test_spaces_are_tried_before_the_refit_for_samples(tmp_path, asked, monkeypatch):
+    run = genmem.stages.plan(X, KernelDensity(), tmp_path / "run", folds=2)
+    monkeypatch.setattr("genmem.stages._copies.refit_one", None)  # calling it raises
+    with pytest.raises(GenmemError, match="pca:3|latent|image|level"):
+        genmem.stages.copies(run, **asked)
+
+
 # --- what fails late all the same
 
 

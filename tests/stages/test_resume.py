@@ -163,3 +163,12 @@ def test_labels_may_come_later(begun):
 def test_other_score_epochs_are_refused_by_name(begun):
     with pytest.raises(RunMismatchError, match="score_epochs"):
         plan(begun, score_epochs=[0, 1])
+
+
+def test_an_edited_function_is_noticed_without_passing_the_model(tmp_path, monkeypatch):
+    path, model = tmp_path / "run", user_gaussian(sample=None)
+    genmem.refit(plan(path, model))
+    assert genmem.leaveout.planned_model(genmem.Run.open(path), None).loss is own.gaussian_nll
+    monkeypatch.setattr(own.gaussian_nll, "__code__", (lambda network, x: 3 * (x - network.mean).sum(-1)).__code__)
+    with pytest.raises(RunMismatchError, match="loss"):
+        genmem.leaveout.planned_model(genmem.Run.open(path), None)
