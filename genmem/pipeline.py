@@ -117,7 +117,8 @@ def audit(
 
     Raises:
         DataError: the data or labels cannot be used.
-        ModelError: the model or a setting cannot be used, or training diverged.
+        ModelError: the model or a setting cannot be used, or training diverged. What influence and copies need is tried
+            before the refits; if one of them fails after all, the other stages finish before it raises.
         RunError: the run directory is in use, damaged, full, or was planned with other settings.
     """
     _check(estimator, posterior)
