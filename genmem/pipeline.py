@@ -117,7 +117,8 @@ def audit(
 
     Raises:
         DataError: the data or labels cannot be used.
-        ModelError: the model or a setting cannot be used, or training diverged.
+        ModelError: the model or a setting cannot be used, or training diverged. What influence and copies need is tried
+            before the refits; if one of them fails after all, the other stages finish before it raises.
         RunError: the run directory is in use, damaged, full, or was planned with other settings.
     """
     _check(estimator, posterior)
@@ -150,17 +151,19 @@ def audit(
         announce(run)
     how: dict[str, Any] = {"workers": workers, "recompute": recompute, "progress": progress}
     with run.lock(), stages.reached(executor, dask) as where:
+        stages.check_before(run, posterior=posterior, influence=influence, copies=copies)
         stages.refit(run, executor=where, lanes=lanes, target_reliability=target_reliability, **how)
-        stages.fit(run, progress=progress)
-        stages.posterior(run, posterior=posterior, executor=where, **how)
-        scores = stages.score(run, estimator=estimator, progress=progress)
-        stages.neighbors(run, progress=progress)
-        stages.regions(run, progress=progress)
-        stages.report(run, progress=progress)
-        if influence:
-            stages.influence(run, progress=progress)  # after the report, so that an interruption leaves one
-        if copies:
-            stages.copies(run, progress=progress)
+        with stages.kept(run):
+            stages.fit(run, progress=progress)
+            stages.posterior(run, posterior=posterior, executor=where, **how)
+            scores = stages.score(run, estimator=estimator, progress=progress)
+            stages.neighbors(run, progress=progress)
+            stages.regions(run, progress=progress)
+            stages.report(run, progress=progress)
+            wanted: dict[str, Callable[..., Any]] = {"influence": stages.influence} if influence else {}
+            wanted |= {"copies": stages.copies} if copies else {}
+            # After the report, so that an interruption leaves one; if one fails, the other still runs.
+            stages.try_each(run, wanted, progress)
     return Audit(path=run.path, scores=scores, summary=run.read_json("audit.json"))
 
 

@@ -62,7 +62,7 @@ def _asked(run: Run) -> dict[str, Any]:
     return {
         "command": request.get("command", f"genmem report {run.path}"),
         "python": request.get("python", f"genmem.audit(data, model, out={str(run.path)!r})  # data: {name}"),
-        "model": run.plan["model"],
+        "model": {key: run.plan["model"][key] for key in ("name", "params")},
         "design": {**run.plan["splits"], "n_splits": run.used_splits().n_splits, "repeats": run.repeats},
         "seed": run.seed,
         "score_epochs": [e for e in run.score_epochs if e >= 0],

@@ -7,6 +7,7 @@ import numpy as np
 
 from genmem import stats
 from genmem.findings.records import Check
+from genmem.findings.stages import failed_stages, stages_check
 from genmem.leaveout.posterior import correction_of, estimate_of, sampled
 from genmem.run.directory import Run
 from genmem.run.storage import Arrays
@@ -22,6 +23,7 @@ def checks(run: Run) -> list[Check]:
     found = [_reliability(run), _failed(run), _duplicates(run), _constants(run)]
     found += [_sampling_noise(run)] if sampled(run) else []
     found += [_encoder_bias(correction)] if (correction := correction_of(run)) is not None else []
+    found += [stages_check(failed)] if (failed := failed_stages(run)) else []
     return found + ([_adjusted(run)] if run.has_result("adjusted") else [])
 
 

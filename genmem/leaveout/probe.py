@@ -26,7 +26,7 @@ from genmem.models.fresh import check_fresh
 from genmem.models.posterior import has_posterior, refit_posterior
 from genmem.models.weights import refuse_weights
 from genmem.run.directory import Run
-from genmem.run.plan import describe_model, refuse_other_plan
+from genmem.run.plan import free_params, planned_description, refuse_other_plan, with_free_params
 from genmem.run.splits import Splits
 from genmem.run.storage import HELD
 from genmem.training.ensemble import Recipe, fresh_module, noise_shape, takes_noise
@@ -109,11 +109,17 @@ def planned_model(run: Run, model: Any) -> Any:
     """
     if model is None:
         if run.model is None:
-            run.model = _resolved(run, model_of_plan(run.plan["model"]))
+            run.model = _checked(run, model_of_plan(run.plan["model"]))
         return run.model
     refuse_weights(model)
+    return _checked(run, model)
+
+
+def _checked(run: Run, model: Any) -> Any:
+    """Return the model resolved for the data, if it is the planned one: a function may have been edited since."""
     resolved = _resolved(run, model)
-    described = describe_model(model if hasattr(model, "made_by") else resolved)
+    given = model if hasattr(model, "made_by") else resolved
+    described = with_free_params(planned_description(given), run.plan["model"], free_params(given))
     refuse_other_plan(run.plan, {**run.plan, "model": described})
     return resolved
 

@@ -39,7 +39,8 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
       *noise_shape), and lanes of several repeats may share a batch.
 
     `example_kind` says what an example must be: "any", "vector", "image" ((h, w) or (h, w, 3)) or
-    "image or vector".
+    "image or vector". `free` names the settings that change neither training nor log p: a run may be resumed with
+    others.
 
     A subclass declares its own settings as fields, under the same `@dataclass` as this class, or writes an `__init__`
     that passes the others to this one. Either way they are stored as given, as scikit-learn's `clone` requires, and
@@ -62,6 +63,7 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
     """
 
     example_kind: ClassVar[str] = "any"
+    free: ClassVar[frozenset[str]] = frozenset({"checkpoint_every"})
 
     epochs: int = 100
     batch_size: int = 64

@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -61,8 +61,8 @@ def from_module(
     no `.item()`. Others train one after another, with one warning and the same results.
 
     A run can be resumed without passing the model again, by workers elsewhere or from the command line, only if all
-    functions are importable (`package.module:name`); a lambda must be passed again. The plan stores names of functions:
-    it does not detect that one was edited.
+    functions are importable (`package.module:name`); a lambda must be passed again. A run continues with another
+    `sample` or `checkpoint_every`; it is refused if another function does something else than when it was planned.
 
     Args:
         make_module: called with the shape of an example; returns a fresh network every time, with weights drawn from
@@ -71,7 +71,7 @@ def from_module(
         loss: `loss(network, x) -> (batch,)`, the training loss of each example.
         log_prob: `log_prob(network, x) -> (batch,)`, nats.
         log_weights: `log_weights(network, x, draws) -> (draws, batch)`, nats; independent draws of z.
-        sample: `sample(network, n) -> (n, *event)`. An audit does not need it.
+        sample: `sample(network, n) -> (n, *event)`. Only `copies` of an audit needs it; it may be added on resume.
         bound: whether `log_prob`, or minus `loss`, is a lower bound of log p; reports then say so. None is true for
             minus loss (with a warning, because this is a guess) and false for `log_prob`.
         epochs: passes over the data.
@@ -119,6 +119,8 @@ def from_module(
 @dataclass(kw_only=True, eq=False, repr=False)
 class ModuleDensity(DeepDensity):
     """The density that `from_module` returns; `network` is its `make_module`, `sampler` its `sample`."""
+
+    free: ClassVar[frozenset[str]] = DeepDensity.free | {"sampler"}
 
     network: Network
     loss: PerExample
@@ -183,3 +185,8 @@ class ModuleDensity(DeepDensity):
                 got=f"log_weights and {other}",
                 do="Keep log_weights for importance sampling, or the other for an exact log p or a bound.",
             )
+
+
+def can_sample(model: Any) -> bool:
+    """Return false for a network that was given without a function that samples it."""
+    return not (isinstance(model, ModuleDensity) and model.sampler is None)

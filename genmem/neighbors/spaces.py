@@ -77,6 +77,22 @@ def in_space(
     return (points.train, points.test, points.samples), words
 
 
+def check_space(space: str, some: NDArray[Any], n_train: int, *, image_shape: tuple[int, ...] | None = None) -> None:
+    """Try a space on a few examples, before there is a model to sample; "latent" is not tried.
+
+    Raises:
+        DataError: see `in_space`; or `n_train` examples do not have as many components.
+        ModelError: a function cannot be imported by its name.
+    """
+    name, _, setting = space.partition(":")
+    size = _size(space, name, setting) if name in NAMES or not setting else None
+    if name == "pca":
+        width = int(np.prod(some.shape[1:]))
+        _checked(size, max(1, min(width, n_train - 1)), (n_train, width))
+    elif name != "latent":
+        in_space(space, some, some, some, image_shape=image_shape)
+
+
 def placed(
     space: Space,
     sets: Sets,

@@ -14,15 +14,19 @@ from numpy.typing import ArrayLike
 from genmem.data.examples import Data
 from genmem.errors import IncompleteRunError, RunError
 from genmem.run.plan import (
+    AS_PLANNED,
     check_plan,
     data_files,
     describe_data,
-    describe_model,
     differ,
+    free_params,
+    planned_description,
     read_data,
     refuse_other_plan,
     versions,
+    with_free_params,
     write_inputs,
+    write_labels,
 )
 from genmem.run.shards import Shards
 from genmem.run.splits import Splits
@@ -91,7 +95,7 @@ class Run(Shards):
         samples = AUTO_IMPORTANCE_SAMPLES if importance_samples == "auto" else importance_samples
         asked = {
             "plan_version": PLAN_VERSION,
-            "model": describe_model(model),
+            "model": planned_description(model),
             "data": describe_data(data),
             "splits": splits.describe(),
             "seed": seed,
@@ -105,8 +109,10 @@ class Run(Shards):
             if (run.path / "run.json").exists():
                 existing = cls.open(path)
                 existing.model = model
-                if existing._has_work() or not differ(existing.plan, run.plan):
-                    refuse_other_plan(existing.plan, run.plan)
+                adopted = existing._adopting(run.plan, free_params(model))
+                if existing._has_work() or not differ(adopted, run.plan):
+                    refuse_other_plan(adopted, run.plan)
+                    existing._adopt(adopted, data)
                     return existing
             write_inputs(run.path, data, splits)
             run.write_json("run.json", run.plan)
@@ -226,6 +232,25 @@ class Run(Shards):
     def _has_work(self) -> bool:
         """Whether anything was computed for the plan; if not, another plan may replace it."""
         return any(next((self.path / part).glob("*.*"), None) for part in ("shards", "trajectory", "results"))
+
+    def _adopting(self, asked: dict[str, Any], free: frozenset[str]) -> dict[str, Any]:
+        """Return the plan with what a request may change without changing refits: the free parameters of the model."""
+        plan: dict[str, Any] = json.loads(json.dumps(self.plan))
+        if plan["model"]["name"] == asked["model"]["name"]:
+            plan["model"] = with_free_params(plan["model"], asked["model"], free)
+        if plan["data"].get("labels_sha256", "unknown") is None:
+            plan["data"]["labels_sha256"] = asked["data"]["labels_sha256"]
+        return plan
+
+    def _adopt(self, plan: dict[str, Any], data: Data) -> None:
+        """Write a plan whose labels or free parameters are new; refits remain valid."""
+        if plan == self.plan:
+            return
+        if plan["data"].get("labels_sha256") != self.plan["data"].get("labels_sha256"):
+            write_labels(self.path, data)
+        plan.setdefault(AS_PLANNED, {"model": self.plan["model"], "data": self.plan["data"]})
+        self.plan = plan
+        self.write_json("run.json", plan)
 
     def _make_directory(self) -> None:
         # An interrupted plan leaves these files; .lock, created first, distinguishes it from a folder of the user's.

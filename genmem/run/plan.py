@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from genmem.data.arrays import constant_columns, fingerprint
 from genmem.data.examples import Data
 from genmem.errors import ModelError, RunError, RunMismatchError
+from genmem.run.callables import digest_of, name_of
 from genmem.run.splits import Splits
 from genmem.run.storage import frozen, read_arrays, write_arrays, write_atomically
 from genmem.version import __version__
 
 COMPARED = ("model", "data", "seed", "splits", "score_epochs", "importance_samples")
+AS_PLANNED = "as_planned"  # sections before a resumption with another `sample` or with labels: shards are tied to them
 # Keys that differ only because another one does, and so are not the ones to name.
 DERIVED = ("sha256", "n_splits", "splits.n", "constants", "constant_columns")
 VERSIONED = ("torch", "numpy", "scikit-learn", "faiss-cpu")
@@ -101,16 +103,47 @@ def describe_model(model: Any) -> dict[str, Any]:
             got=f"{type(model).__name__} without get_params",
             do="Derive it from sklearn.base.BaseEstimator.",
         )
-    kind, params = type(model), model.get_params(deep=False)
     return {
-        "name": f"{kind.__module__}:{kind.__qualname__}",
-        "params": {key: _plain(key, value) for key, value in params.items()},
+        "name": name_of(type(model)),
+        "params": {key: _plain(key, value) for key, value in model.get_params(deep=False).items()},
     }
 
 
+def planned_description(model: Any) -> dict[str, Any]:
+    """Return `describe_model`, and as "code" what tells the functions among its parameters from changed ones."""
+    described = describe_model(model)
+    if hasattr(model, "made_by"):
+        return described
+    code = {key: digest_of(value) for key, value in model.get_params(deep=False).items() if callable(value)}
+    return {**described, "code": code} if code else described
+
+
+def free_params(model: Any) -> frozenset[str]:
+    """Return the parameters of a model that change neither its training nor its log p, and so may change on resume.
+
+    Those are the `free` ones that its class declares. A factory's settings are all its own, so none of them is free.
+    """
+    if hasattr(model, "made_by"):
+        return frozenset()
+    if type(model).__module__.startswith("sklearn."):
+        return frozenset({"verbose", "verbose_interval"})
+    return frozenset(getattr(model, "free", ()))
+
+
+def with_free_params(planned: dict[str, Any], asked: dict[str, Any], free: frozenset[str]) -> dict[str, Any]:
+    """Return the description of a planned model with the free parameters of the one that was asked for."""
+    new = dict(planned)
+    for part in ("params", "code"):
+        taken = {key: value for key, value in asked.get(part, {}).items() if key in free}
+        kept = {key: value for key, value in planned.get(part, {}).items() if key not in free}
+        if taken or kept:
+            new[part] = {**kept, **taken}
+    return new
+
+
 def _plain(key: str, value: Any) -> Any:
-    if callable(value) and hasattr(value, "__qualname__"):
-        return {"callable": f"{value.__module__}:{value.__qualname__}"}
+    if callable(value):
+        return {"callable": name_of(value)}
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     try:
@@ -151,9 +184,20 @@ def versions() -> dict[str, str]:
 
 
 def differ(planned: dict[str, Any], asked: dict[str, Any]) -> list[str]:
-    """Return the keys in which two plans differ; the name of the same data does not count."""
+    """Return the keys in which two plans differ.
+
+    Not counted are the name of the same data, the code of functions that the plan does not have or that another version
+    of Python compiled, and a device that means the one the refits are on.
+    """
     before, after = _settings(planned), _settings(asked)
-    return [key for key in {**before, **after} if before.get(key) != after.get(key) and key != "data.source"]
+    found = [key for key in {**before, **after} if before.get(key) != after.get(key) and key != "data.source"]
+    return [key for key in found if not _alike(key, before.get(key), after.get(key), planned.get("probe"))]
+
+
+def _alike(key: str, before: Any, after: Any, probe: dict[str, Any] | None) -> bool:
+    if key.startswith("model.code."):
+        return before is None or after is None or before.partition(":")[0] != after.partition(":")[0]
+    return key == "model.params.device" and probe is not None and after in ("auto", probe["device"])
 
 
 def _settings(plan: dict[str, Any]) -> dict[str, Any]:
@@ -175,10 +219,16 @@ def refuse_other_plan(planned: dict[str, Any], asked: dict[str, Any]) -> None:
         what = "labels" if "labels" in key else "data"
         raise RunMismatchError(
             expected=f"the {what} the run was planned with ({key}={_short(before.get(key))})",
-            got=f"{'others' if after.get(key) and before.get(key) else 'labels on one side only'}",
+            got=f"{'others' if after.get(key) and before.get(key) else 'none'}",
             do=f"Use a new run directory, or give the same {what} again.",
         )
-    name = key.rsplit(".", 1)[-1]
+    name = key.removesuffix(".callable").rsplit(".", 1)[-1]
+    if key.startswith("model.code."):
+        raise RunMismatchError(
+            expected=f"{name} to do what it did when the run was planned ({key}={before[key]})",
+            got=f"a function of the same name with other code, arguments or closed-over values ({after[key]})",
+            do=f"Undo the change of {name}, or use a new run directory; nothing was deleted.",
+        )
     raise RunMismatchError(
         expected=f"the settings run.json was planned with, {key}={_short(before.get(key))}",
         got=f"{name}={_short(after.get(key))}",
@@ -216,6 +266,12 @@ def write_inputs(path: Path, data: Data, splits: Splits) -> None:
     write_arrays(path / "splits.npz", arrays)
 
 
+def write_labels(path: Path, data: Data) -> None:
+    """Write the labels of the examples of a run that was planned without."""
+    assert data.labels is not None
+    _save(data_files(path)[INPUTS.index("labels")], data.labels)
+
+
 def _save(file: Path, array: NDArray[Any]) -> None:
     write_atomically(file, lambda handle: np.save(handle, array, allow_pickle=False))
 
@@ -240,6 +296,7 @@ def read_data(path: Path, about: dict[str, Any]) -> Data:
         raise _lost(of_X.parent, f"files that cannot be read ({error})") from error
     if fingerprint(X) != about["sha256"]:
         raise _lost(of_X, "other values")
+    labels = None if about.get("labels_sha256", "unknown") is None else labels  # of an interrupted resumption
     if labels is not None and fingerprint(labels) != about.get("labels_sha256", fingerprint(labels)):
         raise _lost(others[0], "other values")
     shared = {"index": index, "labels": labels, "names": names}

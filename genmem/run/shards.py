@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from genmem.data.arrays import fingerprint
 from genmem.errors import DataError, IncompleteRunError, RunError
-from genmem.run.plan import COMPARED, read_splits
+from genmem.run.plan import AS_PLANNED, COMPARED, read_splits
 from genmem.run.splits import Splits
 from genmem.run.storage import (
     Arrays,
@@ -161,7 +161,8 @@ class Shards:
     def stamp(self, i: int) -> str:
         """Return the text that ties a shard to this plan and its index."""
         method = (self.plan.get("probe") or {}).get("method")
-        plan = {key: self.plan[key] for key in COMPARED} | {"method": method, "shard": i}
+        planned = {**self.plan, **self.plan.get(AS_PLANNED, {})}
+        plan = {key: planned[key] for key in COMPARED} | {"method": method, "shard": i}
         return fingerprint(json.dumps(plan, sort_keys=True))
 
     # --- the contents of shards

@@ -16,6 +16,7 @@ from genmem.influence import Ledger, influence_scores, self_influence, top_influ
 from genmem.influence.closed_form import family_of, note_on, refuse_scale
 from genmem.influence.selection import strongest
 from genmem.models import DeepDensity
+from genmem.models.custom import can_sample
 from genmem.models.leave_one_out import seeded
 from genmem.protocols import Listener, Progress, draw
 from genmem.run.directory import Run
@@ -105,11 +106,12 @@ class AlongTrajectory:
     def _note(self, optimiser: str) -> str:
         asked, count = self.asked, self.about["checkpoints"]
         how = f"TracIn along {count} checkpoints, weights {asked['weights']}, {asked['draws']} draws for each example."
-        return f"{how} {optimiser}".strip()
+        none = "" if can_sample(self.model) else "The model was given without `sample`, so no samples were explained."
+        return " ".join(part for part in (how, optimiser, none) if part)
 
     def sample(self, count: int) -> NDArray[Any]:
-        """Return samples of the trained network."""
-        if not count:
+        """Return samples of the trained network; none if it was given without a function that samples."""
+        if not count or not can_sample(self.model):
             return np.empty((0, *self.X.shape[1:]), np.float32)
         return np.asarray(self.model.sample(count, random_state=seed32(self.seed, "influence samples")))
 

@@ -13,22 +13,27 @@ from genmem.data.arrays import fingerprint
 from genmem.data.examples import load, prepare
 from genmem.errors import DataError, GenmemError, IncompleteRunError, ModelError
 from genmem.findings.copies import copies_of, describe, one_for_each_row, stands_out
+from genmem.findings.stages import succeeded
 from genmem.leaveout import planned_model
 from genmem.leaveout.refitting import refit_one
 from genmem.leaveout.worker import reason
 from genmem.models import DeepDensity
 from genmem.models.base import is_count, is_seed
 from genmem.neighbors.copycheck import CopyCheck, copycheck
+from genmem.neighbors.spaces import check_space
 from genmem.protocols import Listener, Progress, draw, ignore
 from genmem.run.directory import Run, stage
 from genmem.run.splits import Splits
 from genmem.seeding import seed32
 from genmem.stages._describe import report_again
+from genmem.stages._early import check_samples
+from genmem.stages._late import sampler_of
 from genmem.stages._plan import shape_for
 from genmem.stages._refit import trained_network
 
 SAMPLES = (1000, 10_000)  # bounds of the default number of samples, which is that of held-out examples
 FOLDS = 5  # one of them is held out if the plan leaves out whole groups
+FEW = 8  # examples on which a feature space is tried
 SCORED = 1000  # examples of each set for which log p is computed
 
 Test = str | PathLike[str] | NDArray[Any]
@@ -88,31 +93,44 @@ def copies(
         ModelError: the model cannot be fitted or sampled, or has no latent space.
         IncompleteRunError: with `test`, the run has no trajectory yet.
     """
-    _check(samples, seed)
+    _check(samples, seed, level)
     seed = run.seed if seed is None else int(seed)
     with stage(run, "copies"):
         outside = None if test is None else _outside(run, model, test)
         asked: dict[str, Any] = {"test": None if outside is None else fingerprint(outside), "samples": samples}
-        asked |= {"space": space, "level": level, "seed": seed}
+        asked |= {"space": space, "level": level, "seed": seed, **sampler_of(run, model)}
         found = copies_of(run)
         about = found.about if found is not None else {}
         if about.get("asked_of_run") != asked:
             progress(Progress("copies", 0, 1))
+            _try_space(run, planned_model(run, model), asked, outside)
+            check_samples(run, planned_model(run, model))
             run.drop_results("copycheck")
             sets = _refitted(run, model, progress) if outside is None else _trained(run, model, outside)
             about = _compute(run, sets, asked, _source(test))
         progress(Progress("copies", 1, 1))
+        succeeded(run, "copies")
     report_again(run, progress=progress)
     return about
 
 
-def _check(samples: Any, seed: Any) -> None:
+def _check(samples: Any, seed: Any, level: Any) -> None:
+    if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 1:
+        raise DataError(expected="level to be a number between 0 and 1", got=repr(level), do="Change level.")
     if samples is not None and not is_count(samples):
         raise DataError(
             expected="samples to be a whole number of at least 1", got=repr(samples), do="Change samples, or omit it."
         )
     if seed is not None and not is_seed(seed):
         raise DataError(expected="seed to be a whole number of at least 0", got=repr(seed), do="Change seed.")
+
+
+def _try_space(run: Run, model: Any, asked: dict[str, Any], outside: NDArray[Any] | None) -> None:
+    """Try the feature space on a few examples, before the model is refitted for its samples."""
+    X, shape, space = run.data().X, run.plan["data"]["image_shape"], asked["space"]
+    _latent(model, space)
+    n_train = len(X) if outside is not None else int((~run.splits().held_out[0]).sum())
+    check_space(space, np.asarray(X[:FEW]), n_train, image_shape=shape and tuple(shape))
 
 
 def _source(test: Test | None) -> str:

@@ -14,6 +14,7 @@ from genmem.data.arrays import fingerprint
 from genmem.errors import DataError
 from genmem.findings.influence import influence_of
 from genmem.findings.records import Correlation, to_json
+from genmem.findings.stages import succeeded
 from genmem.leaveout import planned_model
 from genmem.models.base import is_count, is_seed
 from genmem.protocols import Listener, Progress, ignore
@@ -21,6 +22,7 @@ from genmem.run.directory import Run, stage
 from genmem.run.storage import Arrays
 from genmem.stages._attribution import Attributed, Skipped, Way, way_of
 from genmem.stages._describe import nearest_others, report_again
+from genmem.stages._late import sampler_of
 
 CHECKED = 128  # examples of the self check, which should be their own strongest proponents
 DEPTH = 5  # proponents of each that the findings use
@@ -83,7 +85,7 @@ def influence(
         score = run.result("scores")["score"]
         explained = _explained(queries, score)
         asked = {"queries": [int(p) for p in explained], "samples": samples, "k": k, "draws": draws}
-        asked |= {"weights": weights, "scale": scale, "examples": examples, "seed": seed}
+        asked |= {"weights": weights, "scale": scale, "examples": examples, "seed": seed, **sampler_of(run, model)}
         if recompute:
             shutil.rmtree(run.path / SUMS, ignore_errors=True)
         found = None if recompute else influence_of(run)
@@ -93,6 +95,7 @@ def influence(
             run.write_json("results/influence.json", about)
         else:
             about = found.about
+        succeeded(run, "influence")
     report_again(run, progress=progress)
     return about
 
