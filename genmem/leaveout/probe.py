@@ -23,6 +23,7 @@ from genmem.models.base import DeepDensity, as_tensor
 from genmem.models.evaluation import BLOCK, estimate_of, log_prob
 from genmem.models.factory import fresh, model_of_plan
 from genmem.models.posterior import has_posterior, refit_posterior
+from genmem.models.state_checks import check_state
 from genmem.run.directory import Run
 from genmem.run.plan import describe_model, refuse_other_plan
 from genmem.run.splits import Splits
@@ -175,6 +176,7 @@ def _probe(run: Run, model: DeepDensity) -> dict[str, Any]:
     splits, data = run.splits(), run.data().X
     recipe = model.recipe(data.shape[1:], int((~splits.held_out).sum(1).min()), seed=run.seed)
     X, module = as_tensor(np.asarray(data), recipe.device), fresh_module(recipe, 0)
+    check_state(recipe, X)
     refits, steps = splits.n_splits, recipe.steps_per_epoch * recipe.epochs
     scores = len(scored_epochs(model, run.score_epochs)) * len(X)
     lanes = lanes_for(recipe, X, splits)

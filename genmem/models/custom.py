@@ -24,6 +24,7 @@ from genmem.models.custom_module import (
     trial_rows,
     try_module,
 )
+from genmem.models.state_checks import check_draws
 from genmem.seeding import seed_for
 from genmem.training.ensemble import isolated_streams
 
@@ -154,11 +155,12 @@ class ModuleDensity(DeepDensity):
         x = trial_rows(as_tensor(X, torch.device("cpu"))).to(device, torch.float32)
         first, second = (self._made(i, X.shape[1:]).to(device) for i in range(2))
         check_fresh(first, second)
+        check_draws(first, x)
         try_module(second, x, seed_for(self.random_state, "trial"))
 
     def _made(self, seed: int, event_shape: tuple[int, ...]) -> UserModule:
         with isolated_streams(torch.device("cpu"), seed_for(self.random_state, "trial", seed)):
-            return self.make_module(event_shape)
+            return self.recipe(event_shape, 1, seed=0).make_module()  # type: ignore[return-value]
 
     def _check_settings(self) -> None:
         super()._check_settings()

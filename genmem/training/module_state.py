@@ -31,11 +31,12 @@ LIBRARIES = {"torch", "numpy", "scipy", "sklearn", "pyro", "diffusers", "genmem"
 
 @dataclass(frozen=True)
 class Slot:
-    """One value outside parameters and persistent buffers: where it is, a copy, and how to replace the original."""
+    """One value outside parameters and persistent buffers: where it is, a copy, how to replace it, and the original."""
 
     path: str
     value: Any
     put: Callable[[Any], object]
+    held: Any
 
     @property
     def draws(self) -> bool:
@@ -174,16 +175,18 @@ def _is_leaf(value: Any) -> bool:
     return isinstance(value, leaves)
 
 
-def _slot(path: str, value: Any, put: Callable[[Any], None]) -> Slot:
+def _slot(path: str, value: Any, put: Callable[[Any], object]) -> Slot:
     if isinstance(value, Tensor):
-        return Slot(path, value.detach().clone(), put)
+        return Slot(path, value.detach().clone(), put, value)
     if isinstance(value, np.ndarray):
-        return Slot(path, value.copy(), put)
+        return Slot(path, value.copy(), put, value)
     if isinstance(value, GENERATORS):
-        return Slot(path, _Stream(_state_of(value)), _reset(value))
+        stream = _Stream(_state_of(value))
+        return Slot(path, stream, _reset(value), stream)
     if isinstance(value, list | dict | set | deque):
-        return Slot(f"len({path})", _Length(len(value)), lambda length: _resize(value, length.count))
-    return Slot(path, repr(value) if isinstance(value, itertools.count) else value, put)
+        length = _Length(len(value))
+        return Slot(f"len({path})", length, lambda other: _resize(value, other.count), length)
+    return Slot(path, repr(value) if isinstance(value, itertools.count) else value, put, value)
 
 
 def _state_of(generator: Any) -> bytes:

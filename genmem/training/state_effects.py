@@ -81,12 +81,13 @@ def _result(copy: nn.Module, result: Callable[[nn.Module], Tensor], slot: Slot |
     if slot is None:
         return result(copy), None
     there = slots(copy)[slot.path]
-    if poison is not None:
-        there.put(poison.clone() if isinstance(poison, Tensor) else poison)
+    if poison is None:
+        return result(copy), slots(copy)[slot.path].value
+    there.put(poison.clone() if isinstance(poison, Tensor) else poison)
     try:
         return result(copy), slots(copy)[slot.path].value
     finally:
-        there.put(there.value)  # copies share variables around functions with the network
+        there.put(there.held)  # copies share variables around functions with the network
 
 
 def _alike(one: Any, other: Any) -> bool:
