@@ -165,12 +165,16 @@ def _load(state: Mapping[str, Any], fresh: nn.Module) -> None:
 
 
 def _check_restored(trained: nn.Module, fresh: nn.Module, trial: Trial, read: Sequence[Slot]) -> None:
-    """Check that a network that loaded the state dict has the same log p, and the values that log p `read`s."""
+    """Check that a network that loaded the state dict has the same log p, and the values that log p `read`s.
+
+    What the network computes anew when it is called, such as a mask that it keeps, it has as well.
+    """
     mine, theirs = slots(trained), slots(fresh)
     differing = {slot.path: slot for slot in changed(theirs, mine)}
     if not close(trial.score(trained), trial.score(fresh)):
         tensors = [path for path, slot in differing.items() if isinstance(slot.value, Tensor)]
         _refuse_state([*tensors, *differing, "something that is no attribute"][0])
+    differing = {slot.path: slot for slot in changed(slots(fresh), mine) if slot.path in differing}
     if lost := [slot.path for slot in read if slot.path in differing]:
         _refuse_state(lost[0])
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from genmem.training.ensemble import Recipe, fresh_module, isolated_streams, noise_shape
-from genmem.training.module_state import changed, slots
+from genmem.training.module_state import Slot, changed, slots
 from genmem.training.state_effects import Trial, effects
 from genmem.training.steppers import BatchedLanes, OneLane, State
 
@@ -127,20 +127,29 @@ def _set_parameters(module: nn.Module, values: Mapping[str, Tensor]) -> None:
 def shared_by_lanes(recipe: Recipe, X: Tensor) -> str | None:
     """Return what a network remembers outside its parameters and buffers and lanes would share, or None.
 
-    A plain tensor that every forward pass computes anew, and nothing reads, is harmless: a loss kept for a log.
+    Harmless are a plain tensor that every forward pass computes anew and nothing reads, a loss kept for a log, and what
+    the first pass sets to one value in every network and no other changes, a mask for example.
     """
     module, inputs = fresh_module(recipe, 0), trial_inputs(recipe, X, 1, STEPS)
-    before, lane = slots(module), OneLane(module, recipe.learning_rate)
-    with isolated_streams(recipe.device, 0):
-        for x, noise in inputs:
-            lane.step(x, noise)
-    found = changed(before, slots(module))
+    before, first = slots(module), _after(fresh_module(recipe, 1), recipe, inputs[1:2])
+    after = _after(module, recipe, inputs)
+    constant = after.keys() - {slot.path for slot in changed(first, after)}
+    found = [slot for slot in changed(before, after) if slot.path not in constant]
     for slot in found:
         if not isinstance(slot.value, Tensor):
             return _told(slot.path)
     x, noise = inputs[-1]
     trial = Trial(x[0], None if noise is None else noise[0])
     return next((_told(e.slot.path) for e in effects(module, found, trial) if e.loss or e.score or e.kept), None)
+
+
+def _after(module: nn.Module, recipe: Recipe, inputs: Inputs) -> dict[str, Slot]:
+    """Return the state of a network outside parameters and buffers after some steps."""
+    lane = OneLane(module, recipe.learning_rate)
+    with isolated_streams(recipe.device, 0):
+        for x, noise in inputs:
+            lane.step(x, noise)
+    return slots(module)
 
 
 def _told(path: str) -> str:

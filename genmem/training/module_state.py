@@ -245,11 +245,9 @@ def _inside(path: str, value: Any) -> Iterator[tuple[str, Any, Callable[[Any], N
 
 def _of_module(path: str, module: nn.Module) -> Iterator[tuple[str, Any, Callable[[Any], None]]]:
     state = vars(module)
-    for name, value in state.get("_buffers", {}).items():
-        if name in module._non_persistent_buffers_set:
-            yield _dot(path, name), value, functools.partial(setattr, module, name)
-        elif value is None:
-            yield _dot(path, name), None, _nowhere
+    for registered in ("_parameters", "_buffers"):  # those of modules that are not registered themselves are state, too
+        for name, value in state.get(registered, {}).items():
+            yield _dot(path, name), value, _setter(state[registered], name)
     for name, value in list(state.items()):
         if name not in SKIPPED and not isinstance(module, torch.jit.ScriptModule):
             yield _dot(path, name), value, functools.partial(setattr, module, name)

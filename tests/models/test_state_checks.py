@@ -1,5 +1,6 @@
 """What a state dict does not hold is found before training, and refused with its name; what it holds is not."""
 
+import copy
 import itertools
 import random
 
@@ -107,6 +108,20 @@ class Initialised(Net):
         return self.scale.square()
 
 
+class OutsideTheModules(Net):
+    """Average weights in a network that is not registered."""
+
+    def __init__(self):
+        super().__init__()
+        self.average = [copy.deepcopy(self.first)]
+
+    def factor(self, h):
+        if self.training:
+            with torch.no_grad():
+                self.average[0].weight.mul_(0.9).add_(0.1 * self.first.weight)
+        return 1 + self.average[0].weight.square().mean()
+
+
 class BornInForward(Net):
     def __init__(self):
         super().__init__()
@@ -205,6 +220,7 @@ def density(make, loss=lambda network, x: network(x), **changes):
         (InADictionary, r"depends on network.about\['seen'\]\[0\]"),
         (ByLength, r"depends on len\(network.seen\)"),
         (Initialised, "depends on network.ready"),
+        (OutsideTheModules, r"depends on network.average\[0\].(weight|bias)"),
         (BornInForward, "load into a fresh one.*network.mean.*in __init__"),
         (ExtraDictionary, "of dict.*get_extra_state"),
         (OfTheClass, r"OfTheClass.count\[0\], outside the network"),
@@ -297,7 +313,17 @@ def normed(norm):
     return make
 
 
+class Caching(Net):
+    mask = None
+
+    def factor(self, h):
+        if self.mask is None:
+            self.mask = torch.linspace(0, 1, h.shape[1])
+        return 1 + (h * self.mask).square().sum(1)
+
+
 KEPT = {
+    "caching": Caching,
     "extra tensor": ExtraTensor,
     "tied": Tied,
     "lazy": Lazy,
