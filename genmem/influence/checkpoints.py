@@ -4,7 +4,6 @@ Checkpoints are the outer loop: a network is loaded once, the gradients of the q
 examples are processed, and only the contribution of a checkpoint to the sums is stored.
 """
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -25,6 +24,7 @@ from genmem.models.base import is_count, is_seed, require
 from genmem.models.evaluation import BLOCK
 from genmem.protocols import Listener, Progress
 from genmem.training.ensemble import noise_shape
+from genmem.training.module_state import copied
 from genmem.training.trajectory import Trajectory
 
 FloatArray = NDArray[np.float64]
@@ -95,7 +95,7 @@ class Visits:
     def __init__(self, trained: Trained, x: Tensor, settings: Settings) -> None:
         settings.check()
         self.settings, self._trajectory = settings, trained.trajectory
-        self._module = copy.deepcopy(trained.module).eval()
+        self._module = copied(trained.module).eval()
         self.device = next(iter(self._module.parameters()), x).device
         weights = checkpoint_weights(self._trajectory, settings.weights, settings.checkpoints)
         used = positions_of(self._trajectory, settings.checkpoints)

@@ -24,6 +24,7 @@ from genmem.models.evaluation import BLOCK, estimate_of, log_prob
 from genmem.models.factory import fresh, model_of_plan
 from genmem.models.fresh import check_fresh
 from genmem.models.posterior import has_posterior, refit_posterior
+from genmem.models.state_checks import check_state
 from genmem.models.weights import refuse_weights
 from genmem.run.directory import Run
 from genmem.run.plan import free_params, planned_description, refuse_other_plan, with_free_params
@@ -187,6 +188,7 @@ def _probe(run: Run, model: DeepDensity) -> dict[str, Any]:
     if model.runs_user_code:
         check_fresh(module, fresh_module(recipe, 1))
     model.check_trained(module, X)
+    check_state(recipe, X)
     refits, steps = splits.n_splits, recipe.steps_per_epoch * recipe.epochs
     scores = len(scored_epochs(model, run.score_epochs)) * len(X)
     lanes = lanes_for(recipe, X, splits)

@@ -18,6 +18,8 @@ from genmem.data.examples import Data
 from genmem.errors import ModelError
 from genmem.models.coupling import check_scoring, some_rows
 from genmem.models.evaluation import LogProbs, log_prob
+from genmem.models.lazy import initialised
+from genmem.models.state_checks import check_state
 from genmem.seeding import seed_for
 from genmem.training.ensemble import Lane, Recipe, batches, isolated_streams, train
 from genmem.training.trajectory import Checkpoint, State, Trajectory, remember
@@ -118,6 +120,8 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
         examples = checked_examples(array)
         settled = self.resolve(array)
         recipe = settled.recipe(array.shape[1:], len(array), seed=self.random_state)
+        tensor = as_tensor(examples, recipe.device)
+        check_state(recipe, tensor)
         kept: list[Checkpoint] = []
         squares: dict[int, State] = {}
 
@@ -130,7 +134,7 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
 
         self.module_ = train(
             recipe,
-            as_tensor(examples, recipe.device),
+            tensor,
             [Lane(keep=np.arange(len(array)), split=0, repeat=0)],
             batched=False,
             on_epoch=remember_it,
@@ -168,7 +172,7 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
         """Return the training recipe for models that each train on at least `n_keep` examples."""
         size, steps = batches(n_keep, self.batch_size)
         return Recipe(
-            make_module=lambda: self.make_module(tuple(event_shape)),
+            make_module=lambda: initialised(self.make_module(tuple(event_shape)), tuple(event_shape)),
             epochs=self.epochs,
             batch_size=size,
             steps_per_epoch=steps,

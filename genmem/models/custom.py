@@ -24,6 +24,7 @@ from genmem.models.custom_module import (
     try_scoring,
 )
 from genmem.models.fresh import check_callable, check_fresh, check_network
+from genmem.models.state_checks import check_draws
 from genmem.seeding import seed_for
 from genmem.training.ensemble import isolated_streams
 
@@ -161,13 +162,14 @@ class ModuleDensity(DeepDensity):
         x = trial_rows(as_tensor(X, torch.device("cpu"))).to(device, torch.float32)
         first, second = (self._made(i, X.shape[1:]).to(device) for i in range(2))
         check_fresh(first, second)
+        check_draws(first, x)
         seed = seed_for(self.random_state, "trial")
         try_module(second, x, seed)
         try_scoring(second, some_rows(as_tensor(X, device)), seed)
 
     def _made(self, seed: int, event_shape: tuple[int, ...]) -> UserModule:
         with isolated_streams(torch.device("cpu"), seed_for(self.random_state, "trial", seed)):
-            return self.make_module(event_shape)
+            return self.recipe(event_shape, 1, seed=0).make_module()  # type: ignore[return-value]
 
     def _check_settings(self) -> None:
         super()._check_settings()

@@ -4,7 +4,6 @@ A *lane* is one network. Lanes run in one batch (`torch.func.vmap` over stacked 
 another; either way a lane's numbers depend on its own seeds alone, never on other lanes.
 """
 
-import copy
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genmem.seeding import seed_for, stream
+from genmem.training.module_state import copied
 from genmem.training.steppers import BatchedLanes, OneLane, State, Stepper
 
 OnEpoch = Callable[[int, int, nn.Module], None]
@@ -142,7 +142,7 @@ def _train_group(
                         on_moments(epoch, i, stepper.second_moments(i))
                     if on_epoch is not None:
                         on_epoch(epoch, i, stepper.module(i))
-    return [copy.deepcopy(stepper.module(i)) for i in range(n)]
+    return [copied(stepper.module(i)) for i in range(n)]
 
 
 def _minibatches(recipe: Recipe, lanes: Sequence[Lane], orders: Sequence[np.random.Generator]) -> Tensor:

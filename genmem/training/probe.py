@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from genmem.training.ensemble import Noise, Recipe, fresh_module, isolated_streams, noise_shape
+from genmem.training.agreement import difference, shared_by_lanes, trial_inputs
+from genmem.training.ensemble import Noise, Recipe, fresh_module, isolated_streams
 from genmem.training.steppers import BatchedLanes, OneLane, Stepper
 
 TRIAL_SECONDS = 0.4
 WARM_UP, TIMED = 3, 5  # steps, if they are fast
 BATCH_TOLERANCE = 1e-4
 EXACT_TOLERANCE = 1e-9  # in float64
-LEAST_GRADIENT = 1e-3  # below, a parameter's gradients are compared to this
 OPTIMISER_STATE = 4  # copies of the parameters: themselves, gradients, two moments of Adam
 SHARE_OF_MEMORY = 0.5
 
@@ -78,10 +78,10 @@ def _synchronize(device: torch.device) -> None:
 
 def step_flops(recipe: Recipe, X: Tensor) -> int:
     """Return the floating-point operations of matrix products and convolutions in a step of one network."""
-    rows, noise = _trial_inputs(recipe, X, 1)
+    ((x, noise),) = trial_inputs(recipe, X, 1)
     lane = OneLane(fresh_module(recipe, 0), recipe.learning_rate)
     with isolated_streams(recipe.device, 0), FlopCounterMode(display=False) as counter:
-        torch.autograd.backward(lane.losses(X[rows].to(torch.float32), noise).mean())
+        torch.autograd.backward(lane.losses(x, noise).mean())
     return int(counter.get_total_flops())
 
 
@@ -89,19 +89,29 @@ def step_flops(recipe: Recipe, X: Tensor) -> int:
 
 
 def can_batch(recipe: Recipe, X: Tensor) -> bool:
-    """Return whether the network computes the same gradients in lanes as alone; warn once if it does not.
+    """Return whether the network computes the same in lanes as alone, for several steps; warn once if it does not.
+
+    Gradients, buffers and log p have to agree, and no other state may change in training: lanes would share it.
 
     If rounding switches a rectifier on or off, gradients change by more than rounding. If they disagree in float32,
     float64 decides: there, they agree to EXACT_TOLERANCE or really differ.
     """
     try:
-        agree = _lanes_agree(recipe, X, torch.float32, BATCH_TOLERANCE) or _agree_exactly(recipe, X)
-        reason = "its gradients differ between lanes and a plain loop"
+        reason = _obstacle(recipe, X)
     except Exception as error:  # whatever the network raises under vmap, the loop is the answer
-        agree, reason = False, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    if not agree:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    if reason is not None:
         warnings.warn(f"Refits run one after another: the network cannot run in lanes ({reason}).", stacklevel=2)
-    return agree
+    return reason is None
+
+
+def _obstacle(recipe: Recipe, X: Tensor) -> str | None:
+    """Return why the network may not run in lanes, or None."""
+    if (shared := shared_by_lanes(recipe, X)) is not None:
+        return shared
+    with _batching_rules_only():
+        found = difference(recipe, X, torch.float32, BATCH_TOLERANCE)
+    return None if found is None else _difference_exactly(recipe, X, found)
 
 
 @contextmanager
@@ -119,50 +129,12 @@ def _batching_rules_only() -> Iterator[None]:
         functorch._set_vmap_fallback_enabled(before)
 
 
-def _agree_exactly(recipe: Recipe, X: Tensor) -> bool:
+def _difference_exactly(recipe: Recipe, X: Tensor, found: str) -> str | None:
     try:
-        return _lanes_agree(recipe, X, torch.float64, EXACT_TOLERANCE)
+        with _batching_rules_only():
+            return difference(recipe, X, torch.float64, EXACT_TOLERANCE)
     except Exception:  # it makes float32 tensors of its own: what float32 said stands
-        return False
-
-
-def _lanes_agree(recipe: Recipe, X: Tensor, dtype: torch.dtype, tolerance: float) -> bool:
-    """Return whether two lanes have the gradients each has alone, up to `tolerance` of a parameter's largest."""
-    rows, noise = _trial_inputs(recipe, X, 2)
-    x, noise = X[rows].to(dtype), None if noise is None else noise.to(dtype)
-    with isolated_streams(recipe.device, 0), _batching_rules_only():
-        modules = [fresh_module(recipe, i).to(dtype) for i in range(2)]
-        together = BatchedLanes(modules, recipe.learning_rate).gradients(x, noise)
-    for i in range(2):
-        alone = _gradients_alone(recipe, i, x, noise)
-        largest = max((float(gradient.abs().max()) for gradient in alone.values()), default=0.0)
-        # A bias before a normalization has only rounding, which in float64 is relative to the other gradients.
-        least = LEAST_GRADIENT * (largest if dtype == torch.float64 else 1.0)
-        for name, expected in alone.items():
-            scale = expected.abs().max().clamp(min=least)
-            if not bool(((together[name][i] - expected).abs().max() <= tolerance * scale).item()):
-                return False
-    return True
-
-
-def _gradients_alone(recipe: Recipe, i: int, x: Tensor, noise: Tensor | None) -> dict[str, Tensor]:
-    module = fresh_module(recipe, i).to(x.dtype)
-    own_noise = None if noise is None else noise[i : i + 1]
-    with isolated_streams(recipe.device, 0):
-        torch.autograd.backward(OneLane(module, recipe.learning_rate).losses(x[i : i + 1], own_noise).mean())
-    named = module.named_parameters()
-    return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in named}
-
-
-def _trial_inputs(recipe: Recipe, X: Tensor, lanes: int) -> tuple[Tensor, Tensor | None]:
-    """Return the rows of one minibatch for each lane, (lanes, batch), and its noise."""
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randint(len(X), (lanes, recipe.batch_size), generator=generator).to(X.device)
-    shape = noise_shape(fresh_module(recipe, 0))
-    if shape is None:
-        return rows, None
-    noise = torch.randn((lanes, 1, recipe.batch_size, *shape), generator=generator)
-    return rows, noise.to(recipe.device)
+        return found
 
 
 # --- how many fit into memory?
@@ -178,7 +150,7 @@ def fitting_lanes(recipe: Recipe, X: Tensor) -> int:
 
 def _kept_for_backward(recipe: Recipe, module: nn.Module, X: Tensor) -> int:
     """Return the bytes of activations kept for the backward pass of one step of one network."""
-    rows, noise = _trial_inputs(recipe, X, 1)
+    ((x, noise),) = trial_inputs(recipe, X, 1)
     own = {p.untyped_storage().data_ptr() for p in module.parameters()}
     sizes: dict[int, int] = {}
 
@@ -189,7 +161,7 @@ def _kept_for_backward(recipe: Recipe, module: nn.Module, X: Tensor) -> int:
 
     lane = OneLane(module, recipe.learning_rate)
     with isolated_streams(recipe.device, 0), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        lane.losses(X[rows].to(torch.float32), noise)
+        lane.losses(x, noise)
     return sum(size for storage, size in sizes.items() if storage not in own)
 
 

@@ -1,6 +1,5 @@
 """One optimizer step: for one network, or for many of one architecture in one batch."""
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -9,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
+
+from genmem.training.module_state import copied
 
 State = dict[str, Tensor]
 CACHE_LINE = 16  # float32 values
@@ -66,31 +67,44 @@ class BatchedLanes:
         self._flat = {name: _padded(value).clone() for name, value in stacked.items()}
         self._parameters = {name: _unpadded(self._flat[name], value.shape) for name, value in stacked.items()}
         self._optimiser = torch.optim.Adam(list(self._flat.values()), lr=learning_rate, fused=True)
-        skeleton = copy.deepcopy(modules[0])
+        skeleton = _Reassigning(copied(modules[0]))
 
-        def loss(parameters: State, buffers: State, x: Tensor, noise: dict[str, Tensor]) -> Tensor:
-            result: Tensor = functional_call(skeleton, (parameters, buffers), (x,), noise).mean()
+        def loss(parameters: State, buffers: State, x: Tensor, noise: dict[str, Tensor]) -> tuple[Tensor, State]:
+            state = ({f"module.{name}": value for name, value in part.items()} for part in (parameters, buffers))
+            result: tuple[Tensor, State] = functional_call(skeleton, tuple(state), (x,), noise)
             return result
 
         # "same": a lane draws the noise it would draw alone, so its result does not depend on the others.
-        self._gradients = vmap(grad(loss), randomness="same")
+        self._gradients = vmap(grad(loss, has_aux=True), randomness="same")
 
     def step(self, x: Tensor, noise: Tensor | None) -> None:
         """Take one step on x: (lanes, batch, *event)."""
-        for name, gradient in self.gradients(x, noise).items():
-            self._flat[name].grad = _padded(gradient)
-        self._optimiser.step()
+        self.descend(self.gradients(x, noise))
 
     def gradients(self, x: Tensor, noise: Tensor | None) -> State:
-        """Return the gradient of every stacked parameter: (lanes, *parameter)."""
+        """Return the gradient of every stacked parameter, (lanes, *parameter); buffers change as in any forward pass.
+
+        Those that it changes in place are stacked tensors already, and those that it assigns anew are put back.
+        """
         keywords = {} if noise is None else {"noise": noise}
-        result: State = self._gradients(self._parameters, self._buffers, x, keywords)
-        return result
+        result, assigned = self._gradients(self._parameters, self._buffers, x, keywords)
+        self._buffers.update({name: value.detach() for name, value in assigned.items()})
+        found: State = result
+        return found
+
+    def descend(self, gradients: State) -> None:
+        """Take a step of Adam along the gradients."""
+        for name, gradient in gradients.items():
+            self._flat[name].grad = _padded(gradient)
+        self._optimiser.step()
 
     def module(self, lane: int) -> nn.Module:
         """Return the network of a lane; the next call overwrites it."""
         state = {**self._parameters, **self._buffers}
-        self._scratch.load_state_dict({k: v[lane] for k, v in state.items()}, strict=False)
+        own = self._scratch.load_state_dict({k: v[lane] for k, v in state.items()}, strict=False)
+        for name in own.unexpected_keys:  # buffers that a state dict leaves out
+            parent, _, last = name.rpartition(".")
+            setattr(self._scratch.get_submodule(parent), last, state[name][lane].clone())
         return self._scratch
 
     def second_moments(self, lane: int) -> State:
@@ -101,6 +115,21 @@ class BatchedLanes:
             for name, flat in self._flat.items()
             for v in _second_moment(self._optimiser, flat)
         }
+
+
+class _Reassigning(nn.Module):
+    """A network that also returns the buffers that its forward pass assigned anew: `functional_call` drops them."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor, **noise: Tensor) -> tuple[Tensor, State]:
+        """Return the mean loss, and the assigned buffers by name."""
+        before = dict(self.module.named_buffers())
+        loss = self.module(x, **noise).mean()
+        after = self.module.named_buffers()
+        return loss, {name: value for name, value in after if value is not before.get(name)}
 
 
 def _second_moment(optimiser: torch.optim.Adam, parameter: Tensor) -> Iterator[Tensor]:
