@@ -98,6 +98,8 @@ class PerExampleGradients:
 
     def _try_out(self) -> None:
         self._draws_own = self._finds_own_draws()
+        if self._draws_own:
+            self._tried_draws = 2
         self._refuse_mixed(range(TRIED))
         self._verified = self._verified_along = False
         self._way_along: str | None = None

@@ -33,20 +33,25 @@ class PerExampleLoss(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensor | None = None, draws: int = 1) -> Tensor:
         """Return the loss of each example: (batch,)."""
+        if noise is None and draws > 1 and not self.takes_draws():
+            return torch.stack([self._once(x, None, 1) for _ in range(draws)]).mean(0)
+        return self._once(x, noise, draws)
+
+    def _once(self, x: Tensor, noise: Tensor | None, draws: int) -> Tensor:
         (loss,) = self._loss
         x = x.clone()  # a network may overwrite its input
         if loss is not None:
             return loss(self.module, x) if noise is None else loss(self.module, x, noise)
-        if noise is not None:
-            result: Tensor = self.module(x, draws=len(noise), noise=noise)
-            return result
-        result = self.module(x) if draws == 1 else self.module(x, draws=draws)
+        given: dict[str, Any] = {} if noise is None else {"noise": noise}
+        if (draws > 1 or noise is not None) and self.takes_draws():
+            given["draws"] = draws if noise is None else len(noise)
+        result: Tensor = self.module(x, **given)
         return result
 
     def takes_draws(self) -> bool:
-        """Return whether the network accepts a number of draws without noise."""
+        """Return whether the network accepts a number of draws; if not, it is called once for each."""
         (loss,) = self._loss
-        return loss is None and "draws" in inspect.signature(self.module.forward).parameters
+        return loss is None and takes(self.module, "draws")
 
     def under(self, parameters: Mapping[str, Tensor], x: Tensor, noise: Tensor | None, draws: int = 1) -> Tensor:
         """Return the losses with some parameters, by their names in `module`, replaced."""
@@ -57,6 +62,12 @@ class PerExampleLoss(nn.Module):
     def state(self) -> dict[str, Tensor]:
         """Return the parameters by name, detached; shared ones count once."""
         return {name: p.detach() for name, p in self.module.named_parameters()}
+
+
+def takes(module: nn.Module, name: str) -> bool:
+    """Return whether the forward pass of a network accepts an argument of this name."""
+    known = inspect.signature(module.forward).parameters
+    return name in known or any(one.kind is one.VAR_KEYWORD for one in known.values())
 
 
 def vmap_rows(

@@ -1,9 +1,9 @@
 """Which training examples shaped this one?"""
 
-from genmem.influence.checkpoints import Trained
 from genmem.influence.ledger import Ledger
 from genmem.influence.scores import influence_scores, self_influence, top_influences
 from genmem.influence.selection import TopInfluences
+from genmem.influence.trained import Trained
 from genmem.influence.weights import checkpoint_weights
 
 __all__ = [

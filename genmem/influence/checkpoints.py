@@ -11,21 +11,23 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from genmem.data.arrays import fingerprint
 from genmem.errors import ModelError
 from genmem.gradients.draws import QUERY, TRAIN, Drawn, Streams
 from genmem.gradients.engine import TRIED, PerExampleGradients
+from genmem.gradients.fallback import takes
 from genmem.gradients.products import Direction
 from genmem.influence.ledger import Part, Store
+from genmem.influence.states import fitted
+from genmem.influence.trained import Trained, in_full_precision
 from genmem.influence.weights import checkpoint_weights, positions_of, preconditioner
 from genmem.models.base import is_count, is_seed, require
 from genmem.models.evaluation import BLOCK
 from genmem.protocols import Listener, Progress
 from genmem.training.ensemble import noise_shape
 from genmem.training.module_state import copied
-from genmem.training.trajectory import Trajectory
 
 FloatArray = NDArray[np.float64]
 GRADIENT_BYTES = {"cpu": 2**27, "cuda": 2**31}  # of one batch of training examples
@@ -33,21 +35,6 @@ BATCH = {"cpu": 256, "cuda": 2048}  # rows at most
 IN_LEDGER = 512  # rows of a part, at least
 ROUNDING = 1e-6  # relative change of a gradient that rounding may cause: more means that the network draws noise
 SUMS = 2**25  # values held without a ledger
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A network and the checkpoints of its training, for use in place of a fitted model.
-
-    `Trained(fresh_module(model.recipe(event_shape, n_train, seed=0), 0), load_trajectory(folder))` is that of a run.
-
-    Args:
-        module: a network of the same architecture, on the device to compute on; its own weights are not used.
-        trajectory: its checkpoints.
-    """
-
-    module: nn.Module
-    trajectory: Trajectory
 
 
 @dataclass(frozen=True)
@@ -95,7 +82,8 @@ class Visits:
     def __init__(self, trained: Trained, x: Tensor, settings: Settings) -> None:
         settings.check()
         self.settings, self._trajectory = settings, trained.trajectory
-        self._module = copied(trained.module).eval()
+        self._module = in_full_precision(copied(trained.module).eval())
+        self._loss = trained.loss
         self.device = next(iter(self._module.parameters()), x).device
         weights = checkpoint_weights(self._trajectory, settings.weights, settings.checkpoints)
         used = positions_of(self._trajectory, settings.checkpoints)
@@ -104,13 +92,15 @@ class Visits:
             raise ModelError(
                 expected="a checkpoint with steps after it",
                 got=f"{len(used)} at step {self._trajectory[used[0]].step}, where training ended",
-                do="Use an earlier one too, or fit the model with a smaller checkpoint_every=.",
+                do="Use an earlier one too: fit the model with a smaller checkpoint_every=, or save more states. Or "
+                'use weights="equal" or "lr", for gradients at the final weights alone.',
             )
         self.weights = weights[weights > 0]
         self._coverage: dict[str, None] = {}
         self._now: tuple[int, Visit] | None = None
         self._gradients: PerExampleGradients | None = None
-        self._shape = noise_shape(self._module)
+        takes_noise = self._loss is None and takes(self._module, "noise")
+        self._shape = noise_shape(self._module) if takes_noise else None
         tried = x[torch.linspace(0, len(x) - 1, TRIED).round().long()].to(self.device)
         self._tried, self.random, self.draws = tried, True, settings.draws
         self._find_out()
@@ -166,7 +156,7 @@ class Visits:
             "weights": self.settings.weights,
             "draws": self.draws,
             "seed": self.settings.seed,
-            "loss": "trained",  # as in ledgers of older versions
+            "loss": "trained" if self._loss is None else f"trained, {getattr(self._loss, '__qualname__', 'loss')}",
             "steps": self.steps,
             "weight of each": self.weights.tolist(),
             "last checkpoint": fingerprint(*state),
@@ -187,7 +177,8 @@ class Visits:
         position = self._positions[i]
         checkpoint = self._trajectory[position]
         try:
-            self._module.load_state_dict(checkpoint.state_dict(), strict=True)
+            state = fitted(checkpoint.state_dict(), self._module.state_dict(), f"the checkpoint at {checkpoint.step}")
+            self._module.load_state_dict(state, strict=True)
         except RuntimeError as error:
             raise ModelError(
                 expected="the network of this trajectory",
@@ -197,7 +188,7 @@ class Visits:
         sides = [self._streams(side, checkpoint.step) for side in (TRAIN, QUERY)]
         if self._gradients is None:
             noise = sides[0].noise(0, len(self._tried), self.device)
-            self._gradients = PerExampleGradients(self._module, self._tried, noise=noise)
+            self._gradients = PerExampleGradients(self._module, self._tried, noise=noise, loss=self._loss)
         else:
             self._gradients.renew()
         gradients = self._gradients

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from genmem.influence.checkpoints import Settings, Trained
+from genmem.influence.checkpoints import Settings
 from genmem.influence.closed_form import family_of, formula_scores, formula_top, refuse_scale, self_influence_of
 from genmem.influence.ledger import Ledger
 from genmem.influence.selection import TopInfluences
 from genmem.influence.tracin import network_scores, network_self_influence, network_top
+from genmem.influence.trained import Trained, refuse_bare
 from genmem.models.base import DeepDensity
 from genmem.protocols import Listener, ignore
 
@@ -38,7 +39,7 @@ def influence_scores(
     `IF(x_i, z) = l(z; without x_i) - l(z; all)` with l = -log p. A positive score marks a proponent of z: training on
     x_i makes z more likely. A negative score marks an opponent.
 
-    - Networks (any fitted `DeepDensity` with a trajectory, or `Trained`): TracIn, the sum over checkpoints of
+    - Networks (a fitted `DeepDensity` with a trajectory, or your own as `Trained`): TracIn, the sum over checkpoints of
       w_c <g_c(x_i), g_c(z)>, with g_c the gradient of the training loss (with its beta, not -log p), averaged over
       `draws` draws that are independent between x_i and z. It is how much training on x_i reduced the loss of z, to
       first order, not the effect of a refit without it. `top_influences` returns the strongest without the matrix.
@@ -100,6 +101,7 @@ def influence_scores(
             progress=progress,
             settings=Settings(weights, draws, seed, checkpoints),
         )
+    refuse_bare(model)
     refuse_scale(scale)
     return formula_scores(family_of(model, seed, executor), X_train, X_query, groups)
 
@@ -162,6 +164,7 @@ def top_influences(
             progress=progress,
             settings=Settings(weights, draws, seed, checkpoints),
         )
+    refuse_bare(model)
     refuse_scale(scale)
     return formula_top(family_of(model, seed, executor), X_train, X_query, groups, k, progress)
 
@@ -207,5 +210,6 @@ def self_influence(
         settings = Settings(weights, draws, seed, checkpoints)
         found = network_self_influence(model, X, ledger=ledger, progress=progress, settings=settings)
         return found if return_std else found[0]
+    refuse_bare(model)
     scores = self_influence_of(family_of(model, seed, executor), X)
     return (scores, np.zeros(len(scores))) if return_std else scores

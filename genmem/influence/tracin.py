@@ -35,7 +35,6 @@ from genmem.gradients.products import (
 from genmem.influence.checkpoints import (
     Count,
     Settings,
-    Trained,
     Visit,
     Visits,
     accumulate,
@@ -46,6 +45,7 @@ from genmem.influence.checkpoints import (
 )
 from genmem.influence.ledger import Ledger, Memory, Part, Store
 from genmem.influence.selection import TopInfluences, check_k, check_scale, nothing, scaled, with_block
+from genmem.influence.trained import Trained, refuse_bare
 from genmem.influence.weights import note_on
 from genmem.models.base import DeepDensity, as_tensor, require
 from genmem.protocols import Listener
@@ -208,6 +208,7 @@ def _kept(ledger: Ledger | None, about: Mapping[str, object], visits: Visits) ->
 def _trained_of(model: DeepDensity | Trained) -> Trained:
     if isinstance(model, Trained):
         return model
+    refuse_bare(model)
     if not isinstance(model, DeepDensity):
         raise ModelError(
             expected="a DeepDensity, or a network with its trajectory",

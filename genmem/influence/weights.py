@@ -14,7 +14,8 @@ from genmem.models.base import require
 from genmem.training.trajectory import Trajectory
 
 FloatArray = NDArray[np.float64]
-KINDS = ("complete", "lr", "adam")
+KINDS = ("complete", "lr", "adam", "equal")
+NEEDED = {"lr": ("learning_rate",), "equal": ()}  # by the other kinds, all three
 EPSILON = 1e-8  # of torch's Adam
 
 
@@ -30,6 +31,7 @@ def checkpoint_weights(
       all examples on z add up to the decrease of z's loss, to first order in the steps.
     - "adam": the same weight; in addition, gradients are multiplied by 1 / (sqrt(v) + 1e-8), see `preconditioner`.
     - "lr": eta_c, for checkpoints at even distances, up to a factor.
+    - "equal": 1, if the learning rates are not known.
 
     Momentum mu without Adam makes each step 1 / (1 - mu) times as long. A checkpoint represents the steps after it, but
     gradients shrink until the next one. If checkpoints are far apart, sums are therefore too large by a factor, most of
@@ -41,15 +43,18 @@ def checkpoint_weights(
         checkpoints: positions of those used, in order; None: all.
 
     Raises:
-        ModelError: a checkpoint has no learning rate, steps do not increase, or a checkpoint or the kind does not
-            exist.
+        ModelError: a checkpoint has no learning rate, steps do not increase, a checkpoint or the kind does not exist,
+            or `Trained` was not told what this kind needs.
 
     References:
         Estimating Training Data Influence by Tracing Gradient Descent (Pruthi, Liu, Kale & Sundararajan, 2020),
         https://arxiv.org/abs/2002.08484
     """
     require("weights", kind, KINDS.__contains__, f"one of {', '.join(KINDS)}")
+    _refuse_unknown(trajectory, kind)
     used = positions_of(trajectory, checkpoints)
+    if kind == "equal":
+        return np.ones(len(used))
     rates = np.array([_learning_rate(trajectory, position) for position in used])
     if kind == "lr":
         return rates
@@ -61,6 +66,18 @@ def checkpoint_weights(
             do="Correct the trajectory, or fit the model again.",
         )
     return np.asarray(rates * steps / trajectory.n_train)
+
+
+def _refuse_unknown(trajectory: Trajectory, kind: str) -> None:
+    needed = NEEDED.get(kind, ("learning_rate", "steps", "n_train"))
+    missing = [name for name in needed if name in trajectory.unknown]
+    if missing:
+        others = 'weights="lr" needs learning_rate alone, weights="equal" nothing.'
+        raise ModelError(
+            expected=f"{', '.join(f'{name}=' for name in needed)} of Trained for weights={kind!r}",
+            got=f"none for {', '.join(missing)}",
+            do=f"Pass {', '.join(f'{name}=' for name in missing)} to Trained, or choose other weights: {others}",
+        )
 
 
 def positions_of(trajectory: Trajectory, checkpoints: Sequence[int] | None) -> list[int]:
@@ -101,7 +118,7 @@ def preconditioner(
         raise ModelError(
             expected='checkpoints with the second moments of Adam for weights="adam"',
             got=f"none at step {trajectory[following].step}",
-            do='Fit the model again, or use weights="complete".',
+            do='Fit the model again, pass a Trajectory of Checkpoints with read_moments=, or use weights="complete".',
         )
     return {
         name: 1 / (moments[name].to(p).sqrt() + EPSILON)
@@ -118,6 +135,8 @@ def note_on(kind: str, trajectory: Trajectory) -> str:
         return "Steps are scaled as Adam scaled them, by its second moments at the next checkpoint."
     if kind == "lr":
         return "Checkpoints are weighted by their learning rates alone: scores have no scale of their own."
+    if kind == "equal":
+        return "All checkpoints count the same: scores have no scale of their own."
     note = "Steps are treated as plain gradient descent"
     return note + ("; training used Adam, whose steps differ: ranks mean more than magnitudes." if adam else ".")
 

@@ -42,12 +42,14 @@ class Checkpoint:
 class Trajectory:
     """Checkpoints in the order of training, the untrained network first.
 
-    `n_train` examples in batches of `batch_size` were trained on.
+    `n_train` examples in batches of `batch_size` were trained on. `unknown` names what is not known of a training loop
+    of the user's own: "learning_rate", "steps" (checkpoints are numbered instead) or "n_train" (0).
     """
 
     checkpoints: tuple[Checkpoint, ...]
     n_train: int
     batch_size: int
+    unknown: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.checkpoints)
