@@ -100,20 +100,23 @@ def constants_of(X: NDArray[Any], *, whole_pixels_of: int = 1) -> list[list[floa
     return [[int(column), float(first[column])] for column in columns]
 
 
-def blurred_columns(X: NDArray[Any]) -> NDArray[np.intp]:
-    """Return the flattened columns that float32 does not resolve: its steps are wider than a tenth of their range.
+def blurred_columns(X: NDArray[Any], share: float = 0.1, kind: Any = np.float32) -> NDArray[np.intp]:
+    """Return the flattened columns that a float type does not resolve: its steps are wider than a share of their range.
 
     In float32, seconds since 1970 are 128 apart.
 
     >>> blurred_columns(np.array([[1.7e9, 1.7], [1.7e9 + 60, 1.8]]))
     array([0])
     """
-    low = np.full(X[0].size, np.inf)
-    high = -low
+    whole = X.dtype.kind in "iu"
+    low = high = X[:1].reshape(-1) if whole else X[:1].reshape(-1).astype(np.float64)
     for _, block in blocks(X):
         low, high = np.minimum(low, block.min(0)), np.maximum(high, block.max(0))
-    largest = np.maximum(np.abs(low), np.abs(high)).astype(np.float64)
-    return np.flatnonzero((high > low) & (largest * np.finfo(np.float32).eps > 0.1 * (high - low)))
+    largest = np.maximum(np.abs(low.astype(np.float64)), np.abs(high.astype(np.float64)))
+    step = np.maximum(largest * np.finfo(kind).eps, np.finfo(kind).smallest_subnormal)
+    # Differences of integers are exact modulo 2^64, where those of their floats may be 0.
+    spread = high.astype(np.uint64) - low.astype(np.uint64) if whole else high - low
+    return np.flatnonzero((high > low) & (step > share * spread))
 
 
 def identical_groups(X: NDArray[Any]) -> NDArray[np.intp]:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from genmem.data.arrays import as_array, blocks, checked_examples, first_where, identical_groups
+from genmem.data.arrays import as_array, blocks, first_where, identical_groups
 from genmem.data.files import Raw, read, read_labels, tidy_labels
 from genmem.data.images import image_shape_of
+from genmem.data.precision import Precision, examples_in
 from genmem.errors import DataError
 from genmem.seeding import stream
 
@@ -23,7 +24,7 @@ class Data:
     """Examples and their metadata.
 
     Attributes:
-        X: the examples, (n, *event_shape), float32 or uint8.
+        X: the examples, (n, *event_shape), float32, uint8, or float64 (see `load`).
         labels: (n,) integers, booleans or text, or None.
         index: (n,) the row of each example in the source, from 0.
         source: "digits", a path as passed, or "array".
@@ -63,6 +64,7 @@ def load(
     labels: str | os.PathLike[str] | ArrayLike | None = None,
     subset: int | None = None,
     seed: int = 0,
+    precision: Precision = "single",
 ) -> Data:
     """Load and check examples. uint8 and float32 are kept, bool becomes uint8, other numbers become float32.
 
@@ -76,6 +78,8 @@ def load(
             of a folder of images or of "digits".
         subset: keep this many examples, drawn at random without replacement, in their original order.
         seed: of the draw.
+        precision: "single"; "needed", which keeps float64 if rounding to float32 would change a column by more than a
+            ten-thousandth of its range; or "double".
 
     Raises:
         DataError: the source is missing, damaged, not numeric, not finite or has fewer than two examples; labels are
@@ -86,7 +90,7 @@ def load(
     ((100, 64), 'float32', (8, 8))
     """
     raw, name = _read(source, array, label_array, label_column)
-    X = checked_examples(raw.X, name, raw.columns, least=2)
+    X = examples_in(precision, raw.X, name, raw.columns, least=2)
     given = _labels_beside(labels, label_array or label_column)
     given = raw.labels if given is None else given
     tidy = None if given is None else tidy_labels(given, len(X), _name_of(labels) or name)

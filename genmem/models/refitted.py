@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genmem.data.arrays import checked_examples
 from genmem.errors import GenmemError
 from genmem.models.inside import rebuild_in_one_leaf, set_one_leaf
 from genmem.models.knn import KNNDensity
@@ -48,7 +49,7 @@ def _is_about_dtypes(error: Exception) -> bool:
 def log_probs_of_refit(make: Callable[[], Any], X: NDArray[Any], keep: NDArray[np.bool_]) -> Any:
     """Return log p of all examples, as `score_samples` gives it, under a fresh model fitted to those kept.
 
-    A user's density that does not take float64, such as one around a float32 network, gets float32 if X is stored so.
+    A user's density that does not take float64, such as one around a float32 network, gets float32 unless this blurs X.
     """
     model = make()
     values = in_its_precision(model, X)
@@ -57,7 +58,7 @@ def log_probs_of_refit(make: Callable[[], Any], X: NDArray[Any], keep: NDArray[n
     except GenmemError:
         raise
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        if X.dtype == np.float64 or not _is_about_dtypes(error):
+        if not _is_about_dtypes(error):
             raise
-    single = X.astype(np.float32, copy=False)
+    single = checked_examples(X).astype(np.float32, copy=False)
     return refitted(make(), single[keep]).score_samples(single)

@@ -155,11 +155,19 @@ def choose_bandwidth(X: ArrayLike, *, rows: int = 4096, seed: int = 0) -> float:
             do="Set the bandwidth yourself.",
         )
     array = array if len(first) == len(array) else array[first]
+    unit = _unit(array)
+    array = array if unit == 1 else array / unit
     count = max(1, min(rows, len(array), _PAIRS // len(array)))
     some = np.sort(stream(seed, "bandwidth rows").choice(len(array), count, replace=False))
     squared = squared_distances(array[some], array)
     squared[torch.arange(count), torch.from_numpy(some)] = math.inf
-    return _best_bandwidth(squared, array.shape[1])
+    return unit * _best_bandwidth(squared, array.shape[1])
+
+
+def _unit(array: NDArray[Any]) -> float:
+    """Return 1, or the power of two at the widest column if its square is beyond float32, in which distances are."""
+    wide = float((array.max(axis=0).astype(np.float64) - array.min(axis=0)).max())
+    return 1.0 if 1e-15 < wide < 1e15 else 2.0 ** math.frexp(wide)[1]
 
 
 def _best_bandwidth(squared: Tensor, d: int) -> float:

@@ -187,7 +187,8 @@ def _log_probs(fitted: Any, rows: NDArray[Any], seed: int) -> NDArray[np.float64
 
 def _outside(run: Run, model: Any, test: Test) -> NDArray[Any]:
     """Return held-out examples in the form that the model takes, prepared like the run's data."""
-    chosen, given = planned_model(run, model), load(test)
+    precise = run.plan["data"]["dtype"] == "float64"
+    chosen, given = planned_model(run, model), load(test, precision="double" if precise else "single")
     shape = tuple(run.plan["data"]["event_shape"])
     shaped = shape_for(chosen, given)
     if shaped.X.shape[1:] != shape:

@@ -71,7 +71,8 @@ def _coordinates(run: Run, data: Data) -> tuple[NDArray[Any], str]:
         means = run.result("latents")["mean"]
         if means.size:
             return means, "latent space"
-    flat = np.asarray(data.X, np.float32).reshape(len(data.X), -1)
+    kind = np.float64 if data.X.dtype == np.float64 else np.float32
+    flat = np.asarray(data.X, kind).reshape(len(data.X), -1)
     components = min(COMPONENTS, *flat.shape)
     if flat.shape[1] <= components:
         return flat, "data"

@@ -9,13 +9,13 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.base import clone
 
-from genmem.data.arrays import identical_groups
+from genmem.data.arrays import checked_examples, identical_groups
 from genmem.data.examples import Data, load, prepare
 from genmem.data.images import to_images
-from genmem.errors import DataError, ModelError
+from genmem.errors import DataError, ModelError, RunError
 from genmem.leaveout import ensure_probe, scored_epochs
 from genmem.models import DeepDensity, make_model
-from genmem.models.factory import check_density, suited
+from genmem.models.factory import BUILT_IN, check_density, import_callable, suited
 from genmem.models.weights import refuse_weights
 from genmem.run.directory import Run, stage
 from genmem.run.splits import Splits, subset_length
@@ -67,12 +67,15 @@ def plan(
         labels=labels,
         subset=subset,
         seed=int(seed),
+        precision="single" if _is_network(model) else "needed",
     )
     seed = int(seed)
+    out = Path(out) if out is not None else _default_out(data, model)
     chosen = settle_model(model, settings or {}, loaded, epochs, seed)
+    loaded = _as_planned(loaded, chosen, out)
     prepared = prepare(shape_for(chosen, loaded), getattr(chosen, "likelihood", None), seed)
     run = Run.create(
-        out if out is not None else _default_out(data, model),
+        out,
         model=chosen,
         data=prepared,
         splits=_design(prepared, folds, max(repeats, max_repeats or 0), seed, together, fraction, leave_out),
@@ -140,6 +143,28 @@ def _score_epochs(model: Any, asked: Sequence[int] | Literal["auto"]) -> tuple[i
     if asked == "auto":
         return tuple(sorted({max(1, round(share * model.epochs)) for share in TRAJECTORY_SHARES}))
     return scored_epochs(model, [int(e) for e in asked])
+
+
+def _is_network(model: Any) -> bool:
+    """Return whether a model is known to be a network before it is made; those of factories are not."""
+    if isinstance(model, str):
+        kind = import_callable(BUILT_IN[model]) if model in BUILT_IN else None
+        return isinstance(kind, type) and issubclass(kind, DeepDensity)
+    return isinstance(model, DeepDensity)
+
+
+def _as_planned(data: Data, model: Any, out: Path) -> Data:
+    """Return data in float64 as float32 if the model is a network, or an earlier version planned the run so."""
+    if data.X.dtype != np.float64 or not (isinstance(model, DeepDensity) or _has_single(out)):
+        return data
+    return replace(data, X=checked_examples(data.X, data.source, data.columns))
+
+
+def _has_single(out: Path) -> bool:
+    try:
+        return bool(Run.open(out).plan["data"]["dtype"] == "float32")
+    except RunError:
+        return False
 
 
 def _default_out(data: Any, model: Any) -> Path:
