@@ -16,7 +16,7 @@ from genmem.errors import ModelError
 from genmem.training.agreement import Inputs, trial_inputs
 from genmem.training.ensemble import Recipe, fresh_module, isolated_streams
 from genmem.training.module_state import Slot, changed, copied, slots
-from genmem.training.state_effects import Effects, Trial, close, effects, trial_noise
+from genmem.training.state_effects import Effects, Trial, alike, close, effects, trial_noise
 from genmem.training.steppers import OneLane
 
 STEPS = 3
@@ -174,9 +174,10 @@ def _check_restored(trained: nn.Module, fresh: nn.Module, trial: Trial, read: Se
     if not close(trial.score(trained), trial.score(fresh)):
         tensors = [path for path, slot in differing.items() if isinstance(slot.value, Tensor)]
         _refuse_state([*tensors, *differing, "something that is no attribute"][0])
-    differing = {slot.path: slot for slot in changed(slots(fresh), mine) if slot.path in differing}
-    if lost := [slot.path for slot in read if slot.path in differing]:
-        _refuse_state(lost[0])
+    mine, theirs = slots(trained), slots(fresh)
+    for path in (slot.path for slot in read if slot.path in differing):
+        if path not in mine or path not in theirs or not alike(mine[path].value, theirs[path].value):
+            _refuse_state(path)
 
 
 def _refuse_state(path: str) -> None:

@@ -142,6 +142,8 @@ def _train_group(
                         on_moments(epoch, i, stepper.second_moments(i))
                     if on_epoch is not None:
                         on_epoch(epoch, i, stepper.module(i))
+    if not batched:  # its own network: a hook that refers to the network would not be copied with it
+        return [stepper.module(0)]
     return [copied(stepper.module(i)) for i in range(n)]
 
 

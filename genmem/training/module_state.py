@@ -214,11 +214,20 @@ def _reset(generator: Any) -> Callable[[_Stream], object]:
 
 
 def _resize(container: Any, count: int) -> None:
-    """Lengthen a list by copies of its last item, as if there had been many steps; or shorten it again."""
+    """Lengthen a container by copies of an item, or by keys of ours, as if there had been many steps; or undo that."""
+    ours = [(FAR, i) for i in range(count - len(container))]
     if isinstance(container, list | deque) and container:
-        container.extend([container[-1]] * (count - len(container)))
+        container.extend([container[-1]] * len(ours))
         while len(container) > count:
             container.pop()
+    elif isinstance(container, dict) and container:
+        container.update(dict.fromkeys(ours, next(iter(container.values()))))
+        while len(container) > count:
+            container.popitem()
+    elif isinstance(container, set):
+        container.update(ours)
+        if not ours:
+            container -= {item for item in container if isinstance(item, tuple) and item[:1] == (FAR,)}
 
 
 def _inside(path: str, value: Any) -> Iterator[tuple[str, Any, Callable[[Any], None]]]:

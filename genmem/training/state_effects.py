@@ -64,7 +64,7 @@ def _effects(module: nn.Module, slot: Slot, trial: Trial, expected: list[Any]) -
     for poison in poisons(slot.value):
         try:
             loss, score, value = _results(module, trial, slot, poison)
-            differs = [not close(expected[0], loss), not close(expected[1], score), not _alike(usual, value)]
+            differs = [not close(expected[0], loss), not close(expected[1], score), not alike(usual, value)]
         except Exception:  # what the network raises if the value is another: it reads it
             differs = [True, True, True]
         differing = [one or other for one, other in zip(differing, differs, strict=True)]
@@ -90,7 +90,8 @@ def _result(copy: nn.Module, result: Callable[[nn.Module], Tensor], slot: Slot |
         there.put(there.held)  # copies share variables around functions with the network
 
 
-def _alike(one: Any, other: Any) -> bool:
+def alike(one: Any, other: Any) -> bool:
+    """Return whether two values of a slot are the same, tensors up to what a device may round."""
     if isinstance(one, Tensor) and isinstance(other, Tensor) and one.shape == other.shape:
         return close(one, other)
     return same(one, other)

@@ -94,6 +94,28 @@ class ByLength(Net):
         return 1.0 if len(self.seen) < 500 else 2.0
 
 
+class ByKeys(Net):
+    def __init__(self):
+        super().__init__()
+        self.seen = {}
+
+    def factor(self, h):
+        if self.training:
+            self.seen[len(self.seen)] = 1
+        return 1.0 if len(self.seen) < 500 else 2.0
+
+
+class BySet(ByKeys):
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def factor(self, h):
+        if self.training:
+            self.seen.add(len(self.seen))
+        return 1.0 if len(self.seen) < 500 else 2.0
+
+
 class Initialised(Net):
     """Data-dependent initialization with a flag that is no buffer."""
 
@@ -219,6 +241,8 @@ def density(make, loss=lambda network, x: network(x), **changes):
         (LateWarmUp, "depends on network.steps, .*register_buffer"),
         (InADictionary, r"depends on network.about\['seen'\]\[0\]"),
         (ByLength, r"depends on len\(network.seen\)"),
+        (ByKeys, r"depends on len\(network.seen\)"),
+        (BySet, r"depends on len\(network.seen\)"),
         (Initialised, "depends on network.ready"),
         (OutsideTheModules, r"depends on network.average\[0\].(weight|bias)"),
         (BornInForward, "load into a fresh one.*network.mean.*in __init__"),
@@ -322,7 +346,20 @@ class Caching(Net):
         return 1 + (h * self.mask).square().sum(1)
 
 
+class Features(Net):
+    """A hook keeps what a layer returns, and the loss reads it."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = {}
+        self.first.register_forward_hook(lambda module, inputs, output: self.seen.update(first=output))
+
+    def factor(self, h):
+        return 1 + self.seen["first"].square().mean(1)
+
+
 KEPT = {
+    "features": Features,
     "caching": Caching,
     "extra tensor": ExtraTensor,
     "tied": Tied,
