@@ -159,11 +159,12 @@ class DiffusionModel(DeepDensity):
         for seed in range(2 if self.network is not None else 1):
             with isolated_streams(CPU, seed):
                 made.append(self.make_module(shape))
+        if self.network is not None:  # before a network that is not ours is called, and put into evaluation mode
+            check_fresh(made[0], made[1], "network")
         check_precision(made[0].network, "network")
         check_answer(made[0].network, seen_by_network(shape))
         if self.network is not None:
             check_network(made[0].network, "network")
-            check_fresh(made[0], made[1], "network")
         self.check_trained(made[0], as_tensor(X, CPU))
 
     def score_samples(self, X: ArrayLike, importance_samples: int = 64, return_std: bool = False) -> Any:

@@ -1,6 +1,7 @@
 """Does a user's function make a fresh network for every refit? Checked before training."""
 
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ def check_callable(name: str, value: Any, *, needed: bool, makes_network: bool =
     """
     if value is None and not needed:
         return
+    given, value = value, value.func if isinstance(value, partial) else value
     if isinstance(value, nn.Module) or isinstance(getattr(value, "__self__", None), nn.Module):
         what = " that makes a fresh network" if makes_network else " of the network it is given"
         raise ModelError(
@@ -29,9 +31,9 @@ def check_callable(name: str, value: Any, *, needed: bool, makes_network: bool =
             f"for example {name if makes_network else 'make_module'}=lambda shape: Net(), and use the network that "
             "each function receives.",
         )
-    if not callable(value):
+    if not callable(given):
         raise ModelError(
-            expected=f"{name} to be a function", got=type(value).__name__, do=f"Pass a function as {name}."
+            expected=f"{name} to be a function", got=type(given).__name__, do=f"Pass a function as {name}."
         )
 
 
@@ -87,7 +89,7 @@ def check_fresh(first: nn.Module, second: nn.Module, maker: str = "make_module")
         raise ModelError(
             expected=f"a fresh network at every call of {maker}",
             got="the same weights in two networks",
-            do=f"Create the network inside {maker}; all refits would train one that is created outside.",
+            do=f"Create the network inside the function {maker}; all refits would train one that is created outside.",
         )
     same = len(ones) == len(others) and all(torch.equal(p, q) for p, q in zip(ones, others, strict=True))
     if same and any(len(torch.unique(p)) > max(2, p.numel() // 2) for p in ones):  # not zeros, ones or an identity
