@@ -4,12 +4,14 @@ import dis
 import functools
 import hashlib
 import sys
+from collections.abc import Iterable
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
 
 DEEPEST = 8  # functions within functions
+MUTATING = {"append", "extend", "insert", "pop", "clear", "update", "setdefault", "add", "remove"}
 PLAIN = (int, float, complex, str, bytes, bool, type(None))
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -31,8 +33,8 @@ def name_of(value: Any) -> str:
 def digest_of(value: Any) -> str:
     """Return the version of Python and a digest of what a callable does: its code, arguments and closed-over values.
 
-    Neither the place of the code in its file, nor comments, nor its docstring count; what it calls by a global name
-    does not either. Values that calls change, such as a counter, are left out.
+    Neither the place of the code in its file, nor comments, nor its docstring count; functions and classes that it
+    calls by a global name do not either. Values that calls change, such as a counter, are left out.
     """
     return f"{PYTHON}:{hashlib.sha256(repr(_seen(value, DEEPEST)).encode()).hexdigest()[:16]}"
 
@@ -45,8 +47,12 @@ def _seen(value: Any, depth: int) -> Any:
         return type(value).__qualname__
     if isinstance(value, tuple):
         return ("tuple", *(_seen(part, depth - 1) for part in value))
-    if isinstance(value, frozenset):
+    if isinstance(value, list):
+        return ("list", *(_seen(part, depth - 1) for part in value))
+    if isinstance(value, frozenset | set):
         return ("set", *sorted(repr(_seen(part, depth - 1)) for part in value))
+    if isinstance(value, dict):
+        return ("dict", *sorted(repr((_seen(key, 1), _seen(part, depth - 1))) for key, part in value.items()))
     if isinstance(value, CodeType):
         return _of_code(value, depth)
     if isinstance(value, functools.partial):
@@ -67,7 +73,8 @@ def _of_function(function: FunctionType, depth: int) -> Any:
     code = function.__code__
     written = {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_DEREF"}
     cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
-    around = [(name, _seen(_content(cell), depth)) for name, cell in cells if name not in written]
+    around = [(name, _held(_content(cell), [code], depth)) for name, cell in cells if name not in written]
+    around += [(name, _seen(value, depth)) for name, value in _plain_globals(function)]
     named = tuple(sorted((function.__kwdefaults__ or {}).items()))
     return (
         "function",
@@ -76,6 +83,27 @@ def _of_function(function: FunctionType, depth: int) -> Any:
         _seen(named, depth),
         *around,
     )
+
+
+def _held(value: Any, codes: Iterable[CodeType], depth: int) -> Any:
+    """Return what tells a value that code holds from another; only its type, if the code seems to change it."""
+    changed = not isinstance(value, PLAIN) and any(_changes(code) for code in codes)
+    return type(value).__qualname__ if changed else _seen(value, depth)
+
+
+def _changes(code: CodeType) -> bool:
+    """Whether code assigns to elements or calls a method that changes an object in place, such as append or add_."""
+    in_place = any(name in MUTATING or (name.endswith("_") and not name.startswith("_")) for name in code.co_names)
+    return in_place or any(step.opname == "STORE_SUBSCR" for step in dis.get_instructions(code))
+
+
+def _plain_globals(function: FunctionType) -> list[tuple[str, Any]]:
+    """Return the numbers and texts that a function reads by a global name and does not write."""
+    steps = list(dis.get_instructions(function.__code__))
+    written = {step.argval for step in steps if step.opname == "STORE_GLOBAL"}
+    read = sorted({step.argval for step in steps if step.opname == "LOAD_GLOBAL"} - written)
+    found = [(name, function.__globals__.get(name)) for name in read]
+    return [(name, value) for name, value in found if value is not None and isinstance(value, PLAIN)]
 
 
 def _content(cell: Any) -> Any:
@@ -108,7 +136,8 @@ def _of_object(value: Any, depth: int) -> Any:
         if step.opname == "STORE_ATTR"
     }
     held = {} if isinstance(value, type) else getattr(value, "__dict__", {})
-    parts = [(name, _seen(part, depth)) for name, part in sorted(held.items()) if name not in written]
+    codes = [method.__code__ for name, method in methods.items() if name not in ("__init__", "__post_init__")]
+    parts = [(name, _held(part, codes, depth)) for name, part in sorted(held.items()) if name not in written]
     call = methods.get("__call__")
     return (f"{kind.__module__}:{kind.__qualname__}", *parts, None if call is None else _seen(call, depth))
 

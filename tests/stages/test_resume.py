@@ -94,7 +94,34 @@ def of_array(by):
     return lambda net, x: float(weights[0]) * own.gaussian_nll(net, x)
 
 
+def of_dictionary(by):
+    settings = {"by": by, "others": [1, 2]}
+    return lambda net, x: settings["by"] * own.gaussian_nll(net, x)
+
+
+def of_global(by):
+    names = {"own": own, "BY": by}
+    exec("def loss(net, x):\n    return BY * own.gaussian_nll(net, x)", names)  # as in a notebook
+    return names["loss"]
+
+
+def counting(by):
+    counts = []
+
+    def loss(net, x):
+        counts.append(1)
+        return by * own.gaussian_nll(net, x)
+
+    return loss
+
+
+COUNTED = counting(1.0)
+
+
 KINDS = {
+    "dictionary": of_dictionary,
+    "global": of_global,
+    "counting": lambda by: COUNTED if by == 1 else counting(by),
     "closure": scaled,
     "object": Loss,
     "method": lambda by: Loss(by).method,
