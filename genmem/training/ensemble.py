@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genmem.seeding import seed_for, stream
-from genmem.training.module_state import copied
+from genmem.training.module_state import copied, detached
 from genmem.training.steppers import BatchedLanes, OneLane, State, Stepper
 
 OnEpoch = Callable[[int, int, nn.Module], None]
@@ -143,7 +143,7 @@ def _train_group(
                     if on_epoch is not None:
                         on_epoch(epoch, i, stepper.module(i))
     if not batched:  # its own network: a hook that refers to the network would not be copied with it
-        return [stepper.module(0)]
+        return [detached(stepper.module(0))]
     return [copied(stepper.module(i)) for i in range(n)]
 
 

@@ -97,6 +97,14 @@ def copied(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, memo)
 
 
+def detached(module: nn.Module) -> nn.Module:
+    """Return the network itself, with tensors that were computed from its parameters detached: it can be copied."""
+    for _, value, put in list(_Walk(module).leaves()):
+        if isinstance(value, Tensor) and not value.is_leaf:
+            put(value.detach())
+    return module
+
+
 # --- values that nothing would compute
 
 
@@ -139,14 +147,15 @@ class _Walk:
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield tensors that are neither parameters nor persistent buffers."""
-        return (value for _, value, _ in self._leaves() if isinstance(value, Tensor))
+        return (value for _, value, _ in self.leaves() if isinstance(value, Tensor))
 
     def found(self) -> Iterator[Slot]:
         """Yield the slots."""
-        for path, value, put in self._leaves():
+        for path, value, put in self.leaves():
             yield _slot(path, value, put)
 
-    def _leaves(self) -> Iterator[tuple[str, Any, Callable[[Any], None]]]:
+    def leaves(self) -> Iterator[tuple[str, Any, Callable[[Any], None]]]:
+        """Yield values that contain no others, and containers: path, value, how to replace it."""
         waiting: deque[tuple[str, Any, Callable[[Any], None]]] = deque([("", self._root, _nowhere)])
         while waiting and len(self._seen) < MOST_OBJECTS:
             path, value, put = waiting.popleft()
