@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from genmem.errors import ModelError
 from genmem.gradients import fallback, probe
+from genmem.gradients.alone import cause_of_none, gradients_kept, refuse_changing, refuse_mixing_at, working
 from genmem.gradients.factored import Rows
 from genmem.gradients.fallback import (
     Loss,
@@ -32,7 +33,6 @@ from genmem.gradients.fallback import (
     refuse_wrong,
     see_each_other,
     vmap_rows,
-    working,
 )
 from genmem.gradients.hooks import backward, noted
 from genmem.gradients.probe import Coverage, Reading
@@ -97,6 +97,8 @@ class PerExampleGradients:
         self._verified = self._verified_along = False
 
     def _try_out(self) -> None:
+        self._largest = TRIED
+        refuse_changing(self.module, self._try, TRIED)
         self._draws_own = self._finds_own_draws()
         if self._draws_own:
             self._tried_draws = 2
@@ -151,6 +153,7 @@ class PerExampleGradients:
     ) -> dict[str, Tensor]:
         """Return the gradient of the sum of losses, weighted if requested, by parameter: one ordinary backward pass."""
         x, noise = self._cast(x, noise)
+        self._refuse_mixing(x, noise, draws, seed)
         with torch.enable_grad():
             losses = self._run(x, noise, draws=draws, seed=seed)
         total = losses.sum() if weights is None else (losses * weights.to(losses)).sum()
@@ -174,6 +177,7 @@ class PerExampleGradients:
             seed: see `features`.
         """
         x, noise = self._cast(x, noise)
+        self._refuse_mixing(x, noise, draws, seed)
         if self._way_along is None or not (self._verified_along or self._still_right_along(direction)):
             self._way_along = self._find_way_along(direction)
         self._verified_along = True
@@ -229,6 +233,7 @@ class PerExampleGradients:
 
     def _features(self, x: Tensor, noise: Tensor | None, draws: int, seed: int, by_draw: int) -> Features:
         x, noise = self._cast(x, noise)
+        self._refuse_mixing(x, noise, draws, seed)
         n = len(x)
         layers = {layer: self._layers[layer] for layer, _ in self._reading.names}
         copies = fallback.copies_of(self.trained, self._copied, n)
@@ -359,11 +364,18 @@ class PerExampleGradients:
         x, _ = self._examples
         with torch.enable_grad():
             x = x.requires_grad_() if x.is_floating_point() and self._draws_own else x
-            losses = self._try()
+            with gradients_kept():
+                losses = self._try()
         refuse_shape(losses, len(x))
-        refuse_constant(losses, self.trained)
+        refuse_constant(losses, self.trained, lambda: cause_of_none(losses, self.module, self._try))
         refuse_mixed(see_each_other(losses, x, some) if self._draws_own else self._differ_alone(losses, some))
         return losses
+
+    def _refuse_mixing(self, x: Tensor, noise: Tensor | None, draws: int, seed: int) -> None:
+        """Refuse a loss that mixes examples in a batch larger than those seen so far."""
+        if len(x) > self._largest:
+            self._largest = len(x)
+            refuse_mixing_at(lambda x: self._run(x, noise, draws=draws, seed=seed), x, self.trained)
 
     def _differ_alone(self, losses: Tensor, some: Sequence[int]) -> bool:
         """Return whether any of some losses has another gradient in this batch than alone, by more than rounding.

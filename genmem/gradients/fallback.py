@@ -2,8 +2,8 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -203,41 +203,25 @@ def _refuse_layer(name: str, layer: nn.Module, why: str, do: str) -> None:
     )
 
 
-@contextmanager
-def working() -> Iterator[None]:
-    """Refuse a network that torch cannot run, or differentiate, on the test examples."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise ModelError(
-            expected="a network that takes these examples, and a loss with a gradient",
-            got=f"an error of torch: {str(error).splitlines()[0][:300]}",
-            do="Pass examples of the form it was trained on; between parameters and loss, avoid numpy, .item() and "
-            "operations without a derivative.",
-        ) from error
-
-
 def refuse_shape(losses: Any, n: int) -> None:
     """Refuse losses that are not one number for each example."""
     if not isinstance(losses, Tensor) or losses.shape != (n,):
         raise ModelError(
             expected=f"a loss for each example, shape ({n},)",
             got=f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else f"a {type(losses).__name__}",
-            do="Return losses without summing or averaging over the batch.",
+            do="Return losses without summing or averaging over the batch; if the network returns something else, pass "
+            "loss=, a function of the network and examples.",
         )
 
 
-def refuse_constant(losses: Tensor, trained: Mapping[str, Tensor]) -> None:
-    """Refuse losses that depend on no parameter."""
+def refuse_constant(losses: Tensor, trained: Mapping[str, Tensor], why: Callable[[], tuple[str, str]]) -> None:
+    """Refuse losses that depend on no parameter, with the reason that `why` finds and what to do."""
     found: tuple[Tensor | None, ...] = ()
     if losses.requires_grad:
         found = torch.autograd.grad(losses.sum(), list(trained.values()), allow_unused=True, retain_graph=True)
     if all(g is None for g in found):
-        raise ModelError(
-            expected="a loss that can be differentiated by the network's parameters",
-            got="one that depends on none of them",
-            do="Remove detach(), .item(), no_grad() and numpy between the parameters and the loss.",
-        )
+        got, do = why()
+        raise ModelError(expected="a loss that can be differentiated by the network's parameters", got=got, do=do)
 
 
 def see_each_other(losses: Tensor, x: Tensor, some: Sequence[int]) -> bool:

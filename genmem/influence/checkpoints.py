@@ -19,7 +19,9 @@ from genmem.gradients.draws import QUERY, TRAIN, Drawn, Streams
 from genmem.gradients.engine import TRIED, PerExampleGradients
 from genmem.gradients.fallback import takes
 from genmem.gradients.products import Direction
+from genmem.gradients.training_mode import Statistics, statistics_of
 from genmem.influence.ledger import Part, Store
+from genmem.influence.normalization import refuse_or_warn, still_norms, told_of
 from genmem.influence.states import fitted
 from genmem.influence.trained import Trained, in_full_precision
 from genmem.influence.weights import checkpoint_weights, positions_of, preconditioner
@@ -97,6 +99,7 @@ class Visits:
             )
         self.weights = weights[weights > 0]
         self._coverage: dict[str, None] = {}
+        self.statistics = Statistics()
         self._now: tuple[int, Visit] | None = None
         self._gradients: PerExampleGradients | None = None
         takes_noise = self._loss is None and takes(self._module, "noise")
@@ -104,6 +107,7 @@ class Visits:
         tried = x[torch.linspace(0, len(x) - 1, TRIED).round().long()].to(self.device)
         self._tried, self.random, self.draws = tried, True, settings.draws
         self._find_out()
+        self.statistics = self._statistics()
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -111,7 +115,7 @@ class Visits:
     @property
     def coverage(self) -> str:
         """How many parameters are included and how their gradients are computed, at the checkpoints visited so far."""
-        return "; ".join(self._coverage)
+        return "; ".join([*self._coverage, *told_of(self.statistics)])
 
     @property
     def steps(self) -> list[int]:
@@ -172,6 +176,15 @@ class Visits:
         self.random = not change <= ROUNDING**2 * size  # NaN counts as random
         self.draws = self.settings.draws if self.random else 1
         self._now = None if not self.random else self._now
+
+    def _statistics(self) -> Statistics:
+        """Find out whether gradients are others in training mode, say so, and refuse them if scores mean nothing."""
+        last = self.at(len(self) - 1).train
+        noise = last.streams.noise(0, len(self._tried), self.device)
+        still = still_norms(self._trajectory, self._module)
+        found = statistics_of(self._module, self._loss, self._tried, noise, still)
+        refuse_or_warn(found, self.settings.weights)
+        return found
 
     def _visit(self, i: int) -> Visit:
         position = self._positions[i]

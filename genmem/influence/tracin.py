@@ -44,6 +44,7 @@ from genmem.influence.checkpoints import (
     empty,
 )
 from genmem.influence.ledger import Ledger, Memory, Part, Store
+from genmem.influence.normalization import note_of
 from genmem.influence.selection import TopInfluences, check_k, check_scale, nothing, scaled, with_block
 from genmem.influence.trained import Trained, refuse_bare
 from genmem.influence.weights import note_on
@@ -77,7 +78,7 @@ def network_top(
         if block.last:
             parts.append((high.rows, high.score, low.rows, -low.score))
     found = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
-    note = note_on(settings.weights, work.trained.trajectory)
+    note = " ".join([note_on(settings.weights, work.trained.trajectory), *note_of(work.visits.statistics)])
     return TopInfluences(found[0], found[1], found[2], found[3], work.visits.coverage, settings.weights, scale, note)
 
 

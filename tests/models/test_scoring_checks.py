@@ -126,11 +126,7 @@ def half_result(net, x):
 
 
 COUPLED, SIZE = "does not depend on the others", "does not depend on the size"
-STATE, AGAIN, HALF = (
-    "the same after it was scored",
-    "the same log p of the same examples",
-    "log p in float32 or float64",
-)
+STATE, HALF = "the same after it was scored", "log p in float32 or float64"
 
 
 def fitted(loss, network=Net, **settings):
@@ -151,15 +147,15 @@ def fitted(loss, network=Net, **settings):
         (times_the_batch, SIZE),
         (moving_mean, STATE),
         (warmed_up, STATE),
-        (own_generator, AGAIN),
-        (numpy_noise, AGAIN),
+        (own_generator, "a generator of its own"),
+        (numpy_noise, "global stream"),
         (autocast, HALF),
         (summed_in_half, HALF),
         (half_result, HALF),
     ],
 )
 def test_a_log_p_that_is_not_of_one_example_is_refused(loss, said):
-    with pytest.raises(UnfitToScore, match=said):
+    with pytest.raises(ModelError, match=said):
         fitted(loss)
 
 
