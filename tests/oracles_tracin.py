@@ -60,16 +60,22 @@ def gradients_by_draw(network, x, i, *, draws, seed, step):
 def own_noise_gradients(network, x, *, draws, seed, side, step, draw=None):
     """The same for a network that draws for itself: blocks of 128 rows, the last filled up with its last row.
 
-    With `draw`, that of one draw alone.
+    All draws of a block are one call on copies of its rows. With `draw`, the gradient of one draw alone.
     """
     rows = []
     for block in range(-(-len(x) // 128)):
         some = x[128 * block : 128 * (block + 1)]
-        full = torch.cat([some, *[some[-1:]] * (128 - len(some))])
-        keys = (block,) if draw is None else (block, draw)
-        with isolated_streams(x.device, seed_for(seed, PURPOSE[side], step, *keys)):
-            losses = sum(network(full) for _ in range(draws if draw is None else 1))
-        rows.append(gradients_by_loop(network, losses[: len(some)] / (draws if draw is None else 1)))
+        full = [*some, *[some[-1]] * (128 - len(some))]
+        copies = (
+            [row for _ in range(draws) for row in full] if draw is None else [row for row in full for _ in range(draws)]
+        )
+        with isolated_streams(x.device, seed_for(seed, PURPOSE[side], step, block)):
+            losses = network(torch.stack(copies))
+        if draw is None:
+            chosen = [sum(losses[i + 128 * s] for s in range(draws)) / draws for i in range(len(some))]
+        else:
+            chosen = [losses[i * draws + draw] for i in range(len(some))]
+        rows.append(gradients_by_loop(network, chosen))
     return torch.cat(rows).double()
 
 

@@ -2,8 +2,9 @@
 
 The noise of row i, draw s derives from (seed, purpose, optimizer step, i // 128, s // 16), as in evaluation. Therefore
 x and z never share noise, not even if the queries are the training examples. A network that draws its own noise is
-called on whole blocks of 128 rows, the last one filled up with copies of its last row, each with its own seed. For the
-gradient of each draw, it is called once per draw (noise that all examples share is then drawn again).
+called on whole blocks of 128 rows, the last one filled up with copies of its last row, each block with its own seed.
+Its draws are taken in one call on copies of the block, if all its noise belongs to single examples. Otherwise it is
+called once for each draw, so that noise that all examples share is drawn again.
 """
 
 from collections.abc import Callable
@@ -82,7 +83,11 @@ class Drawn:
         draws = self.streams.draws
         if not self.whole:
             return self.gradients.features_by_draw(x, self._noise(x, start), draws=draws)
-        full, seeds = self._filled(x), [self.streams.seed_of(start, draw) for draw in range(draws)]
+        full = self._filled(x)
+        if self.gradients.loss.repeats:
+            found = self.gradients.features_by_draw(full, None, draws=draws, seed=self.streams.seed_of(start))
+            return replace(_first(found, len(x) * draws), draws=draws)
+        seeds = [self.streams.seed_of(start, draw) for draw in range(draws)]
         return _beside([_first(self.gradients.features(full, None, seed=seed), len(x)) for seed in seeds])
 
     def along(self, x: Tensor, start: int, direction: Direction) -> Tensor:

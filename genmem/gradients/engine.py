@@ -35,6 +35,7 @@ from genmem.gradients.fallback import (
     vmap_rows,
 )
 from genmem.gradients.hooks import backward, noted
+from genmem.gradients.own_noise import by_row
 from genmem.gradients.probe import Coverage, Reading
 from genmem.gradients.products import Direction, Features, along
 from genmem.training.ensemble import isolated_streams
@@ -102,6 +103,7 @@ class PerExampleGradients:
         self._draws_own = self._finds_own_draws()
         if self._draws_own:
             self._tried_draws = 2
+            self.loss.repeats = self.loss.loops() and by_row(lambda x: self._run(x, None), self._examples[0])
         self._refuse_mixed(range(TRIED))
         self._verified = self._verified_along = False
         self._way_along: str | None = None

@@ -25,7 +25,12 @@ class PerExampleLoss(nn.Module):
     Args:
         module: the network.
         loss: `loss(module, x)`, or `loss(module, x, noise)` if it takes noise; None: the network returns it.
+
+    Attributes:
+        repeats: whether draws of its own noise are taken in one call on copies of the batch, not in a call each.
     """
+
+    repeats = False
 
     def __init__(self, module: nn.Module, loss: Loss | None = None) -> None:
         super().__init__()
@@ -33,6 +38,9 @@ class PerExampleLoss(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensor | None = None, draws: int = 1) -> Tensor:
         """Return the loss of each example: (batch,)."""
+        if noise is None and draws > 1 and self.repeats:
+            many = x.repeat(draws, *[1] * (x.ndim - 1))
+            return self._once(many, None, 1).view(draws, len(x)).mean(0)
         if noise is None and draws > 1 and not self.takes_draws():
             return torch.stack([self._once(x, None, 1) for _ in range(draws)]).mean(0)
         return self._once(x, noise, draws)
@@ -53,8 +61,17 @@ class PerExampleLoss(nn.Module):
         (loss,) = self._loss
         return loss is None and takes(self.module, "draws")
 
+    def loops(self) -> bool:
+        """Return whether the network takes its draws in a call each."""
+        return not self.takes_draws() or bool(getattr(self.module, "loops_over_draws", False))
+
     def under(self, parameters: Mapping[str, Tensor], x: Tensor, noise: Tensor | None, draws: int = 1) -> Tensor:
-        """Return the losses with some parameters, by their names in `module`, replaced."""
+        """Return the losses with some parameters, by their names in `module`, replaced; also by a copy for each row."""
+        known = dict(self.module.named_parameters())
+        if self.repeats and noise is None and draws > 1:
+            copies = {name: value for name, value in parameters.items() if value.ndim > known[name].ndim}
+            repeated = {name: value.repeat(draws, *[1] * (value.ndim - 1)) for name, value in copies.items()}
+            parameters = {**parameters, **repeated}
         named = {f"module.{name}": value for name, value in parameters.items()}
         result: Tensor = functional_call(self, named, (x, noise, draws))
         return result

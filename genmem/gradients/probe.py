@@ -94,14 +94,21 @@ def read(
     for call, back in zip(calls, backs, strict=True):
         if back is not None and any(layer == call.layer for layer, _ in reading.names):
             layout = _layout(reading, call, n)
-            pair = (layout.arrange(_wide(value), len(call.lead), n) for value in (call.input, back))
-            arranged.setdefault(call.layer, []).append(tuple(pair))  # type: ignore[arg-type]
+            seen, left = (layout.arrange(_wide(value), len(call.lead), n) for value in (call.input, back))
+            arranged.setdefault(call.layer, []).append(_merged(seen, left))
     found: dict[str, list[Piece]] = {}
     for layer, pairs in arranged.items():
         own = {local: name for (owner, local), name in reading.names.items() if owner == layer}
         for local, piece in pieces_of(layers[layer], pairs, list(own)).items():
             found.setdefault(own[local], []).append(piece)
     return {name: joined(pieces) for name, pieces in found.items()}
+
+
+def _merged(seen: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
+    """Return one call in place of several with the same input (an encoder called for each draw): rules are linear."""
+    if seen.shape[1] == 1 or not torch.equal(seen, seen[:, :1].expand_as(seen)):
+        return seen, back
+    return seen[:, :1], back.sum(1, keepdim=True)
 
 
 def _wide(values: Tensor) -> Tensor:

@@ -40,6 +40,8 @@ class Calls:
 class UserModule(nn.Module):
     """A user's network under the contract of `DeepDensity`; its state dict is the user's, under "network."."""
 
+    loops_over_draws = True  # the loss is called once for each draw
+
     def __init__(self, network: nn.Module, calls: Calls, event_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.network, self.calls, self.event_shape, self.estimate = network, calls, event_shape, calls.estimate

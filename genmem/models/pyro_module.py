@@ -72,6 +72,7 @@ class PairModule(nn.Module):
     """
 
     n_train: Tensor
+    loops_over_draws = True  # the pair runs once for each draw
 
     def __init__(self, model: Program, guide: Program, event_shape: tuple[int, ...], n_train: int) -> None:
         super().__init__()

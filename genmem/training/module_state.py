@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 MOST_OBJECTS = 20_000  # a walk ends there: nothing that large counts steps
 FAR = 1_000_003  # a poisoned counter is past any warm-up
@@ -141,7 +142,9 @@ class _Walk:
 
     def __init__(self, root: nn.Module) -> None:
         self._root = root
-        self._known = {id(p) for p in root.parameters()} | {id(b) for b in _persistent(root)}
+        registered = [*root.parameters(), *_persistent(root)]
+        self._known = {id(value) for value in registered}
+        self._memory = {_memory_of(value) for value in registered} - {0}
         self._seen: set[int] = set()
         self._kept: list[Any] = []  # ids are unique only among objects that exist
 
@@ -166,10 +169,18 @@ class _Walk:
                 continue
             self._seen.add(id(value))
             self._kept.append(value)
-            if _is_leaf(value):
+            if _is_leaf(value) and not self._is_alias(value):
                 yield path, value, put
             if not isinstance(value, Tensor):
                 waiting.extend(_inside(path, value))
+
+    def _is_alias(self, value: Any) -> bool:
+        """Return whether a tensor is the memory of a parameter or buffer, which is saved and restored with it."""
+        return isinstance(value, Tensor) and value.is_leaf and _memory_of(value) in self._memory
+
+
+def _memory_of(value: Tensor) -> int:
+    return 0 if is_lazy(value) or value.layout != torch.strided else value.untyped_storage().data_ptr()
 
 
 def _persistent(root: nn.Module) -> Iterator[Tensor]:

@@ -129,7 +129,9 @@ def test_the_command_recomputes(copied, capsys):
 def test_the_block_of_the_page_runs(audited, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(audited, tmp_path / "runs" / "digits-vae")
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    code = next(
+        code for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL) if "arrays" in code
+    )
     namespace = {}
     exec(compile(code, str(PAGE), "exec"), namespace)
     assert len(namespace["arrays"]["samples_proponents"]) == 8

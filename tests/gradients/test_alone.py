@@ -34,7 +34,12 @@ def noisy(module, x):
     return centred(module, x + torch.randn_like(x))
 
 
-@pytest.mark.parametrize("loss", [centred, scaled, normalised, noisy])
+def test_draws_in_one_call_show_it_at_once():
+    with pytest.raises(ModelError, match="does not depend on the others in its batch"):
+        PerExampleGradients(nn.Linear(5, 4), X, loss=noisy)
+
+
+@pytest.mark.parametrize("loss", [centred, scaled, normalised])
 def test_mixing_in_larger_batches_alone_is_refused(loss):
     module = nn.Linear(5, 4)
     for call in ("features", "along", "gradient"):

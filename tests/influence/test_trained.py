@@ -211,6 +211,8 @@ class Plain(nn.Module):
 @pytest.mark.parametrize("noise", [0.0, 1.0])
 def test_a_forward_pass_without_draws_equals_one_with_them(noise):
     class Drawing(Plain):
+        loops_over_draws = True
+
         def forward(self, x, draws=1):
             return torch.stack([super(Drawing, self).forward(x) for _ in range(draws)]).mean(0)
 
