@@ -94,13 +94,19 @@ def _state(model: Any) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Return the arrays of a fitted model, and its other learned state as JSON."""
     if isinstance(model, DeepDensity):
         model._check_fitted()
-        network = {NETWORK + name: value.detach().cpu().numpy() for name, value in model.module_.state_dict().items()}
+        network = {NETWORK + name: _array(value) for name, value in model.module_.state_dict().items()}
         return network, {"event_shape": [int(size) for size in model.event_shape_], "n_train": model.n_train_}
     learned = _learned(model)
     if not learned:
         raise ModelError(expected=f"a fitted {type(model).__name__}", got="an unfitted one", do="Call `fit(X)` first.")
     arrays = {name: value for name, value in learned.items() if isinstance(value, np.ndarray)}
     return arrays, {name: _number(name, value) for name, value in learned.items() if name not in arrays}
+
+
+def _array(value: torch.Tensor) -> NDArray[Any]:
+    """Return the values as an array; float32 holds those of smaller floats, which numpy does not know, exactly."""
+    value = value.detach().cpu()
+    return (value.float() if value.is_floating_point() and value.element_size() < 4 else value).numpy()
 
 
 def _learned(model: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
+from torch import nn
 
 import genmem
 from genmem.errors import ModelError
@@ -145,3 +146,39 @@ def test_only_fitted_models_are_saved(tmp_path):
         with pytest.raises(ModelError, match="an unfitted one"):
             genmem.save_model(model, tmp_path / "m")
     assert not (tmp_path / "m").exists()
+
+
+class Marked(nn.Module):
+    """A network with a buffer of some dtype."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.register_buffer("mark", torch.linspace(-1, 1, 4).to(dtype))
+
+
+def marked(network, x):
+    return 0.5 * ((x - network.layer(x) - network.mark.float()) ** 2 + 1.8379).sum(1)
+
+
+def with_bfloat16(shape):
+    return Marked(torch.bfloat16)
+
+
+def with_float64(shape):
+    return Marked(torch.float64)
+
+
+def with_int8(shape):
+    return Marked(torch.int8)
+
+
+@pytest.mark.parametrize("make", [with_bfloat16, with_float64, with_int8])
+def test_buffers_of_every_dtype_come_back(make, tmp_path):
+    X = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    model = genmem.from_module(make, loss=marked, bound=False, epochs=1).fit(X)
+    state = model.module_.state_dict()
+    loaded = genmem.load_model(genmem.save_model(model, tmp_path / "model"), trust=True)
+    for name, value in loaded.module_.state_dict().items():
+        assert value.dtype == state[name].dtype and torch.equal(value, state[name])
+    assert np.array_equal(loaded.score_samples(X), model.score_samples(X))
