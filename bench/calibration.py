@@ -14,7 +14,7 @@ from common import machine, options, parse, scratch
 from scipy import stats as scipy_stats
 from sklearn.datasets import load_digits
 
-from genmem.leaveout import membership_attack, memorization_score
+from genmem.leaveout import membership_attack, memorization_score, prevalence
 from genmem.leaveout.estimators import log_mean, mean_log, repeats_of
 from genmem.models import VAE, log_prob
 from genmem.run.splits import Splits
@@ -336,6 +336,36 @@ def _measured(found):
     return [*cells, pm([one.epsilon > 0 for one in found], 2)]
 
 
+WORLDS = {
+    "all 1.5": lambda rng, n: np.full(n, 1.5),
+    "exponential, mean 3": lambda rng, n: rng.exponential(3, n),
+    "20% zeros, else gamma": lambda rng, n: np.where(rng.random(n) < 0.2, 0.0, rng.gamma(2, 1.5, n)),
+}
+
+
+def worlds(smoke, n=600):
+    """Shares above a threshold and the tail of true scores: estimates and coverage in worlds with known answers."""
+    head = ["world", "L", "above 1: true", "estimate", "covered", "above 3: true", "estimate", "covered"]
+    table(f"True scores of {n} examples, K = 5", [*head, "95% quantile: true", "estimate", "covered"])
+    for name, draw in WORLDS.items():
+        for repeats in (3,) if smoke else (3, 4, 8):
+            cells = []
+            for study in range(3 if smoke else 60):
+                rng = np.random.default_rng([study, repeats, 2])
+                truth, splits = draw(rng, n), Splits.k_fold(n, 5, repeats, seed=study)
+                ell = simulated(splits, rng, effect=truth)
+                cells.append(_held_against(prevalence(memorization_score(ell, splits.held_out)), truth))
+            row(name, repeats, *(pm(column, 3) for column in zip(*cells, strict=True)))
+
+
+def _held_against(found, truth):
+    cells = []
+    known = [(found.above[at], (truth > at).mean()) for at in (1.0, 3.0)] + [(found.tail, np.quantile(truth, 0.95))]
+    for rate, true in known:
+        cells += [true, rate.value, rate.interval[0] - 2e-3 <= true <= rate.interval[1] + 2e-3]
+    return cells
+
+
 def placebo_attacks(name, ell, labelings, folds=5):
     """Attack examples that no refit trained on, under random labels of in and out."""
     repeats = len(ell) // folds
@@ -384,7 +414,7 @@ def refits(folder, smoke):
 def main(argv=None):
     parser = options(__doc__)
     parts = {"sizes": sizes, "failures": failures, "discoveries": discoveries, "bias": bias, "coverage": coverage}
-    parts["attacked"] = attacked
+    parts |= {"attacked": attacked, "worlds": worlds}
     parser.add_argument("--only", nargs="*", choices=parts, default=list(parts))
     parser.add_argument("--refits", type=Path, metavar="FOLDER", help="also real refits, kept in FOLDER")
     given = parse(parser, argv)

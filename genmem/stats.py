@@ -14,6 +14,14 @@ from genmem.errors import DataError
 
 FloatArray = NDArray[np.float64]
 
+
+class Rate(NamedTuple):
+    """A number with its 95% interval; NaN where it could not be measured."""
+
+    value: float
+    interval: tuple[float, float]
+
+
 # --- many tests at once
 
 

@@ -33,7 +33,7 @@ def test_scores_are_those_of_the_refits(audited):
     expected = memorization_score(scored_log_probs(run), splits.held_out, repeat=splits.repeat)
     table = pq.read_table(audited.path / "scores.parquet")
     named = ["index", "label", "score", "log_prob_in", "log_prob_out", "standard_error", "p_value", "q_value"]
-    assert table.column_names == [*named, "decoder_part", "encoder_part", "identified"]
+    assert table.column_names == [*named, "decoder_part", "encoder_part", "identified", "expected_score"]
     for name in named[2:]:
         np.testing.assert_allclose(table[name].to_numpy(), getattr(expected, name))
     data = genmem.load("digits")

@@ -10,6 +10,7 @@ from scipy.special import stdtr
 
 from genmem import stats
 from genmem.findings.membership import find_membership
+from genmem.findings.prevalence import find_prevalence
 from genmem.findings.records import NO_INTERVAL, Finding
 from genmem.leaveout import memorization_score
 from genmem.leaveout.posterior import correction_of, estimate_of, scored_log_probs
@@ -31,7 +32,7 @@ def find(run: Run, groups: Sequence[Group]) -> list[Finding]:
     found = [_mean(scores, estimate_of(run) == "bound"), _tail(scores)]
     if np.isfinite(scores["q_value"]).any():
         found.insert(1, _flagged(run, scores))
-    found += find_membership(run)
+    found += find_prevalence(run) + find_membership(run)
     if (correction := correction_of(run)) is not None and str(scores["estimator"]) == "mean_log":
         found.append(_encoder_part(correction))
     if run.has_result("exact"):

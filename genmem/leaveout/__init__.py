@@ -4,6 +4,7 @@ from genmem.leaveout.adjusted import AdjustedScores, adjust
 from genmem.leaveout.attack import MembershipAttack, membership_attack
 from genmem.leaveout.covariates import Covariates, covariates
 from genmem.leaveout.curves import MemorizationCurve, memorization_curve
+from genmem.leaveout.deconvolution import Prevalence, prevalence
 from genmem.leaveout.encoder_bias import MODES as POSTERIORS
 from genmem.leaveout.encoder_bias import Correction, correct_encoder
 from genmem.leaveout.exact import leave_one_out
@@ -22,6 +23,7 @@ __all__ = [
     "MembershipAttack",
     "MemorizationCurve",
     "MemorizationScores",
+    "Prevalence",
     "adjust",
     "correct_encoder",
     "covariates",
@@ -35,6 +37,7 @@ __all__ = [
     "memorization_score",
     "planned_model",
     "posterior_log_probs",
+    "prevalence",
     "refit",
     "scored_epochs",
 ]

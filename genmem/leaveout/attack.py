@@ -6,7 +6,7 @@ knows the log p of each example under models with and without it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,17 +18,11 @@ from genmem.errors import DataError
 from genmem.leaveout.epsilon import epsilon_bound
 from genmem.leaveout.estimators import BoolArray, FloatArray, Rows, mean_where, ratio_where, repeats_of
 from genmem.leaveout.scoring import checked_matrix, remaining
+from genmem.stats import Rate
 
 RATES = (0.01, 0.001)  # false-positive rates
 LEAST_FALSE = 10  # expected false positives below which a rate is not reported
 SCORES = ("likelihood_ratio", "difference", "log_prob")
-
-
-class Rate(NamedTuple):
-    """A rate with its 95% interval over repeats (a jackknife); NaN where it could not be measured."""
-
-    value: float
-    interval: tuple[float, float]
 
 
 @dataclass(frozen=True)

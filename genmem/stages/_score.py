@@ -25,6 +25,7 @@ from genmem.leaveout import (
     memorization_curve,
     memorization_score,
     planned_model,
+    prevalence,
 )
 from genmem.leaveout.estimators import mean_where
 from genmem.leaveout.posterior import correction_of, scored_log_probs
@@ -221,6 +222,8 @@ def _write_scores(
         columns["leave_one_out"] = exact["score"]
     if attack := write_attack(run):
         columns["identified"] = attack["identified"]
+    if true := write_prevalence(run, found):
+        columns["expected_score"] = true["posterior_mean"]
     if shrunk is not None:
         columns |= {"adjusted_score": shrunk.score, "adjusted_prediction": shrunk.prediction}
         names = ("score", "prediction", "weight", "standard_error", "reliability", "slope", "slope_error", "reason")
@@ -264,6 +267,24 @@ def write_attack(run: Run) -> Arrays:
         return {}
     arrays = found.to_arrays()
     run.write_result("membership", **arrays)
+    return arrays
+
+
+# --- true scores
+
+
+def write_prevalence(run: Run, scores: MemorizationScores) -> Arrays:
+    """Write results/prevalence.npz, how many examples are memorized by more than a threshold (see `prevalence`).
+
+    Returns:
+        The arrays written; none if the noise of the scores is not known, as with fewer than three repeats.
+    """
+    run.drop_results("prevalence")
+    try:
+        arrays: Arrays = dict(prevalence(scores, seed=run.seed).to_arrays())
+    except DataError:
+        return {}
+    run.write_result("prevalence", **arrays)
     return arrays
 
 
