@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from genmem.errors import ModelError
 from genmem.gradients.fallback import differ, refuse_shape
+from genmem.training.tensors import cloned, equal, put_back
 
 DROPPED = "None of the inputs have requires_grad=True"  # torch warns so of reentrant checkpoints
 
@@ -30,7 +31,7 @@ def refuse_changing(module: nn.Module, run: Callable[[], Tensor], n: int) -> Non
     Raises:
         ModelError: the losses of the same examples depend on how often the network was called.
     """
-    parameters, buffers = (_copied(values) for values in (module.named_parameters(), module.named_buffers()))
+    parameters, buffers = (cloned(dict(values)) for values in (module.named_parameters(), module.named_buffers()))
     with torch.no_grad(), gradients_kept():
         first, second = run(), run()
     refuse_shape(first, n)
@@ -44,31 +45,21 @@ def refuse_changing(module: nn.Module, run: Callable[[], Tensor], n: int) -> Non
         _refuse(f"one that changes the buffer {changed[0]!r} and uses it")
 
 
-def _copied(values: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in values}
-
-
 def _changed(before: Mapping[str, Tensor], now: Iterator[tuple[str, Tensor]]) -> list[str]:
-    return [name for name, value in now if name in before and not _same(before[name], value)]
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one.nan_to_num(), other.nan_to_num())
+    return [name for name, value in now if name in before and not equal(before[name], value)]
 
 
 @torch.no_grad()
 def _with_others(module: nn.Module, names: list[str], run: Callable[[], Tensor]) -> Tensor:
     """Return the losses with other values of some buffers, which are put back."""
     buffers = {name: value for name, value in module.named_buffers() if name in names}
-    kept = {name: value.clone() for name, value in buffers.items()}
+    kept = cloned(buffers)
     for value in buffers.values():
         value.copy_(moved(value))
     try:
         return run()
     finally:
-        for name, value in module.named_buffers():
-            if name in kept:
-                value.copy_(kept[name])
+        put_back(module, kept)
 
 
 def moved(value: Tensor) -> Tensor:
@@ -164,7 +155,7 @@ def cause_of_none(losses: Tensor, module: nn.Module, run: Callable[[], Tensor]) 
     if losses.is_inference():
         return "one computed in torch.inference_mode()", "Remove inference_mode() around the forward pass."
     was = {name: layer.training for name, layer in module.named_modules()}
-    kept = _copied(module.named_buffers())
+    kept = cloned(dict(module.named_buffers()))
     try:
         module.train()
         with torch.enable_grad():
@@ -174,10 +165,7 @@ def cause_of_none(losses: Tensor, module: nn.Module, run: Callable[[], Tensor]) 
     finally:
         for name, layer in module.named_modules():
             layer.training = was.get(name, False)
-        with torch.no_grad():
-            for name, value in module.named_buffers():
-                if name in kept:
-                    value.copy_(kept[name])
+        put_back(module, kept)
     if in_training:
         return "one without a gradient in evaluation mode", "Drop gradients nowhere if self.training is False."
     return "one that depends on none of them", (

@@ -10,13 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from genmem.errors import ModelError
 from genmem.models.evaluation import BLOCK
+from genmem.models.fresh import HALVES
 from genmem.models.still import depends_on
 from genmem.training.ensemble import isolated_streams, noise_shape
+from genmem.training.tensors import cloned, equal, put_back, state_of
 
 DRAWS = 2
 RELATIVE, ABSOLUTE = 1e-5, 1e-5  # of log p in a batch of the same size: the arithmetic of a row is the same
 FAR = 1000  # times the change of a buffer, to see whether log p depends on it
-HALVES = (torch.float16, torch.bfloat16)
 
 LogWeights = Callable[[Tensor], Tensor]
 
@@ -44,7 +45,7 @@ def check_scoring(module: nn.Module, x: Tensor, seed: int) -> None:
         UnfitToScore: log p depends on other examples of the batch, on the size of the batch or on earlier calls, or is
             computed in half precision.
     """
-    was_training, state = module.training, _copied(module)
+    was_training, state = module.training, cloned(state_of(module))
     rows = x[torch.arange(BLOCK, device=x.device) % len(x)]
     log_weights = _under_one_seed(module.eval(), seed)
     try:
@@ -55,7 +56,7 @@ def check_scoring(module: nn.Module, x: Tensor, seed: int) -> None:
         _check_company(log_weights, rows, first)
         _check_place(module, rows)
     finally:
-        _restore(module, state)
+        put_back(module, state)
         module.train(was_training)
 
 
@@ -81,7 +82,7 @@ def _under_one_seed(module: nn.Module, seed: int) -> LogWeights:
 def _check_again(
     module: nn.Module, state: Mapping[str, Tensor], score: LogWeights, rows: Tensor, first: Tensor
 ) -> None:
-    changed = [name for name, value in _state(module).items() if name in state and not _same(value, state[name])]
+    changed = [name for name, value in state_of(module).items() if name in state and not equal(value, state[name])]
     if not _close(score(rows), first):
         raise _refuse(
             "the same log p of the same examples under one seed",
@@ -110,7 +111,7 @@ def _ignores(
     first: Tensor,
 ) -> bool:
     """Return whether log p stays the same if the buffers that scoring changes had changed a thousand times as much."""
-    now = _state(module)
+    now = state_of(module)
     for name in changed:
         if now[name].dtype != torch.bool:
             now[name].add_((now[name] - state[name]) * FAR)
@@ -175,28 +176,6 @@ def _refuse_halves(halves: _Halves, found: Tensor) -> None:
             "Return the network as net.float(), and switch autocast off where log p is computed (train in it if you "
             "like: `torch.autocast(..., enabled=self.training)`).",
         )
-
-
-# --- state
-
-
-def _state(module: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and buffers, those that no state dict holds too."""
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
-
-
-def _copied(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in _state(module).items()}
-
-
-def _restore(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    for name, value in _state(module).items():
-        if name in state:
-            value.copy_(state[name])
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and bool(((one == other) | (one != one) & (other != other)).all())
 
 
 def _refuse(expected: str, got: str, do: str) -> UnfitToScore:

@@ -1,6 +1,5 @@
 """Do networks in lanes compute what they compute alone? Compared over several steps, state included."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ from genmem.training.ensemble import Recipe, fresh_module, isolated_streams, noi
 from genmem.training.module_state import Slot, changed, slots
 from genmem.training.state_effects import Trial, effects
 from genmem.training.steppers import BatchedLanes, OneLane, State
+from genmem.training.tensors import cloned, put_back, state_of
 
 STEPS = 3
 LEAST_GRADIENT = 1e-3  # below, a parameter's gradients are compared to this
@@ -57,9 +57,9 @@ def difference(recipe: Recipe, X: Tensor, dtype: torch.dtype, tolerance: float) 
 
 
 def _step(stepper: BatchedLanes, x: Tensor, noise: Tensor | None) -> _Step:
-    before = [_cloned(dict(stepper.module(i).named_parameters())) for i in range(len(x))]
+    before = [cloned(dict(stepper.module(i).named_parameters())) for i in range(len(x))]
     gradients = stepper.gradients(x, noise)
-    state = [_cloned(_state_of(stepper.module(i))) for i in range(len(x))]
+    state = [cloned(state_of(stepper.module(i))) for i in range(len(x))]
     stepper.descend(gradients)
     return _Step(before, gradients, state)
 
@@ -68,14 +68,14 @@ def _difference_alone(module: nn.Module, i: int, inputs: Inputs, steps: list[_St
     """Take the steps of one lane with a network alone; return what differs."""
     with isolated_streams(inputs[0][0].device, 0):
         for (x, noise), step in zip(inputs, steps, strict=True):
-            _set_parameters(module, step.parameters[i])
+            put_back(module, step.parameters[i])
             module.zero_grad()
             lane = OneLane(module, 0.0)
             torch.autograd.backward(lane.losses(x[i : i + 1], None if noise is None else noise[i : i + 1]).mean())
             alone = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in module.named_parameters()}
             if not _gradients_agree(alone, {n: g[i] for n, g in step.gradients.items()}, tolerance):
                 return "its gradients differ"
-            state = _state_of(module)
+            state = state_of(module)
             if names := [n for n, v in step.state[i].items() if n not in state or not _agree(v, state[n], tolerance)]:
                 return f"its buffer {names[0]} differs"
     return None
@@ -95,7 +95,7 @@ def _gradients_agree(alone: State, together: State, tolerance: float) -> bool:
 def _scores_agree(alone: nn.Module, lane: nn.Module, i: int, last: tuple[Tensor, Tensor | None], to: float) -> bool:
     x, noise = last
     trial = Trial(x[i], None if noise is None else noise[i])
-    _set_parameters(alone, dict(lane.named_parameters()))
+    put_back(alone, dict(lane.named_parameters()))
     return _agree(trial.score(lane), trial.score(alone), to)
 
 
@@ -105,20 +105,6 @@ def _agree(one: Tensor, other: Tensor, tolerance: float) -> bool:
         return torch.equal(one, other)
     scale = max(float(other.detach().nan_to_num(0, 0, 0).abs().max()), 1.0) if other.numel() else 1.0
     return torch.allclose(one, other, rtol=0.0, atol=max(tolerance, 0.0) * scale, equal_nan=True)
-
-
-def _state_of(module: nn.Module) -> State:
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
-
-
-def _cloned(state: Mapping[str, Tensor]) -> State:
-    return {name: value.detach().clone() for name, value in state.items()}
-
-
-@torch.no_grad()
-def _set_parameters(module: nn.Module, values: Mapping[str, Tensor]) -> None:
-    for name, parameter in module.named_parameters():
-        parameter.copy_(values[name])
 
 
 # --- what lanes would share

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from user_networks import Remembering as Net
 from user_networks import normal
 
 import genmem
@@ -16,22 +17,6 @@ from genmem.models import DiffusionModel, from_module
 from genmem.models.base import DeepDensity
 
 X = normal(shape=(4,))
-
-
-class Net(nn.Module):
-    """An autoencoder whose loss has a factor."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 4)
-
-    def factor(self, h):
-        return 1.0
-
-    def forward(self, x):
-        h = torch.tanh(self.first(x))
-        factor = self.factor(h)
-        return factor * (self.last(h) - x).square().sum(1)
 
 
 class PlainTensor(Net):

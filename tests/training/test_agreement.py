@@ -6,27 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from user_networks import Remembering
 
 from genmem.training import Lane, Recipe, can_batch, train
 from genmem.training.state_effects import Trial
 
 X = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
-
-
-class Remembering(nn.Module):
-    """An autoencoder whose loss has a factor that depends on what it remembers."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 4)
-
-    def factor(self, h):
-        return 1.0
-
-    def forward(self, x):
-        h = torch.tanh(self.first(x))
-        factor = self.factor(h)
-        return factor * (self.last(h) - x).square().sum(1)
 
 
 class CountedInPlace(Remembering):
