@@ -133,7 +133,8 @@ def _context(results: Results) -> dict[str, Any]:
 
 def _why(results: Results, found: Finding | Group) -> str:
     """Return why a number of this finding or group is missing."""
-    return "not tested" if words.known(found.standard_error) else words.missing(results.one_repeat)
+    measured = words.known(found.standard_error) or words.known(found.interval[0])
+    return "not tested" if measured else words.missing(results.one_repeat)
 
 
 def _describe(results: Results, position: int) -> str:
