@@ -12,7 +12,7 @@ from genmem import stats
 from genmem.findings.membership import find_membership
 from genmem.findings.prevalence import find_prevalence
 from genmem.findings.records import NO_INTERVAL, Finding
-from genmem.leaveout import memorization_score
+from genmem.leaveout import list_mean, memorization_score
 from genmem.leaveout.posterior import correction_of, estimate_of, scored_log_probs
 from genmem.regions import MIN_EXAMPLES, Group, candidates, corrected, most_in_need
 from genmem.run.directory import Run
@@ -32,6 +32,8 @@ def find(run: Run, groups: Sequence[Group]) -> list[Finding]:
     found = [_mean(scores, estimate_of(run) == "bound"), _tail(scores)]
     if np.isfinite(scores["q_value"]).any():
         found.insert(1, _flagged(run, scores))
+    if str(scores["estimator"]) == "mean_log" and len(scores["per_repeat"]) > 1:
+        found.append(_top_list(scores))
     found += find_prevalence(run) + find_membership(run)
     if (correction := correction_of(run)) is not None and str(scores["estimator"]) == "mean_log":
         found.append(_encoder_part(correction))
@@ -125,6 +127,27 @@ def _tail(scores: dict[str, NDArray[Any]]) -> Finding:
         "same quantile of placebo scores.",
         source=PAPER,
         examples=_first(np.argsort(-score, kind="stable")),
+    )
+
+
+def _top_list(scores: dict[str, NDArray[Any]]) -> Finding:
+    score = scores["score"]
+    k = max(1, round((1 - TAIL) * len(score)))
+    order = np.argsort(-score, kind="stable")[:k]
+    found, shown = list_mean(scores["per_repeat"], k), float(score[order].mean())
+    return Finding(
+        "top_list",
+        "memorized",
+        "Mean true score of the highest 5%",
+        found.value,
+        interval=found.interval,
+        n=k,
+        sentence=f"The {k:,} highest scores average {shown:.1f} nats; without the noise that put them on top, "
+        f"{found.value:.1f}.",
+        meaning="The highest of many noisy scores are too high on average. The second number ranks examples by all "
+        "repeats but one and averages their scores in that one.",
+        source=PAPER,
+        examples=_first(order),
     )
 
 

@@ -13,6 +13,7 @@ from genmem.leaveout.posterior import drop_damaged_posteriors, posterior_log_pro
 from genmem.leaveout.probe import ensure_probe, planned_model, scored_epochs
 from genmem.leaveout.refitting import refit
 from genmem.leaveout.scoring import ESTIMATORS, MemorizationScores, memorization_score
+from genmem.leaveout.selection import list_mean
 
 __all__ = [
     "ESTIMATORS",
@@ -31,6 +32,7 @@ __all__ = [
     "drop_damaged_posteriors",
     "ensure_probe",
     "leave_one_out",
+    "list_mean",
     "local_workers",
     "membership_attack",
     "memorization_curve",

@@ -1,0 +1,50 @@
+"""How high are the highest scores, without the noise that put them on top?"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import stdtrit
+
+from genmem.errors import DataError
+from genmem.leaveout.estimators import FloatArray, mean_where
+from genmem.stats import Rate
+
+
+def list_mean(per_repeat: ArrayLike, k: int) -> Rate:
+    """Return the mean true score of the k examples with the highest scores, without the effect of selection.
+
+    The examples are ranked by all repeats but one and averaged in that one, for each repeat in turn. Noise that lifts
+    an example in the ranking is not in the average. Ranked by fewer repeats, the list is a little worse than the real
+    one: in simulation the result is .94 of the true mean at three repeats and .99 at eight, and its 95% interval, from
+    the spread over repeats, covers it in .85 of the studies.
+
+    Args:
+        per_repeat: (L, n) scores within each repeat (`MemorizationScores.per_repeat`), NaN where there is none.
+        k: length of the list.
+
+    Raises:
+        DataError: there are fewer than two repeats, or k is not between 1 and n.
+
+    >>> scores = np.array([[0.0, 1.0, 5.0], [0.0, 1.0, 3.0]])
+    >>> list_mean(scores, 1).value
+    4.0
+    """
+    scores = np.asarray(per_repeat, dtype=np.float64)
+    if scores.ndim != 2 or len(scores) < 2 or not 1 <= k <= scores.shape[1]:
+        raise DataError(
+            expected="scores of two repeats or more, (L, n), and a list of 1 to n examples",
+            got=f"shape {scores.shape}, k = {k}",
+            do="Add repeats, or change k.",
+        )
+    means = np.array([_mean_of_top(np.delete(scores, r, axis=0), scores[r], k) for r in range(len(scores))])
+    means = means[np.isfinite(means)]
+    repeats, value = len(means), float(means.mean()) if len(means) else np.nan
+    half = np.nan if repeats < 2 else float(stdtrit(repeats - 1, 0.975) * means.std(ddof=1) / np.sqrt(repeats))
+    return Rate(value, (value - half, value + half))
+
+
+def _mean_of_top(others: FloatArray, own: FloatArray, k: int) -> float:
+    """Return the mean in one repeat of the k examples that are highest in the others; NaN if none is in it."""
+    there = np.isfinite(others)
+    ranked = np.nan_to_num(mean_where(np.where(there, others, 0.0), there), nan=-np.inf)
+    found = own[np.argsort(-ranked, kind="stable")[:k]]
+    return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
