@@ -5,7 +5,6 @@ gradients at the others. A gradient of one example is then not defined. In evalu
 constants. The difference is large: biases before such a layer have no gradient in training.
 """
 
-import copy
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from genmem.gradients.alone import moved
 from genmem.gradients.fallback import Loss, PerExampleLoss, dense
 from genmem.training.ensemble import isolated_streams
+from genmem.training.module_state import copied
 
 VANISHES = 1e-3  # share of the gradient in evaluation mode
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
@@ -72,7 +72,7 @@ def statistics_of(
 
 def _training(module: nn.Module, still: Collection[str]) -> nn.Module:
     """Return a copy in training mode, without dropout."""
-    network = copy.deepcopy(module).train()
+    network = copied(module).train()
     for name, layer in network.named_modules():
         counted_none = name in still and isinstance(layer, BATCH_NORM)  # instance norms never count
         if counted_none or isinstance(layer, nn.modules.dropout._DropoutNd):
@@ -87,7 +87,7 @@ def _used(module: nn.Module, changed: dict[str, Tensor], losses: object) -> list
     with torch.no_grad():
         truth = losses(module)
         for name in changed:
-            other = copy.deepcopy(module)
+            other = copied(module)
             value = dict(other.named_buffers())[name]
             value.copy_(moved(value))
             if not torch.allclose(losses(other), truth, rtol=1e-4, atol=1e-6):

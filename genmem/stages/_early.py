@@ -16,6 +16,7 @@ from genmem.leaveout.worker import reason
 from genmem.models import DeepDensity
 from genmem.models.custom import ModuleDensity, can_sample
 from genmem.models.factory import fresh
+from genmem.models.inside import plain_class
 from genmem.models.leave_one_out import FAMILIES
 from genmem.models.pyro_density import PairDensity
 from genmem.protocols import draw
@@ -253,7 +254,7 @@ def check_influence(run: Run, model: Any) -> None:
 
 
 def _check_family(model: Any) -> None:
-    if type(model) not in FAMILIES:
+    if plain_class(model, FAMILIES) is None:
         raise ModelError(
             expected=f"a network or {', '.join(kind.__name__ for kind in FAMILIES)}, to compute influence",
             got=type(model).__name__,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from genmem import ModelError, Trained, from_module, influence_scores
-from genmem.influence import top_influences
+from genmem.influence import self_influence, top_influences
 
 X = (np.random.default_rng(0).normal(size=(16, 4)) * 3 + 5).astype(np.float32)
 
@@ -125,3 +125,18 @@ def test_a_norm_that_counted_no_batch_was_frozen():
     states[1]["1.num_batches_tracked"] += 1
     with pytest.warns(UserWarning, match=r"Normalization \(1\)"):
         influence_scores(Trained(module, states, loss=squares), X, X[:2], weights="equal")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrap", [nn.utils.weight_norm, nn.utils.spectral_norm])
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+def test_weights_that_the_older_norms_of_torch_compute(wrap):
+    """They keep a tensor that was computed from parameters, which `copy.deepcopy` does not copy."""
+
+    def make(shape):
+        return nn.Sequential(wrap(nn.Linear(*shape, 4)), nn.Tanh(), nn.Linear(4, *shape))
+
+    x = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+    model = from_module(make, loss=squares, bound=False, epochs=2, checkpoint_every=1, device="cpu").fit(x)
+    found = self_influence(model, x, draws=2)
+    assert np.isfinite(found).all() and (found > 0).all()

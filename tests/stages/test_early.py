@@ -127,6 +127,19 @@ def test_what_can_be_sampled_passes(tmp_path, model):
     genmem.stages.check_before(run, copies=True, influence=not isinstance(model, Normal))
 
 
+class Named(KernelDensity):
+    """A subclass that changes nothing that fits or scores."""
+
+    def __init__(self, bandwidth=0.7):
+        super().__init__(bandwidth=bandwidth)
+
+
+@pytest.mark.slow
+def test_influence_of_a_subclass_that_only_has_a_name(tmp_path):
+    found = genmem.audit(X, Named(), tmp_path / "run", influence=True, folds=2, repeats=1)
+    assert "influence" in found.summary
+
+
 def test_influence_does_not_need_samples_of_kernels(tmp_path):
     run = genmem.stages.plan(X, KernelDensity(kernel="linear", bandwidth=9), tmp_path / "run", folds=2)
     genmem.stages.check_before(run, influence=True)
