@@ -6,6 +6,7 @@ covariance beyond. The density of X - c at x - c is that of X at x, and so are t
 """
 
 import copy
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +23,10 @@ MIXTURES = (GaussianMixture, BayesianGaussianMixture, TorchGaussianMixture)
 EXPANDED = ("diag", "spherical", "tied")  # their scores or covariances are differences of squares
 EPSILON = float(np.finfo(np.float64).eps)
 NEGLIGIBLE = 1e-8  # nats: below it a mixture is fitted where the data are
-WRONG = 1e-3  # nats: above it a mixture is refused that others fit, and
-WRONG_MOVED = 1e-2  # one of moved data, where what is left comes from components of single, distant examples
+WRONG = 1e-3  # nats: above it a model that holds a mixture is refused
+# What is left in moved data comes from components of single, distant examples: told above the first, refused above the
+# second, nats.
+TOLD, WRONG_MOVED = 1e-2, 1.0
 _LOCATIONS = ("means_init", "means_", "mean_prior", "mean_prior_")  # what moves with the data
 _PROBED = 8  # components
 
@@ -101,14 +104,21 @@ def _spreads(fitted: Any) -> FloatArray:
 
 
 def refuse_rounding(fitted: Any) -> None:
-    """Refuse a fitted model if a Gaussian mixture that it is or holds loses too much to rounding.
+    """Refuse a fitted model if a Gaussian mixture that it is or holds loses too much to rounding, or tell how much.
 
     Raises:
         ModelError: one does; the message says by how much.
     """
     most = WRONG_MOVED if is_mixture(fitted) else WRONG
     for mixture in (one for kind in MIXTURES for one in inside(fitted, kind)):
-        if hasattr(mixture, "means_") and (error := rounding_of(mixture)) > most:
+        error = rounding_of(mixture) if hasattr(mixture, "means_") else 0.0
+        if most >= error > TOLD:
+            warnings.warn(
+                f"Rounding changes log p of single examples far from all others by about {error:.2g} nats: each has a "
+                "component of its own, of hardly any variance. A larger reg_covar, or fewer components, avoids it.",
+                stacklevel=2,
+            )
+        if error > most:
             name = type(fitted).__name__
             held = "" if mixture is fitted else f" in a {type(mixture).__name__} that {name} holds"
             raise ModelError(

@@ -104,8 +104,15 @@ def test_constant_columns_and_outliers():
     by_hand = (-0.5 * (ROWS - mean) ** 2 / variance - 0.5 * np.log(2 * np.pi * variance)).sum(1) + np.log(60 / 61)
     np.testing.assert_allclose(found.score_samples(outlier)[:-1], by_hand, atol=1e-5)
 
-    with pytest.raises(ModelError, match="rounding changes by"):
-        refitted(GaussianMixture(2, covariance_type="diag", random_state=0), np.concatenate([ROWS, [[2.0**30, 0]]]))
+
+@pytest.mark.parametrize("at", [2.0**17, 2.0**30])
+def test_a_component_of_one_distant_example_is_told_not_refused(at):
+    outlier = np.concatenate([ROWS, [[at, 0]]])
+    with pytest.warns(UserWarning, match=r"far from all others by about 0\.\d+ nats"):
+        found = refitted(GaussianMixture(2, covariance_type="diag", random_state=0), outlier)
+    mean, variance = ROWS.mean(0), ROWS.var(0) + 1e-6
+    by_hand = (-0.5 * (ROWS - mean) ** 2 / variance - 0.5 * np.log(2 * np.pi * variance)).sum(1) + np.log(60 / 61)
+    np.testing.assert_allclose(found.score_samples(outlier)[:-1], by_hand, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["diag", "spherical", "tied"])
