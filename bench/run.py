@@ -35,6 +35,7 @@ BENCHES = {
     "held_out": [],
     "influence": [],
     "calibration": [],
+    "calibration_truth": [],
     "curves": [],
     "adjusted": [],
     "six_clusters": [],

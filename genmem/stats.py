@@ -22,6 +22,18 @@ class Rate(NamedTuple):
     interval: tuple[float, float]
 
 
+def jackknife_half(left: ArrayLike) -> FloatArray:
+    """Return half of Student's 95% interval of an estimate, from the estimates without one of L repeats each: (L, ...).
+
+    >>> jackknife_half([[1.0], [2.0], [3.0]]).round(2)
+    array([4.97])
+    """
+    values = np.asarray(left, dtype=np.float64)
+    repeats = len(values)
+    error = np.sqrt((repeats - 1) / repeats * ((values - values.mean(axis=0)) ** 2).sum(axis=0))
+    return np.asarray(special.stdtrit(repeats - 1, 0.975) * error)
+
+
 # --- many tests at once
 
 

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmem.findings.records import Finding
+from genmem.leaveout.deconvolution import SOME
 from genmem.run.directory import Run
 
 EFRON = "Efron 2016, doi.org/10.1093/biomet/asv068"
@@ -15,11 +16,13 @@ def find_prevalence(run: Run) -> list[Finding]:
         return []
     stored = run.result("prevalence")
     n = stored["posterior_mean"].size
+    some = int(stored["behind_intervals"])
+    aside = "" if some < SOME or some == n else f" It is from {some:,} random examples."
     shares = zip(stored["thresholds"].tolist(), stored["above"], strict=True)
-    return [*(_share(at, row, n) for at, row in shares), _tail(stored["tail"], n)]
+    return [*(_share(at, row, n, aside) for at, row in shares), _tail(stored["tail"], n, aside)]
 
 
-def _share(threshold: float, row: NDArray[np.float64], n: int) -> Finding:
+def _share(threshold: float, row: NDArray[np.float64], n: int, aside: str) -> Finding:
     value, low, high = (float(x) for x in row)
     return Finding(
         f"prevalence_{threshold:g}",
@@ -32,7 +35,7 @@ def _share(threshold: float, row: NDArray[np.float64], n: int) -> Finding:
         sentence=f"About {value:.0%} of the examples are memorized by more than {threshold:g} {_nats(threshold)} "
         f"(95% interval {low:.0%} to {high:.0%}).",
         meaning="The share of true scores above the threshold, with the noise of the scores taken out: more repeats "
-        "narrow the interval and do not raise the share. The interval assumes no form of the distribution.",
+        f"narrow the interval and do not raise the share. The interval assumes no form of the distribution.{aside}",
         source=EFRON,
     )
 
@@ -41,7 +44,7 @@ def _nats(threshold: float) -> str:
     return "nat" if threshold == 1 else "nats"
 
 
-def _tail(row: NDArray[np.float64], n: int) -> Finding:
+def _tail(row: NDArray[np.float64], n: int, aside: str) -> Finding:
     value, low, high = (float(x) for x in row)
     return Finding(
         "true_tail",
@@ -52,6 +55,7 @@ def _tail(row: NDArray[np.float64], n: int) -> Finding:
         n=n,
         sentence=f"5% of the examples have a true score above about {value:.1f} nats (95% interval {low:.1f} to "
         f"{high:.1f}).",
-        meaning="The same quantile of the scores as measured is higher, because noise spreads them.",
+        meaning="The same quantile of the scores as measured is higher, because noise spreads them. The interval "
+        f"assumes no form of the distribution.{aside}",
         source=EFRON,
     )

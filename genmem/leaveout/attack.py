@@ -10,7 +10,6 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 from scipy.stats import rankdata
 
 from genmem import stats
@@ -272,9 +271,8 @@ def _threshold(found: _Statistic, rate: float) -> float:
 def _rates(values: FloatArray, left: FloatArray) -> list[AttackRates]:
     """Return values with Student's intervals, from values without one repeat at a time: (L, *values.shape), or none."""
     half = np.full_like(values, np.nan)
-    if repeats := len(left):
-        error = np.sqrt((repeats - 1) / repeats * ((left - left.mean(axis=0)) ** 2).sum(axis=0))
-        half = np.where(np.isfinite(values), special.stdtrit(repeats - 1, 0.975) * error, np.nan)
+    if len(left):
+        half = np.where(np.isfinite(values), stats.jackknife_half(left), np.nan)
     low, high = np.clip([values - half, values + half], 0, 1)
     rows = [
         [Rate(float(v), (float(lo), float(up))) for v, lo, up in zip(*row, strict=True)]

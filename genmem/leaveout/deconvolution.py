@@ -45,12 +45,15 @@ class Prevalence:
     posterior_mean: FloatArray
 
     def to_arrays(self) -> dict[str, FloatArray]:
-        """Return what a run stores: `thresholds` (k,), `above` (k, 3), `tail` (3,) as value, low, high; means (n,)."""
+        """Return what a run stores: `thresholds` (k,), `above` (k, 3), `tail` (3,) as value, low, high; means (n,);
+        `behind_intervals`, the number of examples that intervals are from.
+        """
         return {
             "thresholds": np.array(list(self.above)),
             "above": np.array([[rate.value, *rate.interval] for rate in self.above.values()]),
             "tail": np.array([self.tail.value, *self.tail.interval]),
             "posterior_mean": self.posterior_mean,
+            "behind_intervals": np.asarray(min(SOME, int(np.isfinite(self.posterior_mean).sum()))),
         }
 
 

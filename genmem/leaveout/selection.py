@@ -2,11 +2,10 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtrit
 
 from genmem.errors import DataError
 from genmem.leaveout.estimators import FloatArray, mean_where
-from genmem.stats import Rate
+from genmem.stats import Rate, jackknife_half
 
 
 def list_mean(per_repeat: ArrayLike, k: int) -> Rate:
@@ -14,8 +13,8 @@ def list_mean(per_repeat: ArrayLike, k: int) -> Rate:
 
     The examples are ranked by all repeats but one and averaged in that one, for each repeat in turn. Noise that lifts
     an example in the ranking is not in the average. Ranked by fewer repeats, the list is a little worse than the real
-    one: in simulation the result is .94 of the true mean at three repeats and .99 at eight, and its 95% interval, from
-    the spread over repeats, covers it in .85 of the studies.
+    one: in simulation the result is .93 of the true mean at three repeats and .99 at eight. The interval is a jackknife
+    over repeats and needs three.
 
     Args:
         per_repeat: (L, n) scores within each repeat (`MemorizationScores.per_repeat`), NaN where there is none.
@@ -35,11 +34,16 @@ def list_mean(per_repeat: ArrayLike, k: int) -> Rate:
             got=f"shape {scores.shape}, k = {k}",
             do="Add repeats, or change k.",
         )
-    means = np.array([_mean_of_top(np.delete(scores, r, axis=0), scores[r], k) for r in range(len(scores))])
-    means = means[np.isfinite(means)]
-    repeats, value = len(means), float(means.mean()) if len(means) else np.nan
-    half = np.nan if repeats < 2 else float(stdtrit(repeats - 1, 0.975) * means.std(ddof=1) / np.sqrt(repeats))
+    value = _cross_fitted(scores, k)
+    if len(scores) < 3:
+        return Rate(value, (np.nan, np.nan))
+    half = float(jackknife_half([_cross_fitted(np.delete(scores, r, axis=0), k) for r in range(len(scores))]))
     return Rate(value, (value - half, value + half))
+
+
+def _cross_fitted(scores: FloatArray, k: int) -> float:
+    means = np.array([_mean_of_top(np.delete(scores, r, axis=0), scores[r], k) for r in range(len(scores))])
+    return float(np.nanmean(means)) if np.isfinite(means).any() else float("nan")
 
 
 def _mean_of_top(others: FloatArray, own: FloatArray, k: int) -> float:

@@ -54,6 +54,7 @@ KINDS = ["full", "diag", "spherical", "tied"]
 
 MADE = [(make, kind) for make in (GaussianMixture, Named) for kind in KINDS]
 MADE += [(TorchGaussianMixture, kind) for kind in ("full", "diag")]
+MADE += [pytest.param(BayesianGaussianMixture, kind, marks=pytest.mark.slow) for kind in KINDS]
 
 
 @pytest.mark.parametrize(("make", "kind"), MADE)
@@ -67,12 +68,6 @@ def test_mixtures_move_with_their_data(make, kind):
         assert abs(far.sample(5) - FAR).max() < 10
     else:
         assert kind == "full" or make is TorchGaussianMixture
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_bayesian_mixtures_move_with_their_data(kind):
-    test_mixtures_move_with_their_data(BayesianGaussianMixture, kind)
 
 
 def test_what_is_near_is_fitted_where_it_is():

@@ -367,7 +367,9 @@ def test_what_a_state_dict_holds_is_restored(name):
 
 
 def test_a_counter_of_the_training_loss_alone_is_no_obstacle():
-    density(TrainingOnly, log_prob=TrainingOnly.log_prob).fit(X)
+    model = density(TrainingOnly, log_prob=TrainingOnly.log_prob).fit(X)
+    restored = density(TrainingOnly, log_prob=TrainingOnly.log_prob).restore(model.module_.state_dict(), (4,), len(X))
+    np.testing.assert_array_equal(restored.score_samples(X), model.score_samples(X))
 
 
 def make_lazy(shape):

@@ -56,7 +56,10 @@ def test_sample_may_change(begun, sample):
 
 
 def test_device_may_be_the_same_by_another_name(begun):
-    plan(begun, user_gaussian(sample=None, device="auto"))
+    before = shards(begun)
+    run = plan(begun, user_gaussian(sample=None, device="auto"))
+    genmem.refit(run)
+    assert shards(begun) == before and not run.pending()
 
 
 def scaled(by):
