@@ -77,6 +77,11 @@ _PLANNING: list[Decorator] = [
     _option("--fraction", float, "Train on random subsets of this share, instead of folds."),
     _option("--leave-out", click.Choice(["labels"]), "Leave out one label at a time, instead of folds."),
     _option("--epochs", click.IntRange(min=1), "Epochs of training [default: the model's]."),
+    _option(
+        "--match",
+        click.Choice(["steps", "epochs"]),
+        "What refits share with the model trained on all examples [default: steps, or that of an existing run].",
+    ),
     _option("--seed", click.IntRange(min=0), "The seed of all randomness.", 0),
     _option("--subset", click.IntRange(min=2), "Audit only N examples, drawn at random."),
     click.option(

@@ -60,6 +60,7 @@ def audit(
     fraction: float | None = None,
     leave_out: Any = None,
     epochs: int | None = None,
+    match: Literal["steps", "epochs"] | None = None,
     seed: int = 0,
     score_epochs: Sequence[int] | Literal["auto"] = "auto",
     importance_samples: int | Literal["auto"] = "auto",
@@ -99,6 +100,8 @@ def audit(
         fraction: train on random subsets of this share instead of folds (`Splits.subsets`, of `repeats` repeats).
         leave_out: "labels", or a group for each example: leave out one group at a time instead of folds.
         epochs: epochs of training; by default those of the model.
+        match: "steps" (the default of a new run): refits take as many steps as the model trained on all examples;
+            "epochs": as many epochs, and therefore fewer steps, which lowers scores. An existing run keeps its own.
         seed: seed of all randomness.
         score_epochs: epochs at which every example is scored; "auto" is five epochs up to the last.
         importance_samples: draws for each log p of an auto-encoder; "auto" is 64.
@@ -136,6 +139,7 @@ def audit(
         "fraction": fraction,
         "leave_out": leave_out,
         "epochs": epochs,
+        "match": match,
         "seed": seed,
         "score_epochs": score_epochs,
         "importance_samples": importance_samples,

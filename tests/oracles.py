@@ -161,10 +161,11 @@ def train_by_loop(recipe, X, lane):
     module, order = fresh_module(recipe, lane.split), stream(recipe.seed, "order", lane.split)
     noise = torch.Generator().manual_seed(seed_for(recipe.seed, "training noise", lane.repeat))
     moments = {name: [torch.zeros_like(p), torch.zeros_like(p)] for name, p in module.named_parameters()}
+    steps_per_pass = recipe.steps_per_pass or recipe.steps_per_epoch
     for step in range(recipe.epochs * recipe.steps_per_epoch):
-        if step % recipe.steps_per_epoch == 0:
+        if step % steps_per_pass == 0:
             permutation = order.permutation(len(lane.keep))
-        start = step % recipe.steps_per_epoch * recipe.batch_size
+        start = step % steps_per_pass * recipe.batch_size
         rows = lane.keep[permutation[start : start + recipe.batch_size]]
         eps = torch.randn((1, len(rows), *noise_shape(module)), generator=noise)
         loss = sum(module(X[row : row + 1], noise=eps[:, i : i + 1])[0] for i, row in enumerate(rows)) / len(rows)

@@ -92,3 +92,14 @@ def em_by_loop(X, weights, means, covariances, reg_covar, steps):
             for j, m in enumerate(means)
         ]
     return weights, means, np.array(covariances)
+
+
+# --- leaving out one example at a time
+
+
+def brute_force_leave_one_out(make, X):
+    """Return log p(x_i) of the model of all examples less that of the model without x_i, refitted n times: (n,)."""
+    whole = make().fit(X).score_samples(X)
+    return np.array(
+        [whole[i] - make().fit(np.delete(X, i, axis=0)).score_samples(X[i : i + 1])[0] for i in range(len(X))]
+    )

@@ -65,6 +65,7 @@ def _asked(run: Run) -> dict[str, Any]:
         "model": {key: run.plan["model"][key] for key in ("name", "params")},
         "design": {**run.plan["splits"], "n_splits": run.used_splits().n_splits, "repeats": run.repeats},
         "seed": run.seed,
+        "match": run.plan.get("match", "epochs") if _has_steps(run) else None,
         "score_epochs": [e for e in run.score_epochs if e >= 0],
         "log_prob": estimate_of(run),
         "importance_samples": run.importance_samples if sampled(run) else None,
@@ -72,6 +73,10 @@ def _asked(run: Run) -> dict[str, Any]:
         "estimator": "adjusted" if run.has_result("adjusted") else estimator,
         "estimand": _estimand(run, estimator),
     }
+
+
+def _has_steps(run: Run) -> bool:
+    return "refit_steps" in (run.probe or {})
 
 
 def _estimand(run: Run, estimator: str) -> str:
@@ -149,6 +154,11 @@ def _limitations(run: Run) -> list[str]:
         "trained on less data.",
         "A score belongs to this kind of model, trained this way. Another architecture may memorize other examples.",
     ]
+    if _has_steps(run) and run.n_matched is None:
+        found.append(
+            "Refits share the number of epochs with the model trained on all examples, and so take fewer steps. That "
+            "lowers scores: a new audit matches steps by default."
+        )
     if copies_of(run) is None:
         found.append(
             "Samples of the model were not compared with the training set. A model need not reproduce an example that "

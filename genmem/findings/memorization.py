@@ -9,32 +9,26 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 
 from genmem import stats
+from genmem.findings.effective import find_effective
 from genmem.findings.membership import find_membership
+from genmem.findings.named import TAIL, find_list, find_named, first
 from genmem.findings.prevalence import find_prevalence
 from genmem.findings.records import NO_INTERVAL, Finding
-from genmem.leaveout import list_mean, memorization_score
-from genmem.leaveout.posterior import correction_of, estimate_of, scored_log_probs
+from genmem.leaveout.posterior import correction_of, estimate_of
 from genmem.regions import MIN_EXAMPLES, Group, candidates, corrected, most_in_need
 from genmem.run.directory import Run
 
-LEVEL = 0.05
-TAIL = 0.95
-SHOWN = 12
 ALIKE = 0.7  # rank correlation
 PAPER = "van den Burg & Williams 2021, arXiv 2106.03216"
 INFERENCE = "Cremer, Li & Duvenaud 2018, arXiv 1801.03558"
-FALSE_DISCOVERY = "Benjamini & Hochberg 1995"
 
 
 def find(run: Run, groups: Sequence[Group]) -> list[Finding]:
     """Return the findings of a scored run, in the order of the questions."""
     scores, space = run.result("scores"), str(run.result("cells")["space"])
     found = [_mean(scores, estimate_of(run) == "bound"), _tail(scores)]
-    if np.isfinite(scores["q_value"]).any():
-        found.insert(1, _flagged(run, scores))
-    if str(scores["estimator"]) == "mean_log" and len(scores["per_repeat"]) > 1:
-        found.append(_top_list(scores))
-    found += find_prevalence(run) + find_membership(run)
+    found[1:1] = find_named(run)
+    found += find_list(scores) + find_prevalence(run) + find_membership(run) + find_effective(run)
     if (correction := correction_of(run)) is not None and str(scores["estimator"]) == "mean_log":
         found.append(_encoder_part(correction))
     if run.has_result("exact"):
@@ -43,10 +37,6 @@ def find(run: Run, groups: Sequence[Group]) -> list[Finding]:
     most = [most_in_need(groups, kind) for kind in ("label", "cell")]
     found += [_most_in_need(group, groups, space) for group in most if group is not None]
     return found + [f for f in _baselines(run, scores) if math.isfinite(f.value)]
-
-
-def _first(positions: NDArray[np.intp]) -> tuple[int, ...]:
-    return tuple(positions[:SHOWN].tolist())
 
 
 def _mean(scores: dict[str, NDArray[Any]], bound: bool) -> Finding:
@@ -75,39 +65,6 @@ def _mean(scores: dict[str, NDArray[Any]], bound: bool) -> Finding:
     )
 
 
-def _flagged(run: Run, scores: dict[str, NDArray[Any]]) -> Finding:
-    q, score = scores["q_value"], scores["score"]
-    chosen = np.flatnonzero(q < LEVEL)
-    order = chosen[np.argsort(-score[chosen], kind="stable")]
-    return Finding(
-        "flagged_share",
-        "memorized",
-        "Examples memorized beyond chance",
-        len(chosen) / len(q),
-        standard_error=_jackknife_share(run, str(scores["estimator"])),
-        null=0.0,
-        n=len(q),
-        unit="of all examples",
-        sentence=f"{len(chosen):,} of {len(q):,} examples are memorized, at a false-discovery rate of {LEVEL:.0%}.",
-        meaning=f"Of these examples, about {LEVEL:.0%} are listed by chance. The test is one-sided, of score > 0.",
-        source=FALSE_DISCOVERY,
-        examples=_first(order),
-    )
-
-
-def _jackknife_share(run: Run, estimator: str) -> float:
-    """Return the jackknife error of the flagged share over repeats; NaN if one repeat fewer allows no t test."""
-    splits = run.used_splits()
-    if len(run.result("scores")["per_repeat"]) < 4 or estimator != "mean_log":
-        return math.nan
-    log_probs, shares = scored_log_probs(run), []
-    for repeat in np.unique(splits.repeat):
-        kept = splits.repeat != repeat
-        left = memorization_score(log_probs[kept], splits.held_out[kept], repeat=splits.repeat[kept], missing="nan")
-        shares.append(float((left.q_value < LEVEL).mean()))
-    return float(math.sqrt((len(shares) - 1) * np.var(shares)))
-
-
 def _tail(scores: dict[str, NDArray[Any]]) -> Finding:
     score, per_repeat, placebo = scores["score"], scores["per_repeat"], scores["placebo"]
     value = float(np.quantile(score, TAIL))
@@ -126,28 +83,7 @@ def _tail(scores: dict[str, NDArray[Any]]) -> Finding:
         meaning="Memorization is uneven: a few examples can be memorized although the mean is low. The null is the "
         "same quantile of placebo scores.",
         source=PAPER,
-        examples=_first(np.argsort(-score, kind="stable")),
-    )
-
-
-def _top_list(scores: dict[str, NDArray[Any]]) -> Finding:
-    score = scores["score"]
-    k = max(1, round((1 - TAIL) * len(score)))
-    order = np.argsort(-score, kind="stable")[:k]
-    found, shown = list_mean(scores["per_repeat"], k), float(score[order].mean())
-    return Finding(
-        "top_list",
-        "memorized",
-        "Mean true score of the highest 5%",
-        found.value,
-        interval=found.interval,
-        n=k,
-        sentence=f"The {k:,} highest scores average {shown:.1f} nats; without the noise that put them on top, "
-        f"{found.value:.1f}.",
-        meaning="The highest of many noisy scores are too high on average. The second number ranks examples by all "
-        "repeats but one and averages their scores in that one.",
-        source=PAPER,
-        examples=_first(order),
+        examples=first(np.argsort(-score, kind="stable")),
     )
 
 
@@ -184,7 +120,7 @@ def _encoder_part(found: dict[str, NDArray[Any]]) -> Finding:
         meaning="An encoder fits training examples better than held-out ones. More importance samples do not remove "
         "this part of a score.",
         source=INFERENCE,
-        examples=_first(found["examples"][np.argsort(-found["encoder"], kind="stable")]),
+        examples=first(found["examples"][np.argsort(-found["encoder"], kind="stable")]),
     )
 
 
@@ -280,7 +216,7 @@ def _exact(exact: dict[str, NDArray[Any]], scores: dict[str, NDArray[Any]]) -> F
         meaning="This model has a closed form for leaving out one example alone: the column leave_one_out of "
         "scores.parquet. Scores of refits are those of models trained on less data.",
         source=PAPER,
-        examples=_first(np.argsort(-np.where(finite, exact["score"], -np.inf))),
+        examples=first(np.argsort(-np.where(finite, exact["score"], -np.inf))),
     )
 
 

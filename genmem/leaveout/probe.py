@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genmem.errors import GenmemError, ModelError
+from genmem.leaveout.tasks import refit_recipe
 from genmem.models.base import DeepDensity, as_tensor
 from genmem.models.evaluation import BLOCK, estimate_of, log_prob
 from genmem.models.factory import fresh, model_of_plan
@@ -183,7 +184,8 @@ def _probe_other(run: Run, model: Any) -> dict[str, Any]:
 
 def _probe(run: Run, model: DeepDensity) -> dict[str, Any]:
     splits, data = run.splits(), run.data().X
-    recipe = model.recipe(data.shape[1:], int((~splits.held_out).sum(1).min()), seed=run.seed)
+    n_keep = int((~splits.held_out).sum(1).min())
+    recipe = refit_recipe(model, data.shape[1:], n_keep, run.n_matched, run.seed)
     X, module = as_tensor(np.asarray(data), recipe.device), fresh_module(recipe, 0)
     if model.runs_user_code:
         check_fresh(module, fresh_module(recipe, 1))
@@ -294,8 +296,8 @@ def estimate(run: Run) -> Estimate:
     if "expected_seconds" in probe:
         seconds["refit"] = probe["expected_seconds"] * share + start
     if "step_seconds" in probe:
-        held_out = float(splits.held_out.mean())
-        seconds["fit"] = probe["refit_steps"] / (1 - held_out) * probe["alone_seconds"]
+        fewer = 1.0 if run.n_matched is not None else 1 - float(splits.held_out.mean())  # steps of a refit
+        seconds["fit"] = probe["refit_steps"] / fewer * probe["alone_seconds"]
         # The amortization gap is rarely below 5% of a score, so posteriors are fitted to all examples.
         seconds["posterior"] = -(-splits.n_splits // probe.get("workers", 1)) * n * probe["posterior_seconds"] + start
     held = min(HELD, numbers * len(run.score_epochs) * 4)

@@ -102,6 +102,7 @@ def make_task(run: Run, model: Any = None) -> Task:
         method=choice["method"],
         device=choice["device"],
         n_keep=int((~run.splits().held_out).sum(1).min()),
+        n_matched=run.n_matched,
     )
 
 
@@ -326,8 +327,7 @@ def _blamed(task: Task, count: int) -> Iterator[None]:
 def _network(task: Task, keep: NDArray[np.intp], progress: Listener) -> DeepDensity:
     X = task.source.read()
     assert X is not None  # held since the task was made
-    event_shape = task.source.event_shape
-    recipe = task.model.recipe(event_shape, min(task.n_keep, len(keep)), seed=task.seed)
+    recipe = task.recipe(len(keep))
 
     def tick(_: int, epoch: int) -> None:
         progress(Progress("copies", epoch / recipe.epochs, 1, f"refitting, epoch {epoch} of {recipe.epochs}"))
@@ -341,7 +341,7 @@ def _network(task: Task, keep: NDArray[np.intp], progress: Listener) -> DeepDens
             got=DIVERGED.partition(";")[0],
             do="Lower the learning rate, or rescale the data.",
         )
-    fitted: DeepDensity = clone(task.model).restore(state, event_shape, len(keep))
+    fitted: DeepDensity = clone(task.model).restore(state, task.source.event_shape, len(keep))
     return fitted
 
 

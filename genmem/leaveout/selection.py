@@ -5,6 +5,7 @@ from numpy.typing import ArrayLike
 
 from genmem.errors import DataError
 from genmem.leaveout.estimators import FloatArray, mean_where
+from genmem.leaveout.scoring import MemorizationScores
 from genmem.stats import Rate, jackknife_half
 
 
@@ -39,6 +40,36 @@ def list_mean(per_repeat: ArrayLike, k: int) -> Rate:
         return Rate(value, (np.nan, np.nan))
     half = float(jackknife_half([_cross_fitted(np.delete(scores, r, axis=0), k) for r in range(len(scores))]))
     return Rate(value, (value - half, value + half))
+
+
+def selected_interval(scores: MemorizationScores, chosen: ArrayLike, level: float = 0.95) -> FloatArray:
+    """Return intervals of scores that were chosen because they are high, lower and upper end: (2, k).
+
+    Of the ordinary 95% intervals of the highest scores, more than 5% miss the true score, most of them because they lie
+    above it. These are wider: if k of n examples are chosen, each has level 1 - (1 - level) k / n, and on average at
+    most 1 - level of the k intervals shown miss (the false coverage rate).
+
+    Args:
+        scores: "mean_log" scores of three repeats or more; otherwise intervals are NaN.
+        chosen: (k,) positions of the examples shown, all of them: a part of a list needs wider intervals.
+        level: of the list.
+
+    Raises:
+        DataError: there is no example, one is given twice or does not exist, or the level is not between 0 and 1.
+
+    References:
+        False Discovery Rate-Adjusted Multiple Confidence Intervals for Selected Parameters (Benjamini & Yekutieli,
+        2005), https://doi.org/10.1198/016214504000001907
+    """
+    at, n = np.asarray(chosen), len(scores.score)
+    positions = at.ndim == 1 and at.size > 0 and at.dtype.kind in "iu"
+    if not positions or len(np.unique(at)) != len(at) or at.min() < 0 or at.max() >= n or not 0 < level < 1:
+        raise DataError(
+            expected=f"different positions below {n}, one or more, and a level between 0 and 1",
+            got=f"shape {at.shape} of {at.dtype}, level {level}",
+            do="Pass the positions of all examples in the list, such as np.argsort(-scores.score)[:25].",
+        )
+    return scores.interval(1 - (1 - level) * len(at) / n)[:, at]
 
 
 def _cross_fitted(scores: FloatArray, k: int) -> float:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from genmem.data.arrays import fingerprint
 from genmem.run.splits import Splits
 from genmem.run.storage import Arrays
-from genmem.training.ensemble import Recipe
+from genmem.training.ensemble import Recipe, batches
 
 NOISE = ("effective_draws", "variance_in", "variance_out")
 _held: dict[str, NDArray[Any]] = {}
@@ -61,12 +61,19 @@ class Task:
     importance_samples: int
     method: str
     device: str
-    n_keep: int  # the fewest examples any refit trains on; all refits take the number of steps for it
+    n_keep: int  # the fewest examples any refit trains on: the batches of all refits are those for it
+    n_matched: int | None  # the examples of the model whose number of steps all refits take; None: `n_keep`
 
-    def recipe(self) -> Recipe:
-        """Return the training recipe that all refits share (networks only)."""
-        recipe: Recipe = self.model.recipe(self.source.event_shape, self.n_keep, seed=self.seed)
-        return recipe
+    def recipe(self, n_keep: int | None = None) -> Recipe:
+        """Return the training recipe that all refits share (networks only), or that of one with fewer examples."""
+        least = self.n_keep if n_keep is None else min(self.n_keep, n_keep)
+        return refit_recipe(self.model, self.source.event_shape, least, self.n_matched, self.seed)
+
+
+def refit_recipe(model: Any, event_shape: Sequence[int], n_keep: int, n_matched: int | None, seed: int) -> Recipe:
+    """Return the recipe of refits to `n_keep` examples each, with as many steps as the model of `n_matched` takes."""
+    recipe: Recipe = model.recipe(tuple(event_shape), n_keep, seed=seed)
+    return recipe if n_matched is None else recipe.with_steps_of(batches(n_matched, model.batch_size)[1])
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def _context(results: Results) -> dict[str, Any]:
     audit, near = results.audit, results.neighbors or {}
     groups = {kind: _highest_first(results.groups, kind) for kind in ("label", "cell")}
     answers, findings = verdicts(results), ranked(results.findings)
-    top, shaped = most_memorized(results, ROWS), attribution.attribution(results)
+    top, shaped = _listed(results), attribution.attribution(results)
     answers += attribution.verdict(results, shaped)
     copied = copies_of_run(results)
     share = next((replace(f, unit="of the samples") for f in findings if f.id == "copied_share"), None)
@@ -124,11 +124,26 @@ def _context(results: Results) -> dict[str, Any]:
         "corrected": partial(corrected, results.groups),
         "limits": {"groups": GROUPS, "exemplars": EXEMPLARS},
         "top": top,
+        "listed": _columns(results.listed),
         "figures": drawings,
         "drawn": drawn(results),
         "plotly": Markup(library),  # trusted: the library itself
         "nonce": fingerprint(repr(sorted(audit.items())).encode("utf-8", "replace"))[:32],
     }
+
+
+def _listed(results: Results) -> list[int]:
+    """Return the positions of the examples with the highest scores: those that intervals were computed for."""
+    stored = results.listed
+    return most_memorized(results, ROWS) if stored is None else [int(p) for p in stored["examples"]]
+
+
+def _columns(stored: Arrays | None) -> dict[int, tuple[float, list[float]]] | None:
+    """Return the expected true score of each listed example, and its interval; None if the scores have no errors."""
+    if stored is None or not np.isfinite(stored["interval"]).any():
+        return None
+    rows = zip(stored["examples"], stored["expected"], stored["interval"].T, strict=True)
+    return {int(p): (float(expected), interval.tolist()) for p, expected, interval in rows}
 
 
 def _why(results: Results, found: Finding | Group) -> str:

@@ -25,7 +25,7 @@ class Results:
     audit: audit.json; its checks, findings and groups are also given as dataclasses.
     X: (n, *event_shape), memory-mapped. index: (n,) row of the source. labels, names: (n,) or None.
     scores: columns of scores.parquet, (n,) float64 each, NaN if undefined. placebo: (m, n) or None.
-    trajectory, neighbors, influence, copies: arrays by name, or None if the run has none.
+    trajectory, neighbors, listed, influence, copies: arrays by name, or None if the run has none.
     """
 
     audit: dict[str, Any]
@@ -40,6 +40,7 @@ class Results:
     placebo: Floats | None
     trajectory: Arrays | None
     neighbors: Arrays | None
+    listed: Arrays | None = None
     influence: Arrays | None = None
     copies: Arrays | None = None
 
@@ -75,6 +76,7 @@ def read_results(run_dir: Path) -> Results:
         placebo=placebo if placebo.size else None,
         trajectory=_arrays(run_dir, "trajectory"),
         neighbors=_arrays(run_dir, "neighbors"),
+        listed=_arrays(run_dir, "list"),
         # Results that audit.json does not mention belong to earlier scores.
         influence=_arrays(run_dir, "influence") if "influence" in audit else None,
         copies=_arrays(run_dir, "copycheck") if "copies" in audit else None,

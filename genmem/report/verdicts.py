@@ -104,20 +104,25 @@ def _memorized(results: Results, evidence: Finding | None) -> Verdict:
     if not np.isfinite(q_value).any():
         missing = words.missing(results.one_repeat)
         sentence = f"Single examples could not be tested: p-values are {missing}."
-    elif not flagged:
-        sentence = "No example is memorized beyond chance, at a false-discovery rate of 5%."
     else:
-        share = words.share(flagged, n)
-        sentence = (
-            f"{flagged:,} of {n:,} examples ({share}) are memorized beyond chance, at a false-discovery rate of 5%."
-        )
+        named = f"{flagged:,} of {n:,} examples ({words.share(flagged, n)}) are" if flagged else "No example is"
+        sentence = f"{_prevalence(results)}{named} named as memorized at a false-discovery rate of 5%."
     return Verdict("memorized", sentence, evidence, top, _strongest(results, top[0]) if top else "")
+
+
+def _prevalence(results: Results) -> str:
+    """Return how many examples are memorized by estimate, whether or not a test names them; nothing if unknown."""
+    found = next((f for f in results.findings if f.id == "prevalence_3"), None)
+    return "" if found is None else f"{found.sentence} "
 
 
 def _strongest(results: Results, position: int) -> str:
     label = f" (label {words.quoted(results.labels[position])})" if results.labels else ""
     who, gain = f"row {results.index[position]}{label}", words.number(float(results.scores["score"][position]))
-    return f"The most memorized is {who}: it is {gain} nats more likely under models that trained on it."
+    told = f"The most memorized is {who}: it is {gain} nats more likely under models that trained on it"
+    listed = results.listed or {}
+    expected = dict(zip(listed.get("examples", ()), listed.get("expected", ()), strict=True)).get(position)
+    return f"{told}, of which {words.number(expected)} are to be expected again." if words.known(expected) else f"{told}."
 
 
 def _regions(groups: Sequence[Group], evidence: Finding | None) -> Verdict:

@@ -36,6 +36,7 @@ PLAN_VERSION = 1
 AUTO_IMPORTANCE_SAMPLES = 64
 STAGES = {
     "scores": "score",
+    "list": "score",
     "trajectory": "score",
     "neighbors": "neighbors",
     "nearest": "neighbors",
@@ -72,6 +73,7 @@ class Run(Shards):
         data: Data,
         splits: Splits,
         seed: int = 0,
+        match: Literal["steps", "epochs"] | None = None,
         score_epochs: Sequence[int] = (-1,),
         importance_samples: int | Literal["auto"] = "auto",
     ) -> Self:
@@ -83,6 +85,9 @@ class Run(Shards):
             data: the prepared examples; a copy is stored with the run.
             splits: which examples each refit leaves out.
             seed: of all random streams.
+            match: what refits share with the model trained on all examples: its number of steps, or of epochs, in which
+                they take fewer steps. By default that of an existing run, and "steps" for a new one. A model that is
+                not trained in steps has neither.
             score_epochs: epochs after which log p of every example is stored; -1 is the last.
             importance_samples: draws for each log p that is estimated; "auto" is 64.
 
@@ -99,6 +104,7 @@ class Run(Shards):
             "data": describe_data(data),
             "splits": splits.describe(),
             "seed": seed,
+            "match": (match or "steps") if hasattr(model, "recipe") else None,
             "score_epochs": list(score_epochs),
             "importance_samples": samples,
             "versions": versions(),
@@ -109,6 +115,7 @@ class Run(Shards):
             if (run.path / "run.json").exists():
                 existing = cls.open(path)
                 existing.model = model
+                run.plan["match"] = run.plan["match"] if match else existing.plan.get("match")
                 adopted = existing._adopting(run.plan, free_params(model))
                 if existing._has_work() or not differ(adopted, run.plan):
                     refuse_other_plan(adopted, run.plan)
@@ -155,8 +162,13 @@ class Run(Shards):
         return int(self.plan["seed"])
 
     @property
+    def n_matched(self) -> int | None:
+        """The examples of the model whose number of steps refits take; None if refits share its number of epochs."""
+        return int(self.plan["data"]["n"]) if self.plan.get("match") == "steps" else None
+
+    @property
     def score_epochs(self) -> tuple[int, ...]:
-        """The epochs after which log p of every example is stored."""
+        """The epochs after which log p of every example is stored; with matched steps, of the model trained on all."""
         return tuple(self.plan["score_epochs"])
 
     @property

@@ -17,7 +17,8 @@ from genmem.run.splits import Splits
 from genmem.run.storage import frozen, read_arrays, write_arrays, write_atomically
 from genmem.version import __version__
 
-COMPARED = ("model", "data", "seed", "splits", "score_epochs", "importance_samples")
+COMPARED = ("model", "data", "seed", "splits", "match", "score_epochs", "importance_samples")
+MATCHES = ("steps", "epochs")  # what refits share with the model trained on everything; "epochs" in plans without it
 AS_PLANNED = "as_planned"  # sections before a resumption with another `sample` or with labels: shards are tied to them
 # Keys that differ only because another one does, and so are not the ones to name.
 DERIVED = ("sha256", "n_splits", "splits.n", "constants", "constant_columns")
@@ -46,6 +47,7 @@ CONTENTS: dict[str, type | None] = {
     "splits.n_splits": int,
     "splits.repeats": int,
     "seed": int,
+    "match?": str,
     "score_epochs": None,
     "importance_samples": int,
     "versions?": dict,
@@ -74,7 +76,7 @@ def check_plan(plan: Any) -> None:
             if value is None and part.endswith("?"):
                 break
         else:
-            if not _is_kind(value, kind):
+            if not _is_kind(value, kind) or dotted == "match?" and value not in MATCHES:
                 raise ValueError(f"{dotted.replace('?', '')} is {_short(value)}")
 
 
@@ -201,6 +203,7 @@ def _alike(key: str, before: Any, after: Any, probe: dict[str, Any] | None) -> b
 
 
 def _settings(plan: dict[str, Any]) -> dict[str, Any]:
+    plan = {**plan, "match": plan.get("match") or "epochs"}
     return {k: v for section in COMPARED for k, v in _flat(section, plan[section]).items()}
 
 
@@ -210,10 +213,10 @@ def refuse_other_plan(planned: dict[str, Any], asked: dict[str, Any]) -> None:
     Raises:
         RunMismatchError: they differ; the message names the first key that does.
     """
-    before, after = _settings(planned), _settings(asked)
     differing = differ(planned, asked)
     if not differing:
         return
+    before, after = _settings(planned), _settings(asked)
     key = min(differing, key=lambda key: key.endswith(DERIVED))
     if key.endswith("sha256"):
         what = "labels" if "labels" in key else "data"

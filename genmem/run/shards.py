@@ -162,7 +162,8 @@ class Shards:
         """Return the text that ties a shard to this plan and its index."""
         method = (self.plan.get("probe") or {}).get("method")
         planned = {**self.plan, **self.plan.get(AS_PLANNED, {})}
-        plan = {key: planned[key] for key in COMPARED} | {"method": method, "shard": i}
+        compared = [key for key in COMPARED if key != "match" or planned.get(key) == "steps"]  # older plans lack it
+        plan = {key: planned[key] for key in compared} | {"method": method, "shard": i}
         return fingerprint(json.dumps(plan, sort_keys=True))
 
     # --- the contents of shards

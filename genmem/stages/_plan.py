@@ -18,6 +18,7 @@ from genmem.models import DeepDensity, make_model
 from genmem.models.factory import BUILT_IN, check_density, import_callable, suited
 from genmem.models.weights import refuse_weights
 from genmem.run.directory import Run, stage
+from genmem.run.plan import MATCHES
 from genmem.run.splits import Splits, subset_length
 
 FOLDS = 5
@@ -42,6 +43,7 @@ def plan(
     fraction: float | None = None,
     leave_out: Any = None,
     epochs: int | None = None,
+    match: Literal["steps", "epochs"] | None = None,
     seed: int = 0,
     score_epochs: Sequence[int] | Literal["auto"] = "auto",
     importance_samples: int | Literal["auto"] = "auto",
@@ -54,6 +56,8 @@ def plan(
     start = time.perf_counter()
     numbers = {"folds": folds, "repeats": repeats, "seed": seed, "importance_samples": importance_samples}
     _check_numbers({**numbers, "subset": subset, "epochs": epochs, "max_repeats": max_repeats})
+    if match not in (None, *MATCHES):
+        raise DataError(expected=f"match to be one of {', '.join(MATCHES)}", got=repr(match), do="Change match.")
     if max_repeats is not None and max_repeats < repeats:
         raise DataError(
             expected=f"max_repeats of at least repeats ({repeats})", got=f"{max_repeats}", do="Change one of them."
@@ -80,6 +84,7 @@ def plan(
         data=prepared,
         splits=_design(prepared, folds, max(repeats, max_repeats or 0), seed, together, fraction, leave_out),
         seed=seed,
+        match=match,
         score_epochs=_score_epochs(chosen, score_epochs),
         importance_samples=importance_samples,
     )

@@ -1,6 +1,5 @@
 """From refits to scores: the amortization gap, memorization over training, and the scores."""
 
-import warnings
 from concurrent.futures import Executor
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from genmem.data.arrays import identical_groups
 from genmem.data.examples import Data
-from genmem.errors import DataError, ModelError
+from genmem.errors import DataError
 from genmem.leaveout import (
     AdjustedScores,
     Correction,
@@ -20,20 +19,16 @@ from genmem.leaveout import (
     correct_encoder,
     covariates,
     drop_damaged_posteriors,
-    leave_one_out,
-    membership_attack,
     memorization_curve,
     memorization_score,
-    planned_model,
-    prevalence,
 )
 from genmem.leaveout.estimators import mean_where
 from genmem.leaveout.posterior import correction_of, scored_log_probs
-from genmem.models.leave_one_out import has_closed_form
 from genmem.protocols import Listener, Progress, ignore
 from genmem.run.directory import Run, stage
 from genmem.run.splits import Splits
 from genmem.run.storage import Arrays, write_atomically
+from genmem.stages._derived import write_attack, write_exact, write_list, write_prevalence
 from genmem.stages._describe import nearest_others
 from genmem.stages._refit import reached
 
@@ -222,8 +217,10 @@ def _write_scores(
         columns["leave_one_out"] = exact["score"]
     if attack := write_attack(run):
         columns["identified"] = attack["identified"]
-    if true := write_prevalence(run, found):
+    true = write_prevalence(run, found)
+    if true:
         columns["expected_score"] = true["posterior_mean"]
+    write_list(run, found, true)
     if shrunk is not None:
         columns |= {"adjusted_score": shrunk.score, "adjusted_prediction": shrunk.prediction}
         names = ("score", "prediction", "weight", "standard_error", "reliability", "slope", "slope_error", "reason")
@@ -248,67 +245,3 @@ def _parts(run: Run, n: int) -> dict[str, NDArray[np.float64]]:
         columns[f"{name}_part"] = np.full(n, np.nan)
         columns[f"{name}_part"][found["examples"]] = found[name]
     return columns
-
-
-# --- membership inference
-
-
-def write_attack(run: Run) -> Arrays:
-    """Write results/membership.npz, a membership-inference attack on the refits (see `MembershipAttack.to_arrays`).
-
-    Returns:
-        The arrays written; none with one repeat, or if failed refits leave too few shadow models.
-    """
-    run.drop_results("membership")
-    splits = run.used_splits()
-    try:
-        found = membership_attack(run.log_probs(), splits.held_out, splits.repeat, seed=run.seed)
-    except DataError:  # fewer than two repeats; the findings say so
-        return {}
-    arrays = found.to_arrays()
-    run.write_result("membership", **arrays)
-    return arrays
-
-
-# --- true scores
-
-
-def write_prevalence(run: Run, scores: MemorizationScores) -> Arrays:
-    """Write results/prevalence.npz, how many examples are memorized by more than a threshold (see `prevalence`).
-
-    Returns:
-        The arrays written; none if the noise of the scores is not known, as with fewer than three repeats.
-    """
-    run.drop_results("prevalence")
-    try:
-        arrays: Arrays = dict(prevalence(scores, seed=run.seed).to_arrays())
-    except DataError:
-        return {}
-    run.write_result("prevalence", **arrays)
-    return arrays
-
-
-# --- exact scores of models with a closed form
-
-
-def write_exact(run: Run) -> Arrays:
-    """Write results/exact.npz, exact leave-one-out scores: `score`, `log_prob_in`, `log_prob_out`, (n,) each.
-
-    Returns:
-        The arrays written; none for a model without a closed form.
-    """
-    run.drop_results("exact")
-    try:
-        model = planned_model(run, None)
-    except ModelError:  # it cannot be imported here; the refits no longer need it
-        return {}
-    if not has_closed_form(model):
-        return {}
-    try:
-        found = leave_one_out(model, np.asarray(run.data().X))
-    except (DataError, ModelError) as error:  # no closed form for these settings; the scores of refits remain
-        warnings.warn(f"Exact leave-one-out scores were not computed: {error}", stacklevel=3)
-        return {}
-    arrays = {"score": found.score, "log_prob_in": found.log_prob_in, "log_prob_out": found.log_prob_out}
-    run.write_result("exact", **arrays)
-    return arrays

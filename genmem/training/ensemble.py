@@ -7,7 +7,8 @@ another; either way a lane's numbers depend on its own seeds alone, never on oth
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -30,8 +31,10 @@ class Recipe:
 
     `make_module()` returns a fresh network whose forward pass is `module(x) -> (batch,)`: the loss of each
     example in nats. A network with a `noise_shape` takes all its noise as `noise`, shape (1, batch,
-    *noise_shape); others draw it from torch's global stream. Every epoch takes `steps_per_epoch` full
-    batches: lanes differ by an example or two, and padding would corrupt normalization.
+    *noise_shape); others draw it from torch's global stream. Batches are full: lanes differ by an example
+    or two, and padding would corrupt normalization. A lane's examples are permuted anew every
+    `steps_per_pass` steps; None is once per epoch. Refits that take the steps of a model trained on more
+    examples pass over their own more often than once per epoch.
     """
 
     make_module: Callable[[], nn.Module]
@@ -41,6 +44,11 @@ class Recipe:
     learning_rate: float
     seed: int
     device: torch.device
+    steps_per_pass: int | None = None
+
+    def with_steps_of(self, steps_per_epoch: int) -> "Recipe":
+        """Return the recipe with other steps per epoch, in passes over the examples of as many steps as before."""
+        return replace(self, steps_per_epoch=steps_per_epoch, steps_per_pass=self.steps_per_epoch)
 
 
 @dataclass(frozen=True)
@@ -127,13 +135,12 @@ def _train_group(
     # A batch of one multiplies matrices by another kernel, with other rounding: a lone lane is doubled.
     lanes = [*lanes, *lanes] if batched and len(lanes) == 1 else lanes
     stepper = _stepper(recipe, lanes, batched)
-    orders = [stream(recipe.seed, "order", lane.split) for lane in lanes]
+    batches = _minibatches(recipe, lanes, X.device)
     noise = Noise(recipe, [lane.repeat for lane in lanes], stepper.module(0))
     for epoch in range(recipe.epochs + 1):
         if epoch:
-            rows = _minibatches(recipe, lanes, orders).to(X.device)
-            for step in range(recipe.steps_per_epoch):
-                stepper.step(X[rows[:, step]].to(torch.float32), noise.next())
+            for rows in islice(batches, recipe.steps_per_epoch):
+                stepper.step(X[rows].to(torch.float32), noise.next())
             tick(epoch)
         if epoch in at_epochs:
             with _own_streams(recipe):  # scoring in between does not change training
@@ -147,11 +154,14 @@ def _train_group(
     return [copied(stepper.module(i)) for i in range(n)]
 
 
-def _minibatches(recipe: Recipe, lanes: Sequence[Lane], orders: Sequence[np.random.Generator]) -> Tensor:
-    """Return the rows of every batch of one epoch: (lanes, steps, batch)."""
-    n = recipe.steps_per_epoch * recipe.batch_size
-    rows = [lane.keep[order.permutation(len(lane.keep))[:n]] for lane, order in zip(lanes, orders, strict=True)]
-    return torch.from_numpy(np.stack(rows)).view(len(lanes), recipe.steps_per_epoch, recipe.batch_size)
+def _minibatches(recipe: Recipe, lanes: Sequence[Lane], device: torch.device) -> Iterator[Tensor]:
+    """Yield the rows of one batch after another, pass after pass: (lanes, batch)."""
+    steps = recipe.steps_per_pass or recipe.steps_per_epoch
+    orders = [stream(recipe.seed, "order", lane.split) for lane in lanes]
+    while True:
+        rows = [lane.keep[order.permutation(len(lane.keep))] for lane, order in zip(lanes, orders, strict=True)]
+        of_pass = np.stack([kept[: steps * recipe.batch_size] for kept in rows])
+        yield from torch.from_numpy(of_pass).view(len(lanes), steps, -1).to(device).unbind(1)
 
 
 class Noise:

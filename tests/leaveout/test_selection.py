@@ -5,7 +5,7 @@ import pytest
 from score_matrices import refits
 
 from genmem import DataError, Splits, memorization_score
-from genmem.leaveout import list_mean
+from genmem.leaveout import list_mean, selected_interval
 
 
 def studied(seed, repeats, n=600):
@@ -56,3 +56,35 @@ def test_missing_repeats_and_wrong_lists():
     for scores, k in ((per_repeat[:1], 5), (per_repeat, 0), (per_repeat, 21), (per_repeat[0], 3)):
         with pytest.raises(DataError, match="two repeats or more"):
             list_mean(scores, k)
+
+
+# --- intervals of listed examples
+
+
+@pytest.mark.parametrize("repeats", [3, 8])
+def test_intervals_of_the_highest_scores_cover(repeats):
+    ordinary, wider = [], []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        truth, splits = np.full(600, 1.5), Splits.k_fold(600, 5, repeats, seed=seed)  # the worst case: noise ranks
+        truth[:60] += rng.exponential(1, 60)
+        scores = memorization_score(refits(splits, seed, effect=truth), splits.held_out)
+        top = np.argsort(-scores.score)[:30]
+        for covered, (low, high) in ((ordinary, scores.interval()[:, top]), (wider, selected_interval(scores, top))):
+            covered.append(((low <= truth[top]) & (truth[top] <= high)).mean())
+    assert np.mean(wider) >= 0.95 > 0.9 > np.mean(ordinary)
+
+
+def test_the_level_is_that_of_the_false_coverage_rate():
+    _, scores = studied(0, 4, n=100)
+    np.testing.assert_array_equal(selected_interval(scores, [7, 3]), scores.interval(1 - 0.05 * 2 / 100)[:, [7, 3]])
+    np.testing.assert_array_equal(selected_interval(scores, np.arange(100), 0.9), scores.interval(0.9))
+
+
+@pytest.mark.parametrize("chosen", [[], [1, 1], [-1], [100], [0.5], [[1, 2]], np.ones(100, bool)])
+def test_what_is_not_a_list_of_examples_is_refused(chosen):
+    _, scores = studied(0, 3, n=100)
+    with pytest.raises(DataError, match="different positions"):
+        selected_interval(scores, chosen)
+    with pytest.raises(DataError, match="level"):
+        selected_interval(scores, [1], level=1.0)

@@ -102,8 +102,10 @@ def test_lanes_agree_with_one_after_another(make, device):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
-def test_training_is_plain_minibatch_adam():
-    recipe, X, lanes = a_recipe(), some_data(), some_lanes(2)
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+def test_training_is_plain_minibatch_adam(steps):
+    recipe, X, lanes = a_recipe().with_steps_of(steps), some_data(), some_lanes(2)
+    assert (recipe.steps_per_epoch, recipe.steps_per_pass) == (steps, 2)
     expected = [train_by_loop(recipe, X, lane) for lane in lanes]
     for one, other in zip(weights(train(recipe, X, lanes, batched=False)), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,56 @@
+"""The finding about the effective number of parameters."""
+
+import numpy as np
+
+from genmem.findings.records import Finding
+from genmem.leaveout.effective import effective_parameters
+from genmem.run.directory import Run
+
+SPIEGELHALTER = "Spiegelhalter et al. 2002, doi.org/10.1111/1467-9868.00353"
+
+
+def find_effective(run: Run) -> list[Finding]:
+    """Return the effective number of parameters by the mean score.
+
+    None if it would mislead: refits take fewer steps than the model, exact leave-one-out scores disagree by more than
+    10% (a kernel density, k-NN), or scores are not differences of mean log p.
+    """
+    scores = run.result("scores")
+    steps_differ = run.n_matched is None and "refit_steps" in (run.probe or {})
+    if str(scores["estimator"]) != "mean_log" or steps_differ:
+        return []
+    n, size = scores["score"].size, float((~run.used_splits().held_out).sum(1).mean())
+    refits, exact = (scores["per_repeat"], size), _exact(run)
+    if not np.isfinite(effective_parameters([refits, *exact]).parameters.value):
+        return []
+    found = effective_parameters([refits])
+    return [
+        Finding(
+            "effective_parameters",
+            "memorized",
+            "Effective number of parameters",
+            found.parameters.value,
+            interval=found.parameters.interval,
+            n=n,
+            unit="parameters",
+            sentence=f"The model spends as much on single examples as {found.parameters.value:,.0f} free parameters "
+            f"would. If one example is left out alone, its score is {found.leave_one_out.value:.2f} nats on average.",
+            meaning=f"The mean score times the {size:,.0f} training examples of a refit, which does not depend on the "
+            "number of folds if scores fall as one over the number of examples. "
+            + (
+                "Exact leave-one-out scores agree. "
+                if exact
+                else "Another number of folds would show whether they do. "
+            )
+            + "It is about the mean only, not about single examples.",
+            source=SPIEGELHALTER,
+        )
+    ]
+
+
+def _exact(run: Run) -> list[tuple[np.ndarray[tuple[int, int], np.dtype[np.float64]], float]]:
+    """Return exact leave-one-out scores as a design; nothing if the model has none, or some are not finite."""
+    if not run.has_result("exact"):
+        return []
+    score = np.asarray(run.result("exact")["score"], dtype=np.float64)
+    return [(score[None], float(score.size))] if np.isfinite(score).all() else []

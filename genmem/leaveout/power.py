@@ -1,0 +1,43 @@
+"""How likely is it that the test names an example that is memorized by so much? Shares of named examples are power."""
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+
+from genmem.errors import DataError
+from genmem.leaveout.nulls import student
+from genmem.leaveout.scoring import MemorizationScores
+
+
+def naming_power(scores: MemorizationScores, delta: float, level: float = 0.05) -> float:
+    """Return the probability that an example with a true score of `delta` nats is named at a false-discovery rate.
+
+    The examples named are those with q below `level`, of no memorization; their list ends at some p-value. Given its
+    moderated error s, the statistic of an example is delta / s plus a t variable, so its power is a tail of the t law.
+    The result is the mean over examples.
+
+    Args:
+        scores: "mean_log" scores of three repeats or more.
+        delta: the true score, nats.
+        level: the false-discovery rate.
+
+    Raises:
+        DataError: the scores have no t law (fewer than three repeats, or "log_mean").
+    """
+    if scores.estimator != "mean_log" or scores.n_repeats < 3:
+        raise DataError(
+            expected='"mean_log" scores of three repeats or more',
+            got=f'"{scores.estimator}" scores of {scores.n_repeats}',
+            do="Add repeats: the noise of a score is known from three on.",
+        )
+    found = student(scores.per_repeat, scores.moderated)
+    error = np.sqrt(found.variance / found.repeats)
+    known = np.isfinite(error) & np.isfinite(scores.q_value)
+    end = _last_p(scores, known, level)
+    error, df = np.maximum(error[known], np.finfo(np.float64).tiny), found.df[known]
+    return float(stdtr(df, delta / error + stdtrit(df, end)).mean())
+
+
+def _last_p(scores: MemorizationScores, known: np.ndarray[tuple[int], np.dtype[np.bool_]], level: float) -> float:
+    """Return the p-value at which the list of named examples ends; without any, the one that would start it."""
+    named = scores.p_value[known & (scores.q_value < level)]
+    return float(max(named.max(initial=0.0), level / max(1, known.sum())))
