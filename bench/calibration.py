@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 
 from genmem.leaveout import memorization_score
 from genmem.leaveout.estimators import log_mean, mean_log, repeats_of
+from genmem.leaveout.tasks import refit_recipe
 from genmem.models import VAE, log_prob
 from genmem.run.splits import Splits
 from genmem.training import Lane, train
@@ -277,7 +278,7 @@ def digits_refits(folder, name, smoke, folds=5):
     X = (load_digits().data / 16).astype(np.float32)
     X = X[np.random.default_rng(0).permutation(len(X))][: n + never]
     model = VAE(**settings).resolve(X)
-    recipe = model.recipe(X.shape[1:], int((~splits.held_out).sum(1).min()), seed=0)
+    recipe = refit_recipe(model, X.shape[1:], int((~splits.held_out).sum(1).min()), n, seed=0)
     tensor, ell, start = torch.from_numpy(X), [], time.perf_counter()
     for some in np.array_split(np.arange(splits.n_splits), max(1, splits.n_splits // 20)):
         lanes = [Lane(np.flatnonzero(~splits.held_out[s]), int(s), int(splits.repeat[s])) for s in some]
