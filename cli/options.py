@@ -91,6 +91,8 @@ _PLANNING: list[Decorator] = [
     _option("--array", str, "Name of the array of examples in an .npz file."),
     _option("--label-array", str, "Name of the array of labels in an .npz file."),
     _option("--label-column", str, "Name of the column of labels in a table."),
+    _option("--groups", click.Path(), "A file of groups, like labels: examples of one group are left out together."),
+    _option("--group-column", str, "Name of the column of groups in a table, such as patient."),
     _option("--score-epochs", AutoOr(several=True), "Epochs after which every example is scored.", "auto"),
     _option("--importance-samples", AutoOr(), "Draws for each log p of an auto-encoder; auto is 64.", "auto"),
     _option("--device", str, "cpu, cuda or cuda:1 [default: CUDA if available]."),

@@ -51,6 +51,8 @@ def audit(
     array: str | None = None,
     label_array: str | None = None,
     label_column: str | None = None,
+    groups: Any = None,
+    group_column: str | None = None,
     subset: int | None = None,
     folds: int | None = None,
     repeats: int = 8,
@@ -91,6 +93,10 @@ def audit(
         array: name of the array of examples in an .npz file.
         label_array: name of the array of labels in an .npz file.
         label_column: name of the column of labels in a table.
+        groups: which examples belong together (a patient, a film, augmentations of one image), as an array (n,) or a
+            file like `labels`. They are left out together, and standard errors of means, regions and attack rates are
+            by group.
+        group_column: name of the column of groups in a table.
         subset: audit only this many examples, drawn at random.
         folds: number K of folds: each refit leaves out one K-th of the examples; 5 by default.
         repeats: number L of independent partitions into folds; standard errors come from them.
@@ -131,6 +137,8 @@ def audit(
         "array": array,
         "label_array": label_array,
         "label_column": label_column,
+        "groups": groups,
+        "group_column": group_column,
         "subset": subset,
         "folds": folds,
         "repeats": repeats,

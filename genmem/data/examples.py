@@ -26,6 +26,7 @@ class Data:
     Attributes:
         X: the examples, (n, *event_shape), float32, uint8, or float64 (see `load`).
         labels: (n,) integers, booleans or text, or None.
+        groups: (n,) integers, booleans or text: examples with the same value belong together. None if unknown.
         index: (n,) the row of each example in the source, from 0.
         source: "digits", a path as passed, or "array".
         names: (n,) the path of each image within its folder, or None.
@@ -42,14 +43,15 @@ class Data:
     columns: tuple[str, ...] | None = None
     image_shape: tuple[int, ...] | None = None
     preparation: str = "as given"
+    groups: NDArray[Any] | None = None
 
     def take(self, positions: ArrayLike) -> "Data":
         """Return the examples at `positions`, in that order, or those where a mask is True."""
         given = np.asarray(positions)
         at = np.flatnonzero(given) if given.dtype == bool else given.astype(np.intp)
-        labels = None if self.labels is None else self.labels[at]
-        names = None if self.names is None else self.names[at]
-        return replace(self, X=self.X[at], labels=labels, index=self.index[at], names=names)
+        beside = {name: getattr(self, name) for name in ("labels", "groups", "names")}
+        taken: dict[str, Any] = {name: None if values is None else values[at] for name, values in beside.items()}
+        return replace(self, X=self.X[at], index=self.index[at], **taken)
 
 
 # --- load
@@ -62,6 +64,8 @@ def load(
     label_array: str | None = None,
     label_column: str | None = None,
     labels: str | os.PathLike[str] | ArrayLike | None = None,
+    group_column: str | None = None,
+    groups: str | os.PathLike[str] | ArrayLike | None = None,
     subset: int | None = None,
     seed: int = 0,
     precision: Precision = "single",
@@ -76,35 +80,38 @@ def load(
         label_column: the column of a table that holds the labels.
         labels: labels as an array or in a separate file (.npy, .csv of one column, .txt, IDX). They replace the labels
             of a folder of images or of "digits".
+        group_column: the column of a table that says which rows belong together.
+        groups: the same as an array or in a separate file, as for `labels`: examples of one group (a patient, a film,
+            augmentations of one image) have the same value.
         subset: keep this many examples, drawn at random without replacement, in their original order.
         seed: of the draw.
         precision: "single"; "needed", which keeps float64 if rounding to float32 would change a column by more than a
             ten-thousandth of its range; or "double".
 
     Raises:
-        DataError: the source is missing, damaged, not numeric, not finite or has fewer than two examples; labels are
-            missing, given twice or of another length; `subset` exceeds the number of examples.
+        DataError: the source is missing, damaged, not numeric, not finite or has fewer than two examples; labels or
+            groups are missing, given twice or of another length; `subset` exceeds the number of examples.
 
     >>> data = load("digits", subset=100)
     >>> data.X.shape, data.X.dtype.name, data.image_shape
     ((100, 64), 'float32', (8, 8))
     """
-    raw, name = _read(source, array, label_array, label_column)
+    raw, name = _read(
+        source, array=array, label_array=label_array, label_column=label_column, group_column=group_column
+    )
     X = examples_in(precision, raw.X, name, raw.columns, least=2)
-    given = _labels_beside(labels, label_array or label_column)
-    given = raw.labels if given is None else given
-    tidy = None if given is None else tidy_labels(given, len(X), _name_of(labels) or name)
+    tidy = _beside("label", labels, label_array or label_column, raw.labels, len(X), name)
+    belong = _beside("group", groups, group_column, raw.groups, len(X), name)
     shape = (8, 8) if name == "digits" else image_shape_of(X.shape)
-    data = Data(X, tidy, np.arange(len(X)), name, raw.names, raw.columns, shape)
+    data = Data(X, tidy, np.arange(len(X)), name, raw.names, raw.columns, shape, groups=belong)
     return data if subset is None else _subset(data, subset, seed)
 
 
-def _read(source: Any, array: str | None, label_array: str | None, label_column: str | None) -> tuple[Raw, str]:
+def _read(source: Any, **options: str | None) -> tuple[Raw, str]:
     is_path = isinstance(source, str | os.PathLike) and source != "digits"
     if is_path:
-        raw = read(Path(source), array=array, label_array=label_array, label_column=label_column)
-        return raw, os.fspath(source)
-    _refuse_options(_name_of(source), array=array, label_array=label_array, label_column=label_column)
+        return read(Path(source), **options), os.fspath(source)
+    _refuse_options(_name_of(source), **options)
     return (_digits(), "digits") if isinstance(source, str) else (Raw(as_array(source)), "array")
 
 
@@ -114,7 +121,8 @@ def _refuse_options(source: str | None, **options: str | None) -> None:
             raise DataError(
                 expected=f"{name} only with a file",
                 got=f"{name}={value!r} with {source}",
-                do=f"Drop {name}; pass labels of an array as `labels`.",
+                do=f"Drop {name}; pass {'groups' if 'group' in name else 'labels'} of an array as "
+                f"`{'groups' if 'group' in name else 'labels'}`.",
             )
 
 
@@ -131,16 +139,21 @@ def _digits() -> Raw:
     return Raw((pixels / 16).astype(np.float32), digits)
 
 
-def _labels_beside(labels: Any, named: str | None) -> NDArray[Any] | None:
-    if labels is None:
-        return None
-    if named is not None:
+def _beside(
+    what: str, given: Any, named: str | None, found: NDArray[Any] | None, n: int, source: str
+) -> NDArray[Any] | None:
+    """Return the labels or groups: those given, or those found in the source."""
+    if given is not None and named is not None:
+        options = "labels, label_array and label_column" if what == "label" else "groups and group_column"
         raise DataError(
-            expected="labels from one source",
-            got=f"{named!r} and {_name_of(labels)}",
-            do="Pass only one of labels, label_array and label_column.",
+            expected=f"{what}s from one source",
+            got=f"{named!r} and {_name_of(given)}",
+            do=f"Pass only one of {options}.",
         )
-    return read_labels(Path(labels)) if isinstance(labels, str | os.PathLike) else as_array(labels, "labels")
+    if given is not None:
+        is_path = isinstance(given, str | os.PathLike)
+        found = read_labels(Path(given)) if is_path else as_array(given, f"{what}s")
+    return None if found is None else tidy_labels(found, n, _name_of(given) or source, what)
 
 
 def _subset(data: Data, size: int, seed: int) -> Data:

@@ -25,12 +25,13 @@ _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0
 
 @dataclass(frozen=True, eq=False)
 class Raw:
-    """The contents of a file: examples, and labels, file names and column names if it has them."""
+    """The contents of a file: examples, and labels, groups, file names and column names if it has them."""
 
     X: NDArray[Any]
     labels: NDArray[Any] | None = None
     names: NDArray[Any] | None = None
     columns: tuple[str, ...] | None = None
+    groups: NDArray[Any] | None = None
 
 
 def read(
@@ -39,6 +40,7 @@ def read(
     array: str | None = None,
     label_array: str | None = None,
     label_column: str | None = None,
+    group_column: str | None = None,
 ) -> Raw:
     """Read a file or a folder of images; the kind is determined by the suffix or the first bytes.
 
@@ -47,6 +49,7 @@ def read(
         array: the array of an .npz file that holds the examples.
         label_array: the array of an .npz file that holds the labels.
         label_column: the column of a table that holds the labels.
+        group_column: the column of a table that says which rows belong together.
 
     Raises:
         DataError: the path is missing, unreadable, damaged or of an unknown kind, or an option does not apply to it.
@@ -57,12 +60,13 @@ def read(
         _refuse_option("label_array", label_array, ".npz files", path)
     if kind not in ("csv", "parquet"):
         _refuse_option("label_column", label_column, ".csv and .parquet files", path)
+        _refuse_option("group_column", group_column, ".csv and .parquet files", path)
     with reading(path):
         if kind == "npz":
             return _read_npz(path, array, label_array)
         if kind in ("csv", "parquet"):
-            X, labels, columns = examples_of(read_table(path), label_column, path)
-            return Raw(X, labels, columns=columns)
+            X, (labels, groups), columns = examples_of(read_table(path), path, label=label_column, group=group_column)
+            return Raw(X, labels, columns=columns, groups=groups)
         if kind == "images":
             X, labels, names = read_images(path)
             return Raw(X, labels, names=names)
@@ -274,8 +278,8 @@ def _lines(path: Path) -> NDArray[Any]:
         return lines
 
 
-def tidy_labels(labels: NDArray[Any], n: int, source: str) -> NDArray[Any]:
-    """Return labels as (n,) integers, booleans or text; whole floats become integers.
+def tidy_labels(labels: NDArray[Any], n: int, source: str, what: str = "label") -> NDArray[Any]:
+    """Return labels, or groups, as (n,) integers, booleans or text; whole floats become integers.
 
     Raises:
         DataError: there is not one label per example, labels are not integers, booleans or text, or some are blank.
@@ -284,25 +288,23 @@ def tidy_labels(labels: NDArray[Any], n: int, source: str) -> NDArray[Any]:
         labels = labels[:, 0]
     if labels.shape != (n,):
         raise DataError(
-            expected=f"one label for each of {n} examples",
+            expected=f"one {what} for each of {n} examples",
             got=f"shape {labels.shape} from {source}",
-            do=(
-                "Pass one label per example, in the order of the examples; a .csv file needs a first line with the "
-                "column name."
-            ),
+            do=f"Pass one {what} per example, in the order of the examples; a .csv file needs a first line with the "
+            "column name.",
         )
     labels = _plain(labels)
     if labels.dtype.kind not in "iuUb":
         raise DataError(
-            expected="labels that are integers, booleans or text",
+            expected=f"{what}s that are integers, booleans or text",
             got=f"dtype {labels.dtype} from {source}, such as {_odd(labels)!r}",
-            do="Encode the classes as integers or text.",
+            do=f"Encode the {'classes' if what == 'label' else 'groups'} as integers or text.",
         )
     if labels.dtype.kind == "U" and (blank := np.flatnonzero(np.char.strip(labels) == "")).size:
         raise DataError(
-            expected="a label for every example",
+            expected=f"a {what} for every example",
             got=f"{blank.size} blank from {source}, the first in row {blank[0]} (counted from 0)",
-            do="Fill in the labels, or drop these examples.",
+            do=f"Fill in the {what}s, or drop these examples.",
         )
     return labels
 

@@ -42,22 +42,26 @@ def _read_csv(path: Path) -> Any:
 
 
 def examples_of(
-    table: Any, label_column: str | None, path: Path
-) -> tuple[NDArray[Any], NDArray[Any] | None, tuple[str, ...]]:
-    """Return the numbers of a table (n, columns), the labels if a column holds them, and the names of the columns.
+    table: Any, path: Path, **roles: str | None
+) -> tuple[NDArray[Any], list[NDArray[Any] | None], tuple[str, ...]]:
+    """Return the numbers of a table (n, columns), the values of the columns with a role, and the names of the others.
+
+    Args:
+        table: an Arrow table.
+        path: the file, for errors.
+        roles: for each role ("label", "group") the column that has it, or None.
 
     Raises:
-        DataError: a column is unnamed, repeated, not numeric or has missing values, or the label column does not exist.
+        DataError: a column is unnamed, repeated, not numeric or has missing values, or one with a role does not exist.
     """
-    names = checked_names(table.column_names, label_column, path)
-    labels = None
-    if label_column is not None:
-        at = names.index(label_column)
-        labels = _values(table.column(at), label_column, path)
-        table, names = table.remove_column(at), [*names[:at], *names[at + 1 :]]
+    names, found = checked_names(table.column_names, path, roles), []
+    for column in roles.values():
+        found.append(None if column is None else _values(table.column(names.index(column)), column, path))
+    kept = [name for name in names if name not in roles.values()]
+    table = table.select(kept)
     _refuse_text(table, path)
-    values = [_values(table.column(i), name, path) for i, name in enumerate(names)]
-    return np.column_stack(values), labels, tuple(names)
+    values = [_values(table.column(i), name, path) for i, name in enumerate(kept)]
+    return np.column_stack(values), found, tuple(kept)
 
 
 def only_column(table: Any, path: Path) -> NDArray[Any]:
@@ -75,11 +79,11 @@ def only_column(table: Any, path: Path) -> NDArray[Any]:
     return _values(table.column(0), table.column_names[0], path)
 
 
-def checked_names(names: list[str], label_column: str | None, path: Path) -> list[str]:
+def checked_names(names: list[str], path: Path, roles: Mapping[str, str | None]) -> list[str]:
     """Return the names of the columns of a table.
 
     Raises:
-        DataError: a name is missing or repeated, the label column does not exist, or it is the only column.
+        DataError: a name is missing or repeated, a column with a role does not exist, or no other is left.
     """
     unnamed = [str(i + 1) for i, name in enumerate(names) if not name or name.startswith("__index_level_")]
     if unnamed:
@@ -94,16 +98,19 @@ def checked_names(names: list[str], label_column: str | None, path: Path) -> lis
             got=f"repeated: {_some([name for name in dict.fromkeys(names) if names.count(name) > 1])}",
             do="Rename them.",
         )
-    if label_column is not None and label_column not in names:
-        raise DataError(
-            expected=f"the labels in a column of {path}: {_some(names)}",
-            got=repr(label_column),
-            do="Pass one of these as label_column (--label-column).",
-        )
-    if not set(names) - {label_column}:
+    given = {role: column for role, column in roles.items() if column is not None}
+    for role, column in given.items():
+        if column not in names:
+            raise DataError(
+                expected=f"the {role}s in a column of {path}: {_some(names)}",
+                got=repr(column),
+                do=f"Pass one of these as {role}_column (--{role}-column).",
+            )
+    if not set(names) - set(given.values()):
+        only = " and ".join(f"the {role}s, {column!r}" for role, column in given.items())
         raise DataError(
             expected=f"a column of numbers in {path}",
-            got=f"only the labels, {label_column!r}" if names else "no columns",
+            got=f"only {only}" if names else "no columns",
             do="Add the columns that the model learns.",
         )
     return names

@@ -138,7 +138,7 @@ def _from_path(path: Path, name: str, array: str | None) -> _Read:
     if kind in ("csv", "parquet"):
         with reading(path):
             table = read_table(path)
-            checked_names(table.column_names, None, path)
+            checked_names(table.column_names, path, {})
             return _Read(name, source, table=columns_of(table, source))
     if kind == "npz":
         return _Read(name, source, read(path, array=array or _array_for(path, name)).X)

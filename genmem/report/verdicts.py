@@ -122,9 +122,7 @@ def _strongest(results: Results, position: int) -> str:
     told = f"The most memorized is {who}: it is {gain} nats more likely under models that trained on it"
     listed = results.listed or {}
     expected = dict(zip(listed.get("examples", ()), listed.get("expected", ()), strict=True)).get(position)
-    return (
-        f"{told}, of which {words.number(expected)} are to be expected again." if words.known(expected) else f"{told}."
-    )
+    return f"{told}{f'; {words.number(expected)} nats are expected to be true' if words.known(expected) else ''}."
 
 
 def _regions(groups: Sequence[Group], evidence: Finding | None) -> Verdict:

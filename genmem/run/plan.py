@@ -36,6 +36,7 @@ CONTENTS: dict[str, type | None] = {
     "data.dtype": str,
     "data.preparation": str,
     "data.labels_sha256?": str,
+    "data.groups_sha256?": str,
     "data.n": int,
     "data.event_shape": None,
     "data.constant_columns": None,
@@ -164,6 +165,7 @@ def describe_data(data: Data) -> dict[str, Any]:
         "source": data.source,
         "sha256": fingerprint(data.X),
         "labels_sha256": None if data.labels is None else fingerprint(data.labels),
+        "groups_sha256": None if data.groups is None else fingerprint(data.groups),
         "n": len(data.X),
         "event_shape": list(data.X.shape[1:]),
         "constant_columns": constant_columns(data.X).tolist(),
@@ -219,7 +221,7 @@ def refuse_other_plan(planned: dict[str, Any], asked: dict[str, Any]) -> None:
     before, after = _settings(planned), _settings(asked)
     key = min(differing, key=lambda key: key.endswith(DERIVED))
     if key.endswith("sha256"):
-        what = "labels" if "labels" in key else "data"
+        what = next((beside for beside in ("labels", "groups") if beside in key), "data")
         raise RunMismatchError(
             expected=f"the {what} the run was planned with ({key}={_short(before.get(key))})",
             got=f"{'others' if after.get(key) and before.get(key) else 'none'}",
@@ -253,7 +255,7 @@ def _short(value: Any) -> str:
 # --- the examples and splits that a run stores
 
 
-INPUTS = ("X", "index", "labels", "names")
+INPUTS = ("X", "index", "labels", "names", "groups")
 START_AGAIN = "Restore it, or start again in a new run directory."
 
 
@@ -280,7 +282,7 @@ def _save(file: Path, array: NDArray[Any]) -> None:
 
 
 def data_files(path: Path) -> list[Path]:
-    """Return the files of the examples of a run; those of the labels and of the names may be missing."""
+    """Return the files of the examples of a run; those of labels, names and groups may be missing."""
     return [path / "data" / f"{name}.npy" for name in INPUTS]
 
 
@@ -288,13 +290,13 @@ def read_data(path: Path, about: dict[str, Any]) -> Data:
     """Return the examples of a run, `X` memory-mapped; `about` is their description in the plan.
 
     Raises:
-        RunError: the files are missing or damaged, or X or the labels are not the planned ones.
+        RunError: the files are missing or damaged, or X, the labels or the groups are not the planned ones.
     """
     of_X, of_index, *others = data_files(path)
     try:
         X = np.load(of_X, mmap_mode="r", allow_pickle=False)
         index = np.load(of_index, allow_pickle=False)
-        labels, names = (np.load(file, allow_pickle=False) if file.exists() else None for file in others)
+        labels, names, groups = (np.load(file, allow_pickle=False) if file.exists() else None for file in others)
     except (OSError, ValueError, EOFError) as error:
         raise _lost(of_X.parent, f"files that cannot be read ({error})") from error
     if fingerprint(X) != about["sha256"]:
@@ -302,11 +304,14 @@ def read_data(path: Path, about: dict[str, Any]) -> Data:
     labels = None if about.get("labels_sha256", "unknown") is None else labels  # of an interrupted resumption
     if labels is not None and fingerprint(labels) != about.get("labels_sha256", fingerprint(labels)):
         raise _lost(others[0], "other values")
-    shared = {"index": index, "labels": labels, "names": names}
+    if (None if groups is None else fingerprint(groups)) != about.get("groups_sha256"):
+        raise _lost(others[2], "other values")
+    shared = {"index": index, "labels": labels, "names": names, "groups": groups}
     frozen({name: array for name, array in shared.items() if array is not None})
     return Data(
         X=X,
         labels=labels,
+        groups=groups,
         index=index,
         source=about["source"],
         names=names,

@@ -7,6 +7,8 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from genmem.data.arrays import fingerprint
 from genmem.errors import DataError
@@ -113,17 +115,13 @@ class Splits:
                 got=f"folds={folds}",
                 do="Choose another number of folds, or add examples.",
             )
-        member = None if groups is None else _groups(n, groups, least=folds)
-        cuts = [
-            _chunks(n, folds, seed, r) if member is None else _grouped(member, folds, seed, r) for r in range(repeats)
-        ]
-        chunk = np.stack(cuts)  # (repeats, n)
+        chunk = _all_chunks(n, folds, repeats, seed, groups)
         held_out = (chunk[:, None] == np.arange(folds)[:, None]).reshape(-1, n)
         repeat = np.repeat(np.arange(repeats), folds)
         return cls(held_out, repeat, np.arange(len(repeat)), "k_fold")
 
     @classmethod
-    def subsets(cls, n: int, fraction: float, n_splits: int, seed: int = 0) -> Self:
+    def subsets(cls, n: int, fraction: float, n_splits: int, seed: int = 0, groups: ArrayLike | None = None) -> Self:
         """Train on random subsets of a given fraction, with every example left out equally often.
 
         In each repeat of R splits the examples are shuffled into R chunks, and c consecutive ones, cyclically,
@@ -136,9 +134,10 @@ class Splits:
             fraction: share of the examples to train on, between 0 and 1; .5 to .9 is usual.
             n_splits: number of refits, a multiple of R.
             seed: of the shuffles.
+            groups: (n,) group of each example; the examples of a group are left out together (see `k_fold`).
 
         Raises:
-            DataError: no R fits the fraction, n_splits is not a multiple of R, or n < R.
+            DataError: no R fits the fraction, n_splits is not a multiple of R, n < R, or there are fewer than R groups.
 
         References:
             What Neural Networks Memorize and Why (Feldman & Zhang, 2020), https://arxiv.org/abs/2008.03703
@@ -155,7 +154,7 @@ class Splits:
                 do="Add examples, or choose a fraction with a smaller denominator such as 0.5.",
             )
         repeats = n_splits // length
-        chunk = np.stack([_chunks(n, length, seed, r) for r in range(repeats)])  # (repeats, n)
+        chunk = _all_chunks(n, length, repeats, seed, groups)
         held_out = ((chunk[:, None] - np.arange(length)[:, None]) % length < out).reshape(-1, n)
         repeat = np.repeat(np.arange(repeats), length)
         return cls(held_out, repeat, np.arange(len(repeat)), "subsets")
@@ -183,6 +182,14 @@ class Splits:
         return cls(held_out, np.zeros(count, np.intp), shard, "leave_out")
 
 
+def _all_chunks(n: int, count: int, repeats: int, seed: int, groups: ArrayLike | None) -> NDArray[np.intp]:
+    """Return the chunk of each example in every repeat: (repeats, n)."""
+    if groups is None:
+        return np.stack([_chunks(n, count, seed, r) for r in range(repeats)])
+    member = _groups(n, groups, least=count)
+    return np.stack([_grouped(member, count, seed, r) for r in range(repeats)])
+
+
 def _chunks(n: int, count: int, seed: int, repeat: int) -> NDArray[np.intp]:
     """Return the chunk (n,) of each example: sizes n // count, one more for the first n % count."""
     sizes = np.full(count, n // count) + (np.arange(count) < n % count)
@@ -208,6 +215,21 @@ def _groups(n: int, groups: ArrayLike, least: int) -> NDArray[np.intp]:
             do="Pass finer groups, or ask for fewer folds.",
         )
     return np.asarray(member, dtype=np.intp)
+
+
+def joined(*memberships: ArrayLike | None) -> NDArray[np.intp] | None:
+    """Return groups (n,), such that examples that share a group of any kind share one; None without any kind.
+
+    >>> joined(["a", "a", "b", "c"], None, [0, 1, 1, 2])
+    array([0, 0, 0, 1])
+    """
+    found = [np.unique(np.asarray(values), return_inverse=True)[1] for values in memberships if values is not None]
+    if len(found) < 2:
+        return np.asarray(found[0], np.intp) if found else None
+    n, first = len(found[0]), np.cumsum([0, *(member.max() + 1 for member in found)])
+    columns = n + np.concatenate([member + start for member, start in zip(found, first[:-1], strict=True)])
+    edges = coo_array((np.ones(len(columns)), (np.tile(np.arange(n), len(found)), columns)), (n + first[-1],) * 2)
+    return np.asarray(connected_components(edges, directed=False)[1][:n], np.intp)
 
 
 def _grouped(member: NDArray[np.intp], count: int, seed: int, repeat: int) -> NDArray[np.intp]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.base import clone
 
 from genmem.data.arrays import checked_examples, identical_groups
@@ -19,7 +20,7 @@ from genmem.models.factory import BUILT_IN, check_density, import_callable, suit
 from genmem.models.weights import refuse_weights
 from genmem.run.directory import Run, stage
 from genmem.run.plan import MATCHES
-from genmem.run.splits import Splits, subset_length
+from genmem.run.splits import Splits, joined, subset_length
 
 FOLDS = 5
 TRAJECTORY_SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)
@@ -35,6 +36,8 @@ def plan(
     array: str | None = None,
     label_array: str | None = None,
     label_column: str | None = None,
+    groups: Any = None,
+    group_column: str | None = None,
     subset: int | None = None,
     folds: int | None = None,
     repeats: int = 8,
@@ -69,6 +72,8 @@ def plan(
         label_array=label_array,
         label_column=label_column,
         labels=labels,
+        group_column=group_column,
+        groups=groups,
         subset=subset,
         seed=int(seed),
         precision="single" if _is_network(model) else "needed",
@@ -114,13 +119,27 @@ def _design(
             got="folds together with fraction or leave_out, which replace folds",
             do="Omit folds.",
         )
+    belong = joined(data.groups, identical_groups(data.X) if together else None)
     if fraction is not None:
-        return Splits.subsets(n, fraction, subset_length(fraction) * repeats, seed)
+        return Splits.subsets(n, fraction, subset_length(fraction) * repeats, seed, groups=belong)
     if leave_out is not None:
-        return Splits.leave_out(n, _groups_asked(data, leave_out), seed)
-    return Splits.k_fold(
-        n, FOLDS if folds is None else folds, repeats, seed, groups=identical_groups(data.X) if together else None
-    )
+        return Splits.leave_out(n, _whole(_groups_asked(data, leave_out), data.groups), seed)
+    return Splits.k_fold(n, FOLDS if folds is None else folds, repeats, seed, groups=belong)
+
+
+def _whole(left_out: Any, groups: NDArray[Any] | None) -> Any:
+    """Check that no group is divided by what is left out at a time; return the latter."""
+    if groups is None or np.shape(left_out) != np.shape(groups):  # another shape is refused with the splits
+        return left_out
+    values = np.asarray(left_out)
+    for group in np.unique(groups):
+        if len(parts := np.unique(values[groups == group])) > 1:
+            raise DataError(
+                expected="examples of one group to be left out together",
+                got=f"group {group!s} with examples of {parts[0]!s} and of {parts[1]!s}",
+                do="Omit the groups, or leave out folds of groups: omit leave_out.",
+            )
+    return left_out
 
 
 def _groups_asked(data: Data, leave_out: Any) -> Any:
