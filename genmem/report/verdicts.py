@@ -102,8 +102,12 @@ def _memorized(results: Results, evidence: Finding | None) -> Verdict:
     q_value, n = results.scores["q_value"], len(results.index)
     flagged, top = int((q_value < FLAGGED).sum()), most_memorized(results, SHOWN)
     if not np.isfinite(q_value).any():
-        missing = words.missing(results.one_repeat)
-        sentence = f"Single examples could not be tested: p-values are {missing}."
+        missing = f"p-values are {words.MISSING}."
+        if results.one_repeat:
+            missing = (
+                "with one repeat, memorization and noise look alike. Folds with three repeats or more can test them."
+            )
+        sentence = f"Single examples could not be tested: {missing}"
     elif not flagged:
         sentence = "No example is memorized beyond chance, at a false-discovery rate of 5%."
     else:
