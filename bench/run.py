@@ -36,6 +36,7 @@ BENCHES = {
     "influence": [],
     "calibration": [],
     "calibration_truth": [],
+    "calibration_nulls": [],
     "curves": [],
     "adjusted": [],
     "six_clusters": [],

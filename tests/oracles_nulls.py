@@ -30,3 +30,16 @@ def variance_ratio_by_loop(log_probs, held_out, repeat):
         left.append(sum(sum(above[s]) for s in kept) / sum(sum(below[s]) for s in kept))
     error = np.sqrt((len(left) - 1) / len(left) * np.sum((np.array(left) - np.mean(left)) ** 2))
     return max(1.0, sum(map(sum, above.values())) / sum(map(sum, below.values())) + error)
+
+
+def shared_variance_by_loop(per_repeat, members, name, against_rest):
+    """Return the variance over repeats of a group's mean (or group minus rest), / L, beyond the examples' own noise."""
+    inside = [i for i, m in enumerate(members) if m == name]
+    outside = [i for i, m in enumerate(members) if m != name] if against_rest else []
+    L = len(per_repeat)
+    means = [np.mean(row[inside]) - (np.mean(row[outside]) if outside else 0.0) for row in per_repeat]
+    own = np.mean([np.var(per_repeat[:, i], ddof=1) for i in inside]) / len(inside)
+    if outside:
+        own += np.mean([np.var(per_repeat[:, i], ddof=1) for i in outside]) / len(outside)
+    n = min(len(inside), len(outside)) if outside else len(inside)
+    return max(0.0, np.var(means, ddof=1) - own) * n / (n - 1) / L
