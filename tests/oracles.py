@@ -86,10 +86,11 @@ def permutation_p_by_loop(log_probs, held_out, repeat, example):
     return np.mean([s >= true - 1e-9 for s in scores])
 
 
-def placebo_p_by_loop(log_probs, held_out, repeat, shifts, prior_variance, prior_df):
-    """Return p by placebo at one or two repeats, one example and one shift at a time (one split out per repeat).
+def placebo_p_by_loop(log_probs, held_out, repeat, shifts, prior_variance, prior_df, ratio):
+    """Return p by placebo, one example and one shift at a time (one split out per repeat).
 
-    shifts: (m, L), how far the placebo held-out split lies from the true one in each repeat.
+    shifts: (m, L), how far the placebo held-out split lies from the true one in each repeat. ratio: of the variances of
+    log p of truly held-out and training examples.
     """
     n = log_probs.shape[1]
     groups = [[s for s in range(len(repeat)) if repeat[s] == r] for r in sorted(set(repeat))]
@@ -103,7 +104,7 @@ def placebo_p_by_loop(log_probs, held_out, repeat, shifts, prior_variance, prior
             score += np.mean(ins) - log_probs[splits[called_out], i]
             squares += sum((x - np.mean(ins)) ** 2 for x in ins)
             df += len(ins) - 1
-            scale += 1 + 1 / len(ins)
+            scale += (1 if by else ratio) + 1 / len(ins)
         if np.isinf(prior_df):
             variance = prior_variance
         else:

@@ -134,6 +134,8 @@ def test_arrays_and_estimators_from_python(tmp_path, blobs):
     found = genmem.audit(X, model, out=tmp_path / "r", labels=y, folds=3, repeats=1)
     assert np.isnan(found.scores.standard_error).all()
     assert "One repeat" in " ".join(found.summary["limitations"])
+    assert np.isnan([found.scores.p_value, found.scores.q_value]).all()
+    assert "flagged_share" not in {f["id"] for f in found.findings}
     assert "genmem.audit(X, model=VAE(" in found.summary["asked"]["python"]
     opened = Run.open(tmp_path / "r")
     assert opened.plan["model"]["params"]["latent_dim"] == 2

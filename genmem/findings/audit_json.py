@@ -182,15 +182,21 @@ def _limitations(run: Run) -> list[str]:
             "estimate agrees with the memorization score."
         )
     if splits.get("folds") == 2 and splits.get("repeats", 0) < 3:
-        found.append("With two folds there is no placebo. p-values need three folds or three repeats.")
+        found.append("With two folds there is no placebo. p-values need three repeats, or two repeats of three folds.")
     if len(sets := _versions(run)) > 1:
         changed = {name: [s.get(name) for s in sets] for name in sets[0] if len({s.get(name) for s in sets}) > 1}
         found.append(
             f"Refits were computed with several versions of libraries ({changed}); the report shows the first."
         )
+    if str(run.result("scores")["estimator"]) == "log_mean":
+        found.append(
+            "p-values of log_mean assume that log p of held-out examples is as noisy as that of training examples. If "
+            "it is noisier, as it often is, they are too small; mean_log with three repeats does not assume it."
+        )
     if splits.get("repeats") == 1:
         found.append(
-            "One repeat gives no standard errors, p-values test only the hypothesis of no effect, and membership "
-            "inference has no reference models: use two repeats or more."
+            "One repeat gives no standard errors and tests no single example: one held-out value cannot tell "
+            "memorization from noise. Membership inference has no reference models. Use folds with three repeats or "
+            "more."
         )
     return found

@@ -2,14 +2,18 @@
 
 - "mean_log", three repeats or more: Student t over the repeats of each example, with variances moderated across
   examples (df d0 + L - 1). L differs if splits failed: p is NaN for an example with one repeat left.
-- "mean_log", one or two repeats: a test of *no effect* against placebos. The true fold is dropped and another fold of
-  its repeat is treated as held out. Both contrasts are divided by sqrt(1/out + 1/in) and by the moderated spread of
-  their own in-splits; p = (1 + #{placebo >= t}) / (1 + #placebo), pooled over the examples with a score in the same
-  repeats. Folds are exchangeable under no effect, so normality is not needed. The remaining difference between K - 1
-  and K - 2 in-splits is small: simulated sizes at .05 and .01 are .044-.055 and .007-.012 for K >= 4, normal or
-  strongly skewed. With three folds left, placebos have no spread: the true and the placebo fold are compared,
-  undivided, with the one in-fold they share, which is exact. Repeats with two folds left have no placebo and are not in
-  the test; p is NaN if no repeat is left.
+- "mean_log", two repeats: a test of *no effect* against placebos. The true fold is dropped and another fold of its
+  repeat is treated as held out. log p of held-out examples is often noisier than that of training examples, so both
+  contrasts are standardised: divided by sqrt(ratio/out + 1/in), with the ratio of the two variances for the true fold
+  and 1 for placebos, and by the moderated spread of their own in-splits. The ratio is pooled over the examples: the
+  variance of the scores between both repeats, which no memorization enters, against that of the in-splits, plus one
+  standard error, and at least 1. p = (1 + #{placebo >= t}) / (1 + #placebo), pooled over the examples with a score in
+  the same repeats. It assumes one ratio for all examples; docs/calibration.md has its size. A t test with two repeats
+  has the right size at .05, but .001 for .0001, and thus false discoveries. With three folds left, placebos have no
+  spread: the true and the placebo fold are compared, not divided by it, with the one in-fold they share. Repeats with
+  two folds left have no placebo and are not in the test; p is NaN if no repeat is left.
+- "mean_log", one repeat: no test. One held-out value per example does not tell noise from memorization; if its noise is
+  assumed to be that of training examples, sizes at .05 are up to .16 where its variance is three times theirs.
 - "log_mean": permutation within each repeat, 999 draws, or all arrangements if there are fewer, so that p is never
   below 1 / K at one repeat of K folds.
 """
@@ -97,57 +101,91 @@ def placebo_design(held: BoolArray, rows: Rows, seed: int, limit: int) -> Placeb
     return PlaceboShifts(able, kept, placebo_shifts(held, kept, seed, limit))
 
 
-def contrasts(ell: FloatArray, out: BoolArray, in_: BoolArray, shifted: list[BoolArray], rows: Rows) -> FloatArray:
-    """Return (2 + m, 3, b): the true contrast, the true one with the in-splits of the first placebo, the placebos."""
+class Contrasts(NamedTuple):
+    """Held-out folds against in-splits, (2 + m, b) each: the true one, the true one with the in-splits of the first
+    placebo, and m placebos.
+    """
+
+    score: FloatArray  # summed over repeats
+    squares: FloatArray  # sum of squares within the in-splits
+    df: FloatArray  # its degrees of freedom
+    out: FloatArray  # sum over repeats of 1 / number of out-splits
+    in_: FloatArray  # of 1 / number of in-splits
+
+
+def contrasts(ell: FloatArray, out: BoolArray, in_: BoolArray, shifted: list[BoolArray], rows: Rows) -> Contrasts:
+    """Return the contrasts of the true fold and of the shifted ones."""
     pairs = [(out, in_), (out, in_ & ~shifted[0]), *((placebo, in_ & ~placebo) for placebo in shifted)]
-    return np.stack([_contrast(ell, one, other, rows) for one, other in pairs])
+    return Contrasts(*np.stack([_contrast(ell, one, other, rows) for one, other in pairs], axis=1))
 
 
 def _contrast(ell: FloatArray, out: BoolArray, in_: BoolArray, rows: Rows) -> FloatArray:
-    """Return (3, b): score / sqrt(1/out + 1/in), sum of squares within the in-splits, its df."""
-    score, squares, df, scale = np.zeros((4, ell.shape[1]))
+    found = np.zeros((5, ell.shape[1]))
     ell = ell - ell[0]
     for r in rows:
         n_in, n_out = in_[r].sum(axis=0), out[r].sum(axis=0)
         mean = mean_where(ell[r], in_[r])
         there = (n_in > 0) & (n_out > 0)
-        score += np.where(there, mean - mean_where(ell[r], out[r]), 0.0)
-        squares += np.where(there, ((ell[r] - mean) ** 2).sum(axis=0, where=in_[r]), 0.0)
-        df += np.where(there, n_in - 1, 0)
-        scale += np.where(there, 1 / np.maximum(n_in, 1) + 1 / np.maximum(n_out, 1), 0.0)
-    return np.stack([ratio_where(score, np.sqrt(scale)), squares, df])
+        squares = ((ell[r] - mean) ** 2).sum(axis=0, where=in_[r])
+        inverse = [1 / np.maximum(n_out, 1), 1 / np.maximum(n_in, 1)]
+        found += np.where(there, [mean - mean_where(ell[r], out[r]), squares, n_in - 1, *inverse], 0.0)
+    return found
 
 
-def placebo_p(found: FloatArray, there: BoolArray, moderate: bool) -> FloatArray:
+def variance_ratio(found: Contrasts, per_repeat: FloatArray, first_out: NDArray[np.intp]) -> float:
+    """Return how many times the variance of log p out exceeds that in, plus one standard error; 1 or more.
+
+    With variance v in-sample, the score within a repeat has variance v (ratio / n_out + 1 / n_in). The error is a
+    jackknife over the splits, which move all examples they hold out together. NaN without examples in two repeats.
+
+    Args:
+        found: the contrasts of n examples.
+        per_repeat: (L, n) the score within each repeat of the contrasts, NaN where there is none.
+        first_out: (n,) a split that holds each example out.
+    """
+    repeats = (~np.isnan(per_repeat)).sum(axis=0)
+    usable = (repeats > 1) & (found.df[0] > 0)
+    splits, cluster = np.unique(first_out[usable], return_inverse=True)
+    if len(splits) < 2:
+        return np.nan
+    _, squares, df, inverse_out, inverse_in = (part[0, usable] for part in found)
+    between, within = np.nanvar(per_repeat[:, usable], axis=0, ddof=1), squares / df / repeats[usable]
+    parts = np.stack([np.bincount(cluster, p) for p in (between - within * inverse_in, within * inverse_out)])
+    whole = parts.sum(axis=1, keepdims=True)
+    left = ratio_where(*(whole - parts))
+    error = np.sqrt((len(splits) - 1) * left.var())
+    return float(np.maximum(1.0, ratio_where(*whole)[0] + error))
+
+
+def placebo_p(found: Contrasts, there: BoolArray, moderate: bool, ratio: float) -> FloatArray:
     """Return p values (n,) of no effect.
 
     Args:
-        found: (2 + m, 3, n) contrasts.
+        found: the contrasts of n examples.
         there: (repeats, n) whether an example has a score in each repeat that has placebos.
         moderate: moderate the spread of the in-splits across examples.
+        ratio: of the variances of log p out and in; NaN if it is not known, and then p is.
     """
-    p = np.full(found.shape[-1], np.nan)
-    if len(found) == 0:
+    p = np.full(there.shape[-1], np.nan)
+    if np.isnan(ratio):
         return p
-    prior = stats.moderate_variances(ratio_where(found[0, 1], found[0, 2]), found[0, 2]) if moderate else None
+    prior = stats.moderate_variances(ratio_where(found.squares[0], found.df[0]), found.df[0]) if moderate else None
     for pattern in np.unique(there, axis=1).T:
         some = (there == pattern[:, None]).all(axis=0)
         if pattern.any():
-            p[some] = _placebo_p(found[..., some], prior)
+            p[some] = _placebo_p(Contrasts(*(part[:, some] for part in found)), prior, ratio)
     return p
 
 
-def _placebo_p(found: FloatArray, prior: stats.Moderated | None) -> FloatArray:
-    true, matched, placebos = found[0], found[1], found[2:]
-    if placebos[:, 2].min() == 0:  # no spread to divide by
-        return stats.rank_p(matched[0], placebos[:, 0])
-    return stats.rank_p(_studentised(true, prior), np.stack([_studentised(placebo, prior) for placebo in placebos]))
-
-
-def _studentised(contrast: FloatArray, prior: stats.Moderated | None) -> FloatArray:
-    score, squares, df = contrast
-    variance = squares / df
-    return _ratio(score, variance if prior is None else prior.shrink(variance, df))
+def _placebo_p(found: Contrasts, prior: stats.Moderated | None, ratio: float) -> FloatArray:
+    ratios = np.ones((len(found.score), 1))
+    ratios[:2] = ratio  # of the true fold
+    scaled = ratio_where(found.score, np.sqrt(ratios * found.out + found.in_))
+    if found.df[2:].min() == 0:  # no spread to divide by
+        return stats.rank_p(scaled[1], scaled[2:])
+    variance = found.squares / found.df
+    t = _ratio(scaled, variance if prior is None else prior.shrink(variance, found.df))
+    return stats.rank_p(t[0], t[2:])
 
 
 # --- permutation

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 ESTIMATORS = tuple(ESTIMATES)
 WITHOUT_ERROR = ("exact", "warm_refit")  # of `leave_one_out`
 PLACEBOS = 8  # placebo scores kept as the null distribution
-TEST_PLACEBOS = 16  # placebo scores per example for a p value at one or two repeats
+TEST_PLACEBOS = 16  # placebo scores per example for a p value at two repeats
 BLOCK = 2**21  # numbers of the matrix processed at once
 
 
@@ -46,10 +46,10 @@ class MemorizationScores:
     Attributes:
         score: (n,) log_prob_in - log_prob_out.
         log_prob_in: (n,) average log p of the example under models that trained on it.
-        log_prob_in: (n,) average log p of the example under models that trained on it.
         log_prob_out: (n,) the same under models that did not.
         standard_error: (n,) of the score, from the spread of independent repeats, unmoderated; NaN at one repeat.
-        p_value: (n,) one-sided, of no memorization against score > 0.
+        p_value: (n,) one-sided, of no memorization against score > 0; NaN for "mean_log" at one repeat, which allows no
+            test (see `nulls`).
         q_value: (n,) Benjamini-Hochberg over the examples; `q_values` offers others.
         estimator: "mean_log" or "log_mean"; for `leave_one_out`, "exact" or "warm_refit", which have no error: standard
             errors are 0, p and q values NaN, and scores may be infinite.
@@ -215,12 +215,12 @@ def memorization_score(
     held, rows = remaining(held, rows, failed)
     if missing == "raise":
         _require_scores(held, rows, failed)
-    by_placebo = estimator == "mean_log" and len(rows) < 3
+    by_placebo = estimator == "mean_log" and len(rows) == 2
     placebos = nulls.placebo_design(held, rows, seed, TEST_PLACEBOS if by_placebo else PLACEBOS)
     study = _Study(rows, placebos, estimator, by_placebo, seed)
     parts = [_score_block(ell, out, study) for ell, out in _blocks(log_p, held, ~failed)]
     whole = _Part(*(np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True)))
-    p = whole.p if estimator == "log_mean" else _p(whole, study, moderate)
+    p = whole.p if estimator == "log_mean" else _p(whole, held, study, moderate)
     return MemorizationScores(
         score=whole.log_prob_in - whole.log_prob_out,
         log_prob_in=whole.log_prob_in,
@@ -235,11 +235,14 @@ def memorization_score(
     )
 
 
-def _p(whole: "_Part", study: "_Study", moderate: bool) -> FloatArray:
+def _p(whole: "_Part", held: BoolArray, study: "_Study", moderate: bool) -> FloatArray:
     if not study.by_placebo:
-        return nulls.student_p(whole.per_repeat, 0.0, moderate)
-    there = ~np.isnan(whole.per_repeat[study.placebos.repeats])
-    return nulls.placebo_p(whole.contrasts, there, moderate)
+        return nulls.student_p(whole.per_repeat, 0.0, moderate)  # NaN at one repeat
+    tested, found = whole.per_repeat[study.placebos.repeats], nulls.Contrasts(*whole.contrasts)
+    ratio = np.nan
+    if whole.contrasts.size and len(tested) == 2:
+        ratio = nulls.variance_ratio(found, tested, held[study.rows[0]].argmax(axis=0))
+    return nulls.placebo_p(found, ~np.isnan(tested), moderate, ratio)
 
 
 # --- one block of examples
@@ -259,7 +262,7 @@ class _Part(NamedTuple):
     per_repeat: FloatArray  # (L, b)
     placebo: FloatArray  # (m, b)
     p: FloatArray  # (b,), by permutation
-    contrasts: FloatArray  # (2 + m, 3, b), or none
+    contrasts: FloatArray  # (5, 2 + m, b): `nulls.Contrasts`, or none
 
 
 def _score_block(ell: FloatArray, held: BoolArray, study: _Study) -> _Part:
@@ -270,11 +273,11 @@ def _score_block(ell: FloatArray, held: BoolArray, study: _Study) -> _Part:
     log_in, log_out = estimate(ell, out, in_, study.rows)
     per_repeat = PER_REPEAT[study.estimator](ell, out, in_, study.rows)
     null_pairs = [estimate(ell, held_out, in_ & ~held_out, study.placebos.rows) for held_out in moved[:PLACEBOS]]
-    p, contrasts = np.full(len(log_in), np.nan), np.empty((0, 3, len(log_in)))
+    p, contrasts = np.full(len(log_in), np.nan), np.empty((5, 0, len(log_in)))
     if study.estimator == "log_mean":
         p = nulls.permutation_p(ell, out, usable, study.rows, study.seed)
     elif study.by_placebo and moved:
-        contrasts = nulls.contrasts(ell, out, in_, moved, study.placebos.rows)
+        contrasts = np.stack(nulls.contrasts(ell, out, in_, moved, study.placebos.rows))
     placebo = np.array([i - o for i, o in null_pairs]).reshape(len(null_pairs), len(log_in))
     return _Part(log_in, log_out, per_repeat, placebo, p, contrasts)
 

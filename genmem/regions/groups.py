@@ -31,7 +31,7 @@ class GroupScore:
         standard_error: of the mean; NaN for a single example.
         interval: 95% interval of the mean.
         rest: mean score of all examples outside the group; NaN if there are none.
-        p_value: one-sided, of mean > rest; NaN if an error is undefined.
+        p_value: one-sided, of mean > rest; NaN if an error is undefined or there is one repeat.
         examples: positions of its highest scores, highest first.
     """
 
@@ -48,12 +48,14 @@ class GroupScore:
 def group_scores(per_repeat: ArrayLike, groups: ArrayLike, *, n_exemplars: int = 6) -> list[GroupScore]:
     """Return the mean score of each group, highest first.
 
-    SE^2 = s_rep^2 / L + s_ex^2 / n. s_rep is the standard deviation of the group's mean over the L repeats, because
-    a refit moves all examples of a region together. s_ex is the standard deviation of the examples' mean scores,
-    because the region is represented by n draws from it. The sum is conservative: s_ex includes part of the refits'
-    noise. The interval is mean +- sqrt(t^2 s_rep^2 / L + t^2 s_ex^2 / n), each t with the degrees of freedom of its
-    own term; the p-value solves the same equation for group minus rest. With one repeat only the variation over
-    examples is known, and errors are too small by what refits share. They are NaN for groups of one.
+    SE^2 = s_ex^2 / n + s_shared^2 / L. s_ex is the standard deviation of the examples' mean scores, because the region
+    is represented by n draws from it; it contains the noise of the refits that differs from example to example.
+    s_shared is the noise that all examples of the group share within a repeat: with s_rep the standard deviation of the
+    group's mean over the L repeats, and v the mean variance of an example over repeats, s_shared^2 =
+    max(0, s_rep^2 - v / n) n / (n - 1). The interval is mean +- sqrt(t^2 s_ex^2 / n + t^2 s_shared^2 / L), each t with
+    the degrees of freedom of its own term; the p-value solves the same equation for group minus rest. With one repeat
+    only the variation over examples is known: errors are too small by what refits share, and p is NaN, for its size
+    would be .2 under shared noise of three nats. All are NaN for groups of one.
 
     Args:
         per_repeat: (L, n) score of each example within each repeat, nats (`MemorizationScores.per_repeat`); NaN where
@@ -137,13 +139,13 @@ def _describe(scores: FloatArray, inside: NDArray[np.bool_], name: str, n_exempl
     mine, others = scores[:, inside], scores[:, ~inside]  # (L, n in), (L, n out)
     of_example = np.nanmean(mine, axis=0)
     mean, rest = float(of_example.mean()), float(np.nanmean(others, axis=0).mean()) if others.size else np.nan
-    terms = [_over_repeats(repeat_means(mine)), _over_examples(mine)]
+    terms = [_shared(repeat_means(mine), mine), _over_examples(mine)]
     error = float(np.sqrt(sum(variance for variance, _ in terms)))
     half = _half_width(terms, 0.025)
     p = np.nan
-    if others.size:
-        apart = _over_repeats(repeat_means(mine) - repeat_means(others))
-        p = _p_above(mean - rest, [apart, _over_examples(mine), _over_examples(others)])
+    if others.size and np.isfinite(apart := repeat_means(mine) - repeat_means(others)).sum() > 1:
+        terms = [_shared(apart, mine, others), _over_examples(mine), _over_examples(others)]
+        p = _p_above(mean - rest, terms)
     positions = np.flatnonzero(inside)
     highest = positions[np.argsort(-of_example, kind="stable")][:n_exemplars]
     return GroupScore(name, mine.shape[1], mean, error, (mean - half, mean + half), rest, p, tuple(highest.tolist()))
@@ -152,11 +154,23 @@ def _describe(scores: FloatArray, inside: NDArray[np.bool_], name: str, n_exempl
 Term = tuple[float, int]  # the variance of a mean, and its degrees of freedom
 
 
-def _over_repeats(means: FloatArray) -> Term:
+def _shared(means: FloatArray, *parts: FloatArray) -> Term:
+    """Return the variance over repeats of a mean, or of a difference of means, beyond independent noise of examples."""
     means = means[np.isfinite(means)]  # in a repeat, all refits that held out the group may have failed
-    if len(means) < 2:
+    repeats, n = len(means), min(part.shape[1] for part in parts)
+    if repeats < 2 or n < 2:
         return 0.0, 1
-    return float(means.var(ddof=1) / len(means)), len(means) - 1
+    beyond = max(0.0, float(means.var(ddof=1)) - sum(map(_independent, parts)))
+    return beyond * n / (n - 1) / repeats, repeats - 1
+
+
+def _independent(scores: FloatArray) -> float:
+    """Return the variance of the mean of a repeat if no two examples share noise, from the variances over repeats."""
+    there = np.isfinite(scores)
+    twice, count = there.sum(axis=0) > 1, there.sum(axis=1)
+    if not twice.any():
+        return 0.0
+    return float(np.nanvar(scores[:, twice], axis=0, ddof=1).mean() * (1 / count[count > 0]).mean())
 
 
 def _over_examples(scores: FloatArray) -> Term:

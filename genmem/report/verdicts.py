@@ -102,8 +102,12 @@ def _memorized(results: Results, evidence: Finding | None) -> Verdict:
     q_value, n = results.scores["q_value"], len(results.index)
     flagged, top = int((q_value < FLAGGED).sum()), most_memorized(results, SHOWN)
     if not np.isfinite(q_value).any():
-        missing = words.missing(results.one_repeat)
-        sentence = f"Single examples could not be tested: p-values are {missing}."
+        missing = f"p-values are {words.MISSING}."
+        if results.one_repeat:
+            missing = (
+                "with one repeat, memorization and noise look alike. Folds with three repeats or more can test them."
+            )
+        sentence = f"Single examples could not be tested: {missing}"
     else:
         named = f"{flagged:,} of {n:,} examples ({words.share(flagged, n)}) are" if flagged else "No example is"
         sentence = f"{_prevalence(results)}{named} named as memorized at a false-discovery rate of 5%."
@@ -136,6 +140,8 @@ def _regions(groups: Sequence[Group], evidence: Finding | None) -> Verdict:
     who, mean = f"{group.kind} {words.quoted(group.name)}", words.number(group.mean)
     gap = f"{mean} nats on average, all others {words.number(group.rest)}"
     sentence = f"No group clearly stands out. The highest is {who}: its {group.n:,} examples score {gap}."
+    if not math.isfinite(group.p_value):
+        sentence = sentence.replace("No group clearly stands out", "Groups were not tested: that takes two repeats", 1)
     if stands_out(group, groups):
         sentence = f"The group most in need of data is {who}: its {group.n:,} examples score {gap}."
     return Verdict("regions", sentence, group, list(group.examples[:SHOWN]), _cell(named[1]) if named[1:] else "")

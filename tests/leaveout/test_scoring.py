@@ -2,6 +2,7 @@
 
 import numpy as np
 import oracles
+import oracles_nulls
 import pytest
 from scipy import stats as scipy_stats
 from score_matrices import refits
@@ -41,7 +42,7 @@ def test_scores_equal_the_loop(splits, estimator):
 def test_placebos_are_scores_of_shifted_folds_without_the_true_one(splits, estimator):
     ell, rows = refits(splits, 1), repeats_of(splits.held_out, splits.repeat)
     found = memorization_score(ell, splits.held_out, repeat=splits.repeat, estimator=estimator, seed=5)
-    shifts = placebo_shifts(splits.held_out, rows, 5, 16 if estimator == "mean_log" and len(rows) < 3 else 8)[:8]
+    shifts = placebo_shifts(splits.held_out, rows, 5, 16 if estimator == "mean_log" and len(rows) == 2 else 8)[:8]
     assert len(found.placebo) == len(shifts) > 1
     for placebo, shift in zip(found.placebo, shifts, strict=True):
         out = oracles.roll_by_loop(splits.held_out, splits.repeat.tolist(), shift)
@@ -69,41 +70,63 @@ def test_p_values_are_one_sided_t_tests_over_repeats(repeats):
     np.testing.assert_allclose(found.q_value, stats.benjamini_hochberg(slow), rtol=1e-9)
 
 
-@pytest.mark.parametrize(("folds", "repeats"), [(4, 1), (6, 1), (5, 2)])
-def test_p_values_by_placebo_equal_the_loop(folds, repeats):
-    splits = Splits.k_fold(30, folds, repeats, seed=7)
-    ell, rows = refits(splits, 3, effect=0.7), repeats_of(splits.held_out)
+@pytest.mark.parametrize("spread_out", [1.0, 2.0])
+@pytest.mark.parametrize("folds", [4, 5, 9])
+def test_p_values_by_placebo_equal_the_loop(folds, spread_out):
+    splits = Splits.k_fold(30, folds, 2, seed=7)
+    ell, rows = noisier_out(splits, 3, spread_out) - 0.7 * splits.held_out, repeats_of(splits.held_out)
     squares = sum(ell[r].var(axis=0, where=~splits.held_out[r]) * (folds - 1) for r in rows)
-    df = repeats * (folds - 2)
+    df = 2 * (folds - 2)
     prior = stats.moderate_variances(squares / df, df)
     shifts = placebo_shifts(splits.held_out, rows, 11, 16)
+    repeat = splits.repeat.tolist()
+    ratio = oracles_nulls.variance_ratio_by_loop(ell, splits.held_out, repeat)
     slow = oracles.placebo_p_by_loop(
-        ell, splits.held_out, splits.repeat.tolist(), shifts.tolist(), prior.prior_variance, prior.prior_df
+        ell, splits.held_out, repeat, shifts.tolist(), prior.prior_variance, prior.prior_df, ratio
     )
     found = memorization_score(ell, splits.held_out, seed=11)
     np.testing.assert_allclose(found.p_value, slow, rtol=1e-12)
-    assert np.isnan(found.standard_error).all() == (repeats == 1)
-    assert np.isnan(found.p_above(1.0)).all()
+    assert ratio > 1 or spread_out == 1
+    assert np.isfinite(found.standard_error).all() and np.isnan(found.p_above(1.0)).all()
+
+
+def noisier_out(splits, seed, factor):
+    """Refits without memorization under which log p of held-out examples has `factor` times the spread."""
+    return -50 + (refits(splits, seed) + 50) * np.where(splits.held_out, factor, 1.0)
 
 
 def test_with_three_folds_true_and_placebo_are_compared_with_the_same_fold():
-    splits = Splits.k_fold(20, 3, 1)
-    ell = refits(splits, 4, effect=0.5)
-    first = placebo_shifts(splits.held_out, repeats_of(splits.held_out), 0, 16)[0, 0]
-    true_fold = splits.held_out.argmax(axis=0)
+    splits = Splits.k_fold(20, 3, 2)
+    ell, rows = noisier_out(splits, 4, 1.5), repeats_of(splits.held_out)
+    shifts = placebo_shifts(splits.held_out, rows, 0, 16)
+    out = [splits.held_out[r].argmax(axis=0) for r in rows]
     column = np.arange(20)
-    t = ell[(true_fold - first) % 3, column] - ell[true_fold, column]
-    placebos = [ell[(true_fold + a) % 3, column] - ell[(true_fold - a) % 3, column] for a in (1, 2)]
-    slow = [(1 + (np.array(placebos) >= x).sum()) / 41 for x in t]
+
+    def fold(r, by):
+        return ell[rows[r][(out[r] + by) % 3], column]
+
+    ratio = oracles_nulls.variance_ratio_by_loop(ell, splits.held_out, splits.repeat.tolist())
+    t = sum(fold(r, -shifts[0, r]) - fold(r, 0) for r in (0, 1)) / np.sqrt(2 * ratio + 2)
+    placebos = [sum(fold(r, -by[r]) - fold(r, by[r]) for r in (0, 1)) / 2 for by in shifts]
+    slow = [(1 + (np.array(placebos) >= x).sum()) / (1 + np.size(placebos)) for x in t]
+    assert ratio > 1
     np.testing.assert_allclose(memorization_score(ell, splits.held_out).p_value, slow)
 
 
-def test_two_folds_give_scores_but_no_p_below_three_repeats():
-    for repeats in (1, 2):
-        splits = Splits.k_fold(20, 2, repeats)
+def test_one_repeat_gives_scores_but_no_test():
+    """One held-out value per example: no law of its noise can be told from memorization."""
+    for folds in (2, 3, 5, 12):
+        splits = Splits.k_fold(24, folds, 1)
         found = memorization_score(refits(splits, 5), splits.held_out)
-        assert np.isfinite(found.score).all() and np.isnan(found.p_value).all() and np.isnan(found.q_value).all()
-        assert found.placebo.shape == (0, 20) and found.null_quantiles((0.5, 0.9)).shape == (0, 2)
+        assert np.isfinite(found.score).all() and np.isnan([found.p_value, found.q_value, found.standard_error]).all()
+        assert len(found.placebo) == (0 if folds == 2 else min(8, folds - 1))
+
+
+def test_two_folds_give_scores_but_no_p_below_three_repeats():
+    splits = Splits.k_fold(20, 2, 2)
+    found = memorization_score(refits(splits, 5), splits.held_out)
+    assert np.isfinite(found.score).all() and np.isnan(found.p_value).all() and np.isnan(found.q_value).all()
+    assert found.placebo.shape == (0, 20) and found.null_quantiles((0.5, 0.9)).shape == (0, 2)
     splits = Splits.k_fold(20, 2, 3)
     assert np.isfinite(memorization_score(refits(splits, 5), splits.held_out).p_value).all()
 
@@ -219,14 +242,13 @@ def sizes(splits, skew, shared, studies, estimator="mean_log", **options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("skew", "shared"), NO_EFFECT)
-@pytest.mark.parametrize("repeats", [1, 2])
 @pytest.mark.parametrize("folds", [3, 4, 5, 10])
-def test_p_by_placebo_is_uniform_under_no_effect(folds, repeats, skew, shared):
-    half, tenth, twentieth, hundredth = sizes(Splits.k_fold(500, folds, repeats), skew, shared, 40)
-    assert 0.45 <= half <= 0.53
-    assert 0.085 <= tenth <= 0.115
-    assert 0.04 <= twentieth <= 0.06
-    assert 0.006 <= hundredth <= 0.014
+def test_p_by_placebo_is_slightly_conservative_under_no_effect(folds, skew, shared):
+    half, tenth, twentieth, hundredth = sizes(Splits.k_fold(500, folds, 2), skew, shared, 40)
+    assert 0.44 <= half <= 0.53
+    assert 0.065 <= tenth <= 0.11
+    assert 0.03 <= twentieth <= 0.055
+    assert 0.004 <= hundredth <= 0.013
 
 
 @pytest.mark.slow
@@ -256,7 +278,7 @@ def test_other_designs_are_calibrated_too():
         assert 0.085 <= tenth <= 0.115 and 0.04 <= twentieth <= 0.06 and 0.006 <= hundredth <= 0.014
 
 
-@pytest.mark.parametrize("repeats", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("repeats", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_examples_no_refit_trained_on_have_uniform_p(repeats):
     """Real refits of a kernel density estimate; no training set had the scored examples: their labels are arbitrary."""
     rng = np.random.default_rng(12)
@@ -274,7 +296,7 @@ def test_examples_no_refit_trained_on_have_uniform_p(repeats):
 # --- and able to find an effect
 
 
-@pytest.mark.parametrize(("repeats", "least"), [(1, 0.6), (2, 0.85), (3, 0.9), (8, 0.97)])
+@pytest.mark.parametrize(("repeats", "least"), [(2, 0.83), (3, 0.9), (8, 0.97)])
 @pytest.mark.parametrize("shared", [0.0, 0.5])
 def test_effects_are_found_at_the_promised_false_discovery_rate(repeats, least, shared):
     found, false = [], []
@@ -320,9 +342,9 @@ def test_a_model_that_ignores_its_data_has_no_effect_not_a_rounding_error(estima
     ell = np.tile(np.random.default_rng(17).normal(-50, 20, 200), (splits.n_splits, 1))
     found = memorization_score(ell, splits.held_out, estimator=estimator)
     np.testing.assert_allclose(found.score, 0, atol=1e-12)
-    assert (found.p_value >= 0.5).all()
+    assert not (found.p_value < 0.5).any()
     ell[:, 100:] += refits(Splits.k_fold(100, 7, repeats), 18)  # and beside examples that do vary
-    assert (memorization_score(ell, splits.held_out, estimator=estimator).p_value[:100] >= 0.4).all()
+    assert not (memorization_score(ell, splits.held_out, estimator=estimator).p_value[:100] < 0.4).any()
 
 
 def test_huge_gaps_stay_finite():

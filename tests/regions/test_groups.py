@@ -1,6 +1,7 @@
 """Regions: group means with honest errors, cells of the latent space."""
 
 import numpy as np
+import oracles_nulls
 import pytest
 from scipy import stats as scipy_stats
 
@@ -18,7 +19,7 @@ def scores_of(rng, repeats, groups, effect=0.0, *, between=1.0, refit=0.5, noise
 def test_groups_equal_the_formulas_by_hand():
     rng = np.random.default_rng(0)
     groups = np.array(["b", "a", "c", "a", "b", "b", "a", "c"])
-    scores = rng.normal(5, 2, (4, 8))
+    scores = rng.normal(5, 2, (4, 8)) + rng.normal(0, 3, (4, 3))[:, [1, 0, 2, 0, 1, 1, 0, 2]]
     found = group_scores(scores, groups, n_exemplars=2)
     assert [g.mean for g in found] == sorted((g.mean for g in found), reverse=True)
     for group in found:
@@ -28,7 +29,8 @@ def test_groups_equal_the_formulas_by_hand():
         assert group.n == len(inside)
         assert group.mean == pytest.approx(mean[inside].mean())
         assert group.rest == pytest.approx(mean[outside].mean())
-        runs = np.var([row[inside].mean() for row in scores], ddof=1) / 4
+        runs = oracles_nulls.shared_variance_by_loop(scores, groups, group.name, False)
+        assert runs > 0
         drawn = np.var(mean[inside], ddof=1) / len(inside)
         assert group.standard_error == pytest.approx(np.sqrt(runs + drawn))
         half = np.hypot(
@@ -40,11 +42,13 @@ def test_groups_equal_the_formulas_by_hand():
 
 def test_p_is_the_tail_at_which_the_interval_of_the_difference_touches_zero():
     rng = np.random.default_rng(1)
-    scores, groups = rng.normal(size=(4, 30)), np.arange(30) % 3
+    groups = np.arange(30) % 3
+    scores = scores_of(rng, 4, groups, refit=1.5)
     for group in group_scores(scores, groups):
         inside, mean = groups == int(group.name), scores.mean(axis=0)
-        apart = scores[:, inside].mean(axis=1) - scores[:, ~inside].mean(axis=1)
-        errors = [apart.std(ddof=1) / 2, scipy_stats.sem(mean[inside]), scipy_stats.sem(mean[~inside])]
+        shared = oracles_nulls.shared_variance_by_loop(scores, groups, int(group.name), True)
+        assert shared > 0
+        errors = [np.sqrt(shared), scipy_stats.sem(mean[inside]), scipy_stats.sem(mean[~inside])]
         tail = min(group.p_value, 1 - group.p_value)
         half = np.linalg.norm(scipy_stats.t.isf(tail, [3, 9, 19]) * errors)
         assert abs(group.mean - group.rest) == pytest.approx(half)
@@ -56,6 +60,19 @@ def test_one_repeat_rests_on_the_examples_alone():
     (whole,) = group_scores(scores, np.zeros(20))
     assert whole.standard_error == pytest.approx(scipy_stats.sem(scores[0]))
     assert whole.interval == pytest.approx(scipy_stats.t.interval(0.95, 19, scores.mean(), whole.standard_error))
+    parts = group_scores(scores + 9 * (np.arange(20) < 8), np.arange(20) < 8)
+    assert np.isnan([part.p_value for part in parts]).all()  # what refits share is not known
+
+
+def test_noise_that_examples_do_not_share_enters_once():
+    """Independent noise is in the variation over examples already: the error is that of a plain mean."""
+    rng, errors, plain = np.random.default_rng(7), [], []
+    for _ in range(200):
+        scores = rng.normal(size=(4, 50))
+        (whole,) = group_scores(scores, np.zeros(50))
+        errors.append(whole.standard_error**2)
+        plain.append(scipy_stats.sem(scores.mean(axis=0)) ** 2)
+    assert 1 <= np.mean(errors) / np.mean(plain) < 1.4  # it was 2 when the variance over repeats was added whole
 
 
 @pytest.mark.slow

@@ -103,6 +103,7 @@ def test_a_failed_check_is_announced_before_the_verdicts(tmp_path):
 def test_one_repeat_reads_as_words_never_nan(tmp_path):
     path = write_report(make_run(tmp_path / "run", repeats=1))
     assert "not available (one repeat)" in visible(path)
+    assert "could not be tested: with one repeat, memorization and noise look alike" in visible(path)
     assert not re.search(r"\bnan\b", visible(path), re.I)
     assert "NaN" not in "".join(re.findall(r'application/json"[^>]*>(.*?)</script>', own_part(path), re.S))
 

@@ -1,0 +1,127 @@
+"""Do tests keep their size where their usual assumptions fail, and with what power?
+
+Prints tables of docs/calibration.md: tests of single examples where log p of held-out examples is noisier than that of
+training examples, and tests of groups whose examples share noise. `--run FOLDER` takes the scores of groups from a
+finished run, such as the default audit of digits. `--smoke` runs a few studies.
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+from calibration import false_share, noise, pm, row, table
+from common import machine, options, parse
+
+from genmem.leaveout import memorization_score
+from genmem.regions import group_scores
+from genmem.run.directory import Run
+from genmem.run.splits import Splits
+
+LAWS = {
+    "normal": lambda rng, shape: rng.standard_normal(shape),
+    "t, 4 df": lambda rng, shape: rng.standard_t(4, shape) / np.sqrt(2),
+    "skewed": lambda rng, shape: noise(rng, shape, 0.5),
+}
+
+
+# --- held-out log p noisier than in-sample log p
+
+
+def noisy_out(rng, splits, law, ratio, truth, shared):
+    """Log p whose noise has `ratio` times the variance where an example is held out."""
+    own = LAWS[law](rng, splits.held_out.shape) * np.sqrt(4 / rng.chisquare(4, splits.n))
+    together = LAWS[law](rng, (splits.n_splits, 1))
+    spread = np.where(splits.held_out, np.sqrt(ratio), 1.0)
+    return -50 + (np.sqrt(1 - shared) * own + np.sqrt(shared) * together) * spread - truth * splits.held_out
+
+
+def ratios(smoke, n=600, folds=5):
+    """Size, false-discovery rate and power at two and three repeats, by the ratio of variances out and in."""
+    head = ["L", "noise", "shared", "memorized", "ratio", "size at .05", "at .01", "FDR at q = .05", "power"]
+    table(f"Held-out log p noisier than in-sample log p, {n} examples, K = {folds}", head)
+    for repeats in (2,) if smoke else (2, 3):
+        for law in LAWS:
+            for shared in (0.0,) if smoke else (0.0, 0.5):
+                for memorized in (0.0, 0.3, 0.7):
+                    for ratio in (3.0,) if smoke else (1.0, 2.0, 3.0):
+                        found = []
+                        for study in range(3 if smoke else 100):
+                            found.append(_rates(study, n, folds, repeats, law, shared, memorized, ratio))
+                        cells = [pm(column, 3) for column in zip(*found, strict=True)]
+                        row(repeats, law, shared, memorized, ratio, *cells)
+
+
+def _rates(study, n, folds, repeats, law, shared, memorized, ratio):
+    rng = np.random.default_rng([study, repeats, list(LAWS).index(law), round(10 * memorized), round(10 * shared)])
+    truth = np.where(rng.random(n) < memorized, 2 + 2 * rng.standard_exponential(n), 0.0)
+    splits = Splits.k_fold(n, folds, repeats, seed=study)
+    found = memorization_score(noisy_out(rng, splits, law, ratio, truth, shared), splits.held_out, seed=study)
+    p, flagged, null = found.p_value, found.q_value <= 0.05, truth == 0
+    power = flagged[~null].mean() if memorized else np.nan
+    return (p[null] <= 0.05).mean(), (p[null] <= 0.01).mean(), false_share(flagged, truth > 0), power
+
+
+# --- groups
+
+
+SIZES = {"60 each": [60] * 10, "200 to 5": [200, 120, 80, 60, 50, 40, 20, 15, 10, 5]}
+RAISED, THINNED = 8.0, 0.3
+
+
+def simulated_scores(n=1800, repeats=8):
+    """Scores within repeats, with a long tail over examples and noise that grows with the score."""
+    rng = np.random.default_rng(0)
+    true = rng.gamma(1.2, 5.0, n)
+    return true + rng.standard_t(5, (repeats, n)) * (2 + 0.6 * true)
+
+
+def drawn(rng, scores, repeats, sizes, regional, thinned):
+    """Random examples and repeats in random groups; every group's examples share noise of sd `regional` in a repeat.
+
+    If `thinned`, the first group keeps three tenths of its examples, and these score 8 nats more.
+    """
+    examples, few = rng.choice(scores.shape[1], sum(sizes), replace=False), rng.permutation(len(scores))[:repeats]
+    members = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    some = scores[np.ix_(few, examples)] + regional * rng.standard_normal((repeats, len(sizes)))[:, members]
+    if not thinned:
+        return some, members
+    mine = np.flatnonzero(members == 0)
+    kept = np.delete(np.arange(len(members)), mine[round(THINNED * len(mine)) :])
+    return (some + RAISED * (members == 0))[:, kept], members[kept]
+
+
+def groups(smoke, scores):
+    """Tests of groups: size over all groups of a study, and power for one thinned group, plain and times ten."""
+    head = ["sizes", "shared noise, nats", "L", "size at .05", "at .005", "power at .05", "corrected for 10 groups"]
+    table(f"Tests of groups, 600 of {scores.shape[1]:,} examples", head)
+    for name, sizes in SIZES.items():
+        for regional in (0.0, 1.0, 3.0):
+            for repeats in (4,) if smoke else (2, 3, 4, 8):
+                found = []
+                for study in range(3 if smoke else 200):
+                    rng = np.random.default_rng([study, repeats, round(regional), len(name)])
+                    p = np.array(
+                        [g.p_value for g in group_scores(*drawn(rng, scores, repeats, sizes, regional, False))]
+                    )
+                    raised = group_scores(*drawn(rng, scores, repeats, sizes, regional, True))
+                    one = next(g.p_value for g in raised if g.name == "0")
+                    found.append([(p <= 0.05).mean(), (p <= 0.005).mean(), one <= 0.05, one <= 0.005])
+                row(name, regional, repeats, *(pm(column, 3) for column in zip(*found, strict=True)))
+
+
+def main(argv=None):
+    parser = options(__doc__)
+    parts = {"ratios": ratios, "groups": groups}
+    parser.add_argument("--only", nargs="*", choices=parts, default=list(parts))
+    parser.add_argument("--run", type=Path, metavar="FOLDER", help="a finished run whose scores make the groups")
+    given = parse(parser, argv)
+    print(machine())
+    scores = simulated_scores() if given.run is None else Run.open(given.run).result("scores")["per_repeat"]
+    for name in given.only:
+        start = time.process_time()
+        parts[name](given.smoke, *([scores] if name == "groups" else []))
+        print(f"\n{name}: {time.process_time() - start:.0f} s of processor time", flush=True)
+
+
+if __name__ == "__main__":
+    main()
