@@ -107,6 +107,7 @@ def _data(run: Run) -> dict[str, Any]:
         "preparation": about["preparation"],
         "constant_columns": about["constant_columns"],
         "labels": None if data.labels is None else len(np.unique(data.labels)),
+        "groups": None if data.groups is None else len(np.unique(data.groups)),
         "duplicates": duplicates,
         "image_shape": about["image_shape"],
         "columns": about["columns"],
@@ -158,6 +159,11 @@ def _limitations(run: Run) -> list[str]:
         found.append(
             "Refits share the number of epochs with the model trained on all examples, and so take fewer steps. That "
             "lowers scores: a new audit matches steps by default."
+        )
+    if run.data().groups is not None:
+        found.append(
+            "Examples of one group were left out together. Errors of means, regions, rank correlations and attack "
+            "rates are by group; shares above a threshold take examples as independent."
         )
     if copies_of(run) is None:
         found.append(

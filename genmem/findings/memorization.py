@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 
 from genmem import stats
+from genmem.clusters import half_width, mean_variance, spearman
 from genmem.findings.effective import find_effective
 from genmem.findings.membership import find_membership
 from genmem.findings.named import TAIL, find_list, find_named, first
@@ -26,7 +27,8 @@ INFERENCE = "Cremer, Li & Duvenaud 2018, arXiv 1801.03558"
 def find(run: Run, groups: Sequence[Group]) -> list[Finding]:
     """Return the findings of a scored run, in the order of the questions."""
     scores, space = run.result("scores"), str(run.result("cells")["space"])
-    found = [_mean(scores, estimate_of(run) == "bound"), _tail(scores)]
+    belong = run.data().groups
+    found = [_mean(scores, estimate_of(run) == "bound", belong), _tail(scores)]
     found[1:1] = find_named(run)
     found += find_list(scores) + find_prevalence(run) + find_membership(run) + find_effective(run)
     if (correction := correction_of(run)) is not None and str(scores["estimator"]) == "mean_log":
@@ -39,14 +41,16 @@ def find(run: Run, groups: Sequence[Group]) -> list[Finding]:
     return found + [f for f in _baselines(run, scores) if math.isfinite(f.value)]
 
 
-def _mean(scores: dict[str, NDArray[Any]], bound: bool) -> Finding:
+def _mean(scores: dict[str, NDArray[Any]], bound: bool, belong: NDArray[Any] | None) -> Finding:
     per_repeat = stats.repeat_means(scores["per_repeat"])
     per_repeat = per_repeat[np.isfinite(per_repeat)]
     value, repeats = float(scores["score"].mean()), len(per_repeat)
-    error = float(per_repeat.std(ddof=1) / math.sqrt(repeats)) if repeats > 1 else math.nan
+    terms = [(float(per_repeat.var(ddof=1)) / repeats, repeats - 1)] if repeats > 1 else [(math.nan, 1)]
+    terms += [] if belong is None else [mean_variance(scores["score"], belong)]
+    error, half = math.sqrt(sum(variance for variance, _ in terms)), half_width(terms)
     # "log_mean" is not 0 without memorization, so a t test against 0 would mean nothing.
     tested = error > 0 and str(scores["estimator"]) == "mean_log"
-    p = float(stdtr(repeats - 1, -value / error)) if tested else math.nan
+    p = float(stdtr(min(df for _, df in terms), -value / error)) if tested else math.nan
     null = float(np.nanmean(scores["placebo"])) if scores["placebo"].size else math.nan
     return Finding(
         "mean_score",
@@ -54,13 +58,14 @@ def _mean(scores: dict[str, NDArray[Any]], bound: bool) -> Finding:
         "Mean memorization score",
         value,
         standard_error=error,
-        interval=stats.student_interval(value, error, repeats - 1),
+        interval=(value - half, value + half),
         null=null,
         p_value=p,
         n=scores["score"].size,
         sentence=f"An example is on average {abs(value):.2f} nats {'more' if value >= 0 else 'less'} likely under "
         f"models that trained on it{', by a lower bound on log p' if bound else ''}.",
-        meaning="At 0, the model treats training examples like new ones. Higher values mean more memorization.",
+        meaning="At 0, the model treats training examples like new ones. Higher values mean more memorization."
+        + ("" if belong is None else f" The error is over refits and over the {len(np.unique(belong)):,} groups."),
         source=PAPER,
     )
 
@@ -221,12 +226,12 @@ def _exact(exact: dict[str, NDArray[Any]], scores: dict[str, NDArray[Any]]) -> F
 
 
 def _baselines(run: Run, scores: dict[str, NDArray[Any]]) -> list[Finding]:
-    near, score = run.result("neighbors"), scores["score"]
+    near, score, belong = run.result("neighbors"), scores["score"], run.data().groups
     found = [
         _rank_finding(
             "distance_correlation",
             "Score and distance to the nearest neighbours",
-            stats.spearman(score, near["distance"]),
+            spearman(score, near["distance"], belong),
             len(score),
             "The memorization score and the distance to the nearest other examples",
             "Near 1, the memorized examples are the isolated ones; a value below 1 shows what distances miss.",
@@ -234,15 +239,16 @@ def _baselines(run: Run, scores: dict[str, NDArray[Any]]) -> list[Finding]:
         ),
     ]
     if "half_score" in scores:
-        found.append(_against_held_out(scores))
+        found.append(_against_held_out(scores, belong))
     return found
 
 
-def _against_held_out(scores: dict[str, NDArray[Any]]) -> Finding:
+def _against_held_out(scores: dict[str, NDArray[Any]], belong: NDArray[Any] | None) -> Finding:
     """Correlate the score with -log_prob_out across halves of the repeats; within a half they share their noise."""
     halves, outs = scores["half_score"], scores["half_log_prob_out"]
     there = np.isfinite(halves).all(0)
-    one, other = (stats.spearman(halves[a][there], -outs[b][there]) for a, b in ((0, 1), (1, 0)))
+    whole = None if belong is None else belong[there]
+    one, other = (spearman(halves[a][there], -outs[b][there], whole) for a, b in ((0, 1), (1, 0)))
     mean = stats.Correlation(
         (one.rho + other.rho) / 2,
         max(one.standard_error, other.standard_error),

@@ -17,7 +17,9 @@ def find_prevalence(run: Run) -> list[Finding]:
     stored = run.result("prevalence")
     n = stored["posterior_mean"].size
     some = int(stored["behind_intervals"])
-    aside = "" if some < SOME or some == n else f" It is from {some:,} random examples."
+    belong = run.data().groups
+    aside = "" if belong is None else " It takes examples as independent, although some belong together."
+    aside += "" if some < SOME or some == n else f" It is from {some:,} random examples."
     shares = zip(stored["thresholds"].tolist(), stored["above"], strict=True)
     return [*(_share(at, row, n, aside) for at, row in shares), _tail(stored["tail"], n, aside)]
 

@@ -11,12 +11,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
+from scipy.stats import t as student_t
 
 from genmem import stats
+from genmem.clusters import jackknife
 from genmem.errors import DataError
 from genmem.leaveout.epsilon import epsilon_bound
 from genmem.leaveout.estimators import BoolArray, FloatArray, Rows, mean_where, ratio_where, repeats_of
 from genmem.leaveout.scoring import checked_matrix, remaining
+from genmem.seeding import stream
 from genmem.stats import Rate
 
 RATES = (0.01, 0.001)  # false-positive rates
@@ -91,7 +94,12 @@ def _row(rate: Rate) -> list[float]:
 
 
 def membership_attack(
-    log_probs: ArrayLike, held_out: ArrayLike, repeat: ArrayLike | None = None, *, seed: int = 0
+    log_probs: ArrayLike,
+    held_out: ArrayLike,
+    repeat: ArrayLike | None = None,
+    *,
+    groups: ArrayLike | None = None,
+    seed: int = 0,
 ) -> MembershipAttack:
     """Attack every refit with the refits of the other repeats as shadow models.
 
@@ -103,10 +111,13 @@ def membership_attack(
         log_probs: (n_splits, n) log p of every example under every refit, nats; rows of NaN only are left out.
         held_out: (n_splits, n) bool, true where the refit did not train on the example.
         repeat: (n_splits,) the repeat of each split (see `memorization_score`).
-        seed: chooses the refit of each repeat behind `epsilon`.
+        groups: (n,) which examples belong together. Intervals then allow for other groups, too, and `epsilon` rests on
+            one example of each.
+        seed: chooses the refit of each repeat behind `epsilon`, and the examples of groups.
 
     Raises:
-        DataError: as in `memorization_score`, or fewer than two repeats, or too few shadow models for a variance.
+        DataError: as in `memorization_score`, or fewer than two repeats, or too few shadow models for a variance, or
+            `groups` has another shape.
 
     References:
         Membership Inference Attacks From First Principles (Carlini et al., 2022), https://arxiv.org/abs/2112.03570
@@ -128,11 +139,13 @@ def membership_attack(
     left = [_values(_statistics(repeats[:r] + repeats[r + 1 :])) for r in range(len(repeats)) if len(repeats) > 2]
     n_held_out = sum(map(len, found[0].held_out))
     values[:, 1:][:, [n_held_out * at < LEAST_FALSE for at in RATES]] = np.nan
-    rates = _rates(values, np.array(left).reshape(-1, *values.shape))
+    belong = None if groups is None else _belonging(groups, held.shape[1])
+    rates = _rates(values, np.array(left).reshape(-1, *values.shape), _of_groups(found, belong))
+    audited = found[0] if belong is None else found[0].of(_one_of_each(belong, seed))
     return MembershipAttack(
         **dict(zip(SCORES, rates, strict=True)),
         identified=found[0].share_above(_threshold(found[0], RATES[0]) if np.isfinite(values[0, 1]) else np.nan),
-        epsilon=epsilon_bound(found[0].values, [repeat.member for repeat in repeats], seed=seed),
+        epsilon=epsilon_bound(audited.values, audited.member, seed=seed),
         n_repeats=len(rows),
         n_held_out=n_held_out,
     )
@@ -188,6 +201,10 @@ class _Statistic:
 
     values: list[FloatArray]
     member: list[BoolArray]
+
+    def of(self, examples: NDArray[Any]) -> "_Statistic":
+        """Return the statistic of some examples: a mask or positions."""
+        return _Statistic([z[:, examples] for z in self.values], [m[:, examples] for m in self.member])
 
     @property
     def members(self) -> list[FloatArray]:
@@ -246,6 +263,29 @@ def _values(found: list[_Statistic]) -> FloatArray:
     return np.array([[_auc(one), *(_tpr(one, at) for at in RATES)] for one in found])
 
 
+def _belonging(groups: ArrayLike, n: int) -> NDArray[np.intp]:
+    values = np.asarray(groups)
+    if values.shape != (n,):
+        raise DataError(
+            expected=f"one group per example, shape ({n},)", got=f"shape {values.shape}", do="Pass `Data.groups`."
+        )
+    return np.unique(values, return_inverse=True)[1]
+
+
+def _one_of_each(groups: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
+    """Return the position of one example of each group, at random."""
+    order = stream(seed, "one of each group").permutation(len(groups))
+    return np.sort(order[np.unique(groups[order], return_index=True)[1]])
+
+
+def _of_groups(found: list[_Statistic], groups: NDArray[np.intp] | None) -> FloatArray:
+    """Return half of the 95% interval of AUC and rates over groups, the refits being as they are; 0 without groups."""
+    if groups is None:
+        return np.zeros((len(SCORES), 1 + len(RATES)))
+    variance, df = jackknife(lambda kept: _values([one.of(kept) for one in found]), groups)
+    return np.asarray(student_t.isf(0.025, df) * np.sqrt(variance))
+
+
 def _auc(found: _Statistic) -> float:
     """Return the area under the ROC curve within a repeat, averaged over repeats."""
     return float(np.mean([_area(i, o) for i, o in zip(found.members, found.held_out, strict=True)]))
@@ -268,11 +308,11 @@ def _threshold(found: _Statistic, rate: float) -> float:
     return float(np.partition(pooled, -1 - allowed)[-1 - allowed])
 
 
-def _rates(values: FloatArray, left: FloatArray) -> list[AttackRates]:
+def _rates(values: FloatArray, left: FloatArray, of_groups: FloatArray) -> list[AttackRates]:
     """Return values with Student's intervals, from values without one repeat at a time: (L, *values.shape), or none."""
     half = np.full_like(values, np.nan)
     if len(left):
-        half = np.where(np.isfinite(values), stats.jackknife_half(left), np.nan)
+        half = np.where(np.isfinite(values), np.hypot(stats.jackknife_half(left), of_groups), np.nan)
     low, high = np.clip([values - half, values + half], 0, 1)
     rows = [
         [Rate(float(v), (float(lo), float(up))) for v, lo, up in zip(*row, strict=True)]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
-from scipy.stats import t as student_t
 
+from genmem.clusters import Term, half_width, mean_variance
 from genmem.data.arrays import matrix
 from genmem.errors import DataError
 from genmem.seeding import seed32
@@ -45,7 +45,9 @@ class GroupScore:
     examples: tuple[int, ...]
 
 
-def group_scores(per_repeat: ArrayLike, groups: ArrayLike, *, n_exemplars: int = 6) -> list[GroupScore]:
+def group_scores(
+    per_repeat: ArrayLike, groups: ArrayLike, *, belong: ArrayLike | None = None, n_exemplars: int = 6
+) -> list[GroupScore]:
     """Return the mean score of each group, highest first.
 
     SE^2 = s_ex^2 / n + s_shared^2 / L. s_ex is the standard deviation of the examples' mean scores, because the region
@@ -61,6 +63,8 @@ def group_scores(per_repeat: ArrayLike, groups: ArrayLike, *, n_exemplars: int =
         per_repeat: (L, n) score of each example within each repeat, nats (`MemorizationScores.per_repeat`); NaN where
             a failed refit left none.
         groups: (n,) group of each example, numbers or strings.
+        belong: (n,) which examples belong together, such as those of one patient: then s_ex^2 / n is the variance of a
+            mean of whole patients (`clusters.mean_variance`).
         n_exemplars: the largest number of positions in `GroupScore.examples`.
 
     Raises:
@@ -74,7 +78,8 @@ def group_scores(per_repeat: ArrayLike, groups: ArrayLike, *, n_exemplars: int =
     [('b', 7.0), ('a', 1.5)]
     """
     scores, members = _checked(per_repeat, groups)
-    found = [_describe(scores, members == name, str(name), n_exemplars) for name in np.unique(members)]
+    whole = np.arange(len(members)) if belong is None else _checked(per_repeat, belong)[1]
+    found = [_describe(scores, members == name, whole, str(name), n_exemplars) for name in np.unique(members)]
     return sorted(found, key=lambda group: -group.mean)
 
 
@@ -135,23 +140,23 @@ def latent_cells(latents: ArrayLike, *, n_cells: int | None = None, seed: int = 
     return np.asarray(rank[cells], dtype=np.intp)
 
 
-def _describe(scores: FloatArray, inside: NDArray[np.bool_], name: str, n_exemplars: int) -> GroupScore:
+def _describe(
+    scores: FloatArray, inside: NDArray[np.bool_], belong: NDArray[np.generic], name: str, n_exemplars: int
+) -> GroupScore:
     mine, others = scores[:, inside], scores[:, ~inside]  # (L, n in), (L, n out)
     of_example = np.nanmean(mine, axis=0)
     mean, rest = float(of_example.mean()), float(np.nanmean(others, axis=0).mean()) if others.size else np.nan
-    terms = [_shared(repeat_means(mine), mine), _over_examples(mine)]
-    error = float(np.sqrt(sum(variance for variance, _ in terms)))
-    half = _half_width(terms, 0.025)
+    of_mine = mean_variance(of_example, belong[inside])
+    terms = [_shared(repeat_means(mine), mine), of_mine]
+    error, half = float(np.sqrt(sum(variance for variance, _ in terms))), half_width(terms)
     p = np.nan
     if others.size and np.isfinite(apart := repeat_means(mine) - repeat_means(others)).sum() > 1:
-        terms = [_shared(apart, mine, others), _over_examples(mine), _over_examples(others)]
+        of_others = mean_variance(np.nanmean(others, axis=0), belong[~inside])
+        terms = [_shared(apart, mine, others), of_mine, of_others]
         p = _p_above(mean - rest, terms)
     positions = np.flatnonzero(inside)
     highest = positions[np.argsort(-of_example, kind="stable")][:n_exemplars]
     return GroupScore(name, mine.shape[1], mean, error, (mean - half, mean + half), rest, p, tuple(highest.tolist()))
-
-
-Term = tuple[float, int]  # the variance of a mean, and its degrees of freedom
 
 
 def _shared(means: FloatArray, *parts: FloatArray) -> Term:
@@ -173,26 +178,15 @@ def _independent(scores: FloatArray) -> float:
     return float(np.nanvar(scores[:, twice], axis=0, ddof=1).mean() * (1 / count[count > 0]).mean())
 
 
-def _over_examples(scores: FloatArray) -> Term:
-    n = scores.shape[1]
-    if n < 2:
-        return np.nan, 1
-    return float(np.nanmean(scores, axis=0).var(ddof=1) / n), n - 1
-
-
-def _half_width(terms: Sequence[Term], tail: float) -> float:
-    return math.hypot(*(math.sqrt(variance) * student_t.isf(tail, df) for variance, df in terms))
-
-
 def _p_above(difference: float, terms: Sequence[Term]) -> float:
     """Return the tail probability at which the interval of the difference just touches 0."""
     least = 1e-100
-    if not _half_width(terms, least) > 0:  # undefined, or nothing varies
+    if not half_width(terms, least) > 0:  # undefined, or nothing varies
         return np.nan
-    if _half_width(terms, least) <= abs(difference):
+    if half_width(terms, least) <= abs(difference):
         tail = least
     else:
-        tail = float(brentq(lambda a: _half_width(terms, a) - abs(difference), least, 0.5, xtol=least, rtol=1e-10))
+        tail = float(brentq(lambda a: half_width(terms, a) - abs(difference), least, 0.5, xtol=least, rtol=1e-10))
     return tail if difference >= 0 else 1 - tail
 
 

@@ -34,7 +34,9 @@ def write_attack(run: Run) -> Arrays:
     run.drop_results("membership")
     splits = run.used_splits()
     try:
-        found = membership_attack(run.log_probs(), splits.held_out, splits.repeat, seed=run.seed)
+        found = membership_attack(
+            run.log_probs(), splits.held_out, splits.repeat, groups=run.data().groups, seed=run.seed
+        )
     except DataError:  # fewer than two repeats; the findings say so
         return {}
     arrays = found.to_arrays()

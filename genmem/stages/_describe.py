@@ -59,7 +59,7 @@ def regions(run: Run, *, progress: Listener = ignore) -> None:
         groups = [
             {"kind": kind, **_as_json(group, len(per_repeat))}
             for kind, members in {**kinds, "cell": cells}.items()
-            for group in group_scores(per_repeat, members)
+            for group in group_scores(per_repeat, members, belong=data.groups)
         ]
         run.write_json("results/groups.json", groups)
         progress(Progress("regions", 1, 1))

@@ -26,7 +26,7 @@ from genmem.leaveout.estimators import mean_where
 from genmem.leaveout.posterior import correction_of, scored_log_probs
 from genmem.protocols import Listener, Progress, ignore
 from genmem.run.directory import Run, stage
-from genmem.run.splits import Splits
+from genmem.run.splits import Splits, joined
 from genmem.run.storage import Arrays, write_atomically
 from genmem.stages._derived import write_attack, write_exact, write_list, write_prevalence
 from genmem.stages._describe import nearest_others
@@ -179,7 +179,7 @@ def _adjusted(run: Run, splits: Splits, found: MemorizationScores, halves: Array
         found.score,
         found.standard_error,
         known[0],
-        groups=identical_groups(np.asarray(data.X)),
+        groups=joined(data.groups, identical_groups(np.asarray(data.X))),
         repeats=np.isfinite(found.per_repeat).sum(0),
         placebo=found.placebo if found.placebo.size else None,
         half_scores=halves["half_score"] if there else None,

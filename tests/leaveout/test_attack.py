@@ -112,3 +112,45 @@ def test_the_bound_needs_more_than_the_odds_of_inclusion():
     assert epsilon_bound(blind, member) == 0
     assert epsilon_bound([m + 0.0 for m in member], member) > 3
     assert RATES == (0.01, 0.001)
+
+
+# --- examples that belong together
+
+
+def grouped_study(seed, count=60, size=6, repeats=4):
+    """log p of groups whose examples share their true score and half of the noise: (log_probs, splits, member)."""
+    rng = np.random.default_rng(seed)
+    member = np.repeat(np.arange(count), size)
+    splits = Splits.k_fold(count * size, 5, repeats, seed=seed, groups=member)
+    truth = rng.exponential(2, count)[member]
+    noise = rng.standard_normal((splits.n_splits, count))[:, member] + rng.standard_normal(splits.held_out.shape)
+    return noise / np.sqrt(2) - truth * splits.held_out, splits, member
+
+
+@pytest.mark.slow
+def test_intervals_by_group_cover_what_other_groups_give():
+    found = {"group": [], "row": []}
+    for seed in range(40):
+        ell, splits, member = grouped_study(seed, count=45)
+        for name, groups in (("group", member), ("row", None)):
+            rates = membership_attack(ell, splits.held_out, splits.repeat, groups=groups)
+            found[name].append((rates.auc, rates.tpr[0.01]))
+    for which in (0, 1):
+        truth = np.mean([rates[which].value for rates in found["group"]])
+        covered = {
+            name: np.mean([rate[which].interval[0] <= truth <= rate[which].interval[1] for rate in rates])
+            for name, rates in found.items()
+        }
+        assert covered["group"] > 0.93 > 0.9 > covered["row"]
+
+
+def test_groups_change_intervals_and_not_rates():
+    ell, splits, member = grouped_study(0, count=45)
+    plain, by_group = (membership_attack(ell, splits.held_out, splits.repeat, groups=g) for g in (None, member))
+    assert plain.tpr[0.01].value == by_group.tpr[0.01].value > 0.05
+    assert plain.auc.value == by_group.auc.value and plain.n_held_out == by_group.n_held_out
+    np.testing.assert_array_equal(plain.identified, by_group.identified)
+    assert by_group.auc.interval[0] < plain.auc.interval[0]
+    assert by_group.epsilon < plain.epsilon  # one example of each group
+    with pytest.raises(DataError, match="one group per example"):
+        membership_attack(ell, splits.held_out, splits.repeat, groups=member[1:])

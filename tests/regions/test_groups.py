@@ -185,3 +185,17 @@ def test_a_repeat_that_lost_a_whole_group_is_left_out_for_it():
     scores[1, :4] = np.nan
     (group,) = (g for g in group_scores(scores, np.arange(12) < 4) if g.name == "True")
     assert np.isfinite([group.mean, group.standard_error, group.p_value]).all()
+
+
+def test_errors_are_by_group_where_rows_belong_together():
+    found = {"patients": [], "rows": []}
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        patient = np.repeat(np.arange(40), 6)
+        label = (np.arange(40) % 2)[patient]  # of the patient, unrelated to the score
+        scores = rng.exponential(3, 40)[patient] + rng.standard_normal((4, 240))
+        for name, belong in (("patients", patient), ("rows", None)):
+            found[name].append([group.p_value <= 0.05 for group in group_scores(scores, label, belong=belong)])
+    assert np.mean(found["patients"]) <= 0.06 and np.mean(found["rows"]) > 0.12
+    with pytest.raises(DataError, match="shape"):
+        group_scores(scores, label, belong=patient[1:])
