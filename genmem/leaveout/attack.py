@@ -16,7 +16,7 @@ from genmem import stats
 from genmem.errors import DataError
 from genmem.leaveout.epsilon import epsilon_bound
 from genmem.leaveout.estimators import BoolArray, FloatArray, Rows, mean_where, ratio_where, repeats_of
-from genmem.leaveout.scoring import checked_matrix, remaining
+from genmem.leaveout.matrix import checked_matrix, remaining
 from genmem.stats import Rate
 
 RATES = (0.01, 0.001)  # false-positive rates
