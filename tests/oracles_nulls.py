@@ -1,6 +1,7 @@
 """The slow, obvious version of what null distributions and balanced scores rest on, one example at a time."""
 
 import numpy as np
+from scipy.optimize import minimize
 
 
 def variance_ratio_by_loop(log_probs, held_out, repeat):
@@ -42,4 +43,31 @@ def shared_variance_by_loop(per_repeat, members, name, against_rest):
     if outside:
         own += np.mean([np.var(per_repeat[:, i], ddof=1) for i in outside]) / len(outside)
     n = min(len(inside), len(outside)) if outside else len(inside)
+    if L < 4:
+        return np.var(means, ddof=1) / L
     return max(0.0, np.var(means, ddof=1) - own) * n / (n - 1) / L
+
+
+def balancing_weights_by_optimizer(ins, out, tolerance):
+    """Return weights over in-splits of given sizes, by quadratic programming: see `genmem.leaveout.sizes`."""
+    x, target = 1 / np.asarray(ins, float), 1 / out
+    wanted = np.clip(np.clip(x.mean(), target * (1 - tolerance), target * (1 + tolerance)), x.min(), x.max())
+    level = {"type": "eq", "fun": lambda w: (w @ x - wanted) / wanted}
+    whole = {"type": "eq", "fun": lambda w: w.sum() - 1}
+    start = np.full(len(x), 1 / len(x))
+    options = {"maxiter": 500, "ftol": 1e-14}
+    return minimize(lambda w: w @ w, start, bounds=[(0, 1)] * len(x), constraints=[level, whole], options=options).x
+
+
+def companions_in_common_by_loop(held_out, repeat, example):
+    """Return how many of the examples left out with one are the same in two repeats, beyond chance, over all pairs."""
+    n, found, left_out = held_out.shape[1], [], []
+    for s in range(len(repeat)):
+        if held_out[s, example]:
+            left_out.append({j for j in range(n) if held_out[s, j] and j != example})
+    for a in range(len(left_out)):
+        for b in range(a):
+            size = np.sqrt(len(left_out[a]) * len(left_out[b]))
+            share, chance = len(left_out[a] & left_out[b]) / size, size / (n - 1)
+            found.append((share - chance) / (1 - chance))
+    return np.mean(found)

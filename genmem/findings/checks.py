@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from genmem import stats
+from genmem.findings.folds import fold_checks
 from genmem.findings.records import Check
 from genmem.findings.stages import failed_stages, stages_check
 from genmem.leaveout.posterior import correction_of, estimate_of, sampled
@@ -20,7 +21,7 @@ NAMED = 3
 
 def checks(run: Run) -> list[Check]:
     """Return the validity checks of a scored run. They are to be read before its findings."""
-    found = [_reliability(run), _failed(run), _duplicates(run), _constants(run)]
+    found = [_reliability(run), _failed(run), _duplicates(run), _constants(run), *fold_checks(run)]
     found += [_sampling_noise(run)] if sampled(run) else []
     found += [_encoder_bias(correction)] if (correction := correction_of(run)) is not None else []
     found += [stages_check(failed)] if (failed := failed_stages(run)) else []

@@ -18,7 +18,7 @@ from genmem.clusters import jackknife
 from genmem.errors import DataError
 from genmem.leaveout.epsilon import epsilon_bound
 from genmem.leaveout.estimators import BoolArray, FloatArray, Rows, mean_where, ratio_where, repeats_of
-from genmem.leaveout.scoring import checked_matrix, remaining
+from genmem.leaveout.matrix import checked_matrix, remaining
 from genmem.seeding import stream
 from genmem.stats import Rate
 

@@ -1,7 +1,8 @@
 """The score from log p under splits that trained on an example and splits that held it out: two ways to average.
 
 An estimate takes log p (n_splits, b), the splits an example is out of and in, both (n_splits, b) bool, and the splits
-of each repeat. An example without in-splits or out-splits in a repeat has no score in that repeat.
+of each repeat. An example without in-splits or out-splits in a repeat has no score in that repeat. "mean_log" balances
+the training sizes of in- and out-splits (`sizes`) if it is given those of all splits.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genmem.errors import DataError
+from genmem.leaveout.sizes import balance
 from genmem.seeding import stream
 
 FloatArray = NDArray[np.float64]
@@ -43,18 +45,27 @@ def ratio_where(total: FloatArray, count: NDArray[np.number]) -> FloatArray:
     return ratio
 
 
-def mean_log(ell: FloatArray, out: BoolArray, in_: BoolArray, rows: Rows) -> Pair:
+def mean_log(ell: FloatArray, out: BoolArray, in_: BoolArray, rows: Rows, sizes: FloatArray | None = None) -> Pair:
     """Return the mean over repeats of the mean log p, in and out."""
     level, ell = ell[0], ell - ell[0]  # so that refits with equal log p differ by exactly 0
-    mean_in, mean_out = _repeat_means(ell, in_, rows), _repeat_means(ell, out, rows)
+    mean_in, mean_out = _in_means(ell, out, in_, rows, sizes), _repeat_means(ell, out, rows)
     there = ~np.isnan(mean_in - mean_out)
     return level + mean_where(mean_in, there), level + mean_where(mean_out, there)
 
 
-def differences(ell: FloatArray, out: BoolArray, in_: BoolArray, rows: Rows) -> FloatArray:
+def differences(
+    ell: FloatArray, out: BoolArray, in_: BoolArray, rows: Rows, sizes: FloatArray | None = None
+) -> FloatArray:
     """Return the "mean_log" score within each repeat: (L, b)."""
     ell = ell - ell[0]
-    return _repeat_means(ell, in_, rows) - _repeat_means(ell, out, rows)
+    return _in_means(ell, out, in_, rows, sizes) - _repeat_means(ell, out, rows)
+
+
+def _in_means(ell: FloatArray, out: BoolArray, in_: BoolArray, rows: Rows, sizes: FloatArray | None) -> FloatArray:
+    if sizes is None:
+        return _repeat_means(ell, in_, rows)
+    weights = balance(out, in_, rows, sizes).weights
+    return np.stack([ratio_where((ell[r] * weights[r]).sum(axis=0), weights[r].sum(axis=0)) for r in rows])
 
 
 def _repeat_means(ell: FloatArray, mask: BoolArray, rows: Rows) -> FloatArray:

@@ -43,35 +43,41 @@ class Student(NamedTuple):
     df: FloatArray
 
 
-def student(per_repeat: FloatArray, moderate: bool) -> Student:
-    """Return what a t test or interval needs; NaN marks the repeats in which an example has no score."""
+def student(per_repeat: FloatArray, moderate: bool, factor: FloatArray | None = None) -> Student:
+    """Return what a t test or interval needs; NaN marks the repeats in which an example has no score.
+
+    `factor` (n,) multiplies the variances, where repeats are not independent (`sizes.Uneven`).
+    """
     there = ~np.isnan(per_repeat)
     count, mean = there.sum(axis=0).astype(np.float64), mean_where(per_repeat, there)
     variance = ratio_where(((per_repeat - mean) ** 2).sum(axis=0, where=there), count - 1)
+    variance = variance if factor is None else variance * factor
     df = np.where(count > 1, count - 1, np.nan)
     if moderate:
         shrunk = stats.moderate_variances(variance, np.maximum(count - 1, 0))
         # At one repeat the prior alone would suffice for normal refits; with strong skew its tests are liberal.
-        variance, df = np.where(count > 1, [shrunk.variances, shrunk.df], np.nan)
+        variance, df = np.where((count > 1) & ~np.isnan(variance), [shrunk.variances, shrunk.df], np.nan)
     return Student(mean, variance, count, df)
 
 
-def standard_error(per_repeat: FloatArray) -> FloatArray:
+def standard_error(per_repeat: FloatArray, factor: FloatArray | None = None) -> FloatArray:
     """Return the unmoderated standard error of each mean: (n,), NaN with fewer than two repeats."""
-    found = student(per_repeat, moderate=False)
+    found = student(per_repeat, False, factor)
     return ratio_where(np.sqrt(found.variance), np.sqrt(found.repeats))
 
 
-def student_p(per_repeat: FloatArray, delta: float, moderate: bool) -> FloatArray:
+def student_p(per_repeat: FloatArray, delta: float, moderate: bool, factor: FloatArray | None = None) -> FloatArray:
     """Return one-sided p values (n,) of a mean of at most delta."""
-    found = student(per_repeat, moderate)
+    found = student(per_repeat, moderate, factor)
     t = _ratio(found.mean - delta, ratio_where(found.variance, found.repeats))
     return np.asarray(stdtr(found.df, -t))
 
 
-def student_interval(per_repeat: FloatArray, level: float, moderate: bool) -> FloatArray:
+def student_interval(
+    per_repeat: FloatArray, level: float, moderate: bool, factor: FloatArray | None = None
+) -> FloatArray:
     """Return the two-sided t interval of each mean: (2, n)."""
-    found = student(per_repeat, moderate)
+    found = student(per_repeat, moderate, factor)
     half = stdtrit(found.df, (1 + level) / 2) * np.sqrt(ratio_where(found.variance, found.repeats))
     return np.stack([found.mean - half, found.mean + half])
 

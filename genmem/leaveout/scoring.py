@@ -9,6 +9,7 @@ trained on it and some held it out. L is the number of these repeats and differs
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -23,11 +24,14 @@ from genmem.leaveout.estimators import (
     BoolArray,
     FloatArray,
     Rows,
+    differences,
+    mean_log,
     repeats_of,
-    scored,
     shifted,
     usable_splits,
 )
+from genmem.leaveout.matrix import checked_matrix, remaining, require_scores
+from genmem.leaveout.sizes import Uneven, uneven, uneven_sizes, variance_factor
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,6 +63,7 @@ class MemorizationScores:
         placebo: (m, n) scores of placebo folds, which the models did train on: the null distribution. NaN where the
             score is. Repeats with fewer than three remaining splits have none.
         moderated: whether tests moderate variances across examples.
+        uneven: what remains of folds of unequal size or with the same examples in every repeat (see `sizes`), or None.
     """
 
     score: FloatArray
@@ -71,6 +76,7 @@ class MemorizationScores:
     per_repeat: FloatArray
     placebo: FloatArray
     moderated: bool = True
+    uneven: Uneven | None = None
 
     @property
     def n_repeats(self) -> int:
@@ -105,7 +111,7 @@ class MemorizationScores:
         """
         if not self._has_t:
             return np.full(self.score.shape, np.nan)
-        return nulls.student_p(self.per_repeat, delta, self.moderated)
+        return _student_p(self.per_repeat, delta, self.moderated, self.uneven)
 
     def q_values(self, method: str = "bh", *, delta: float | None = None) -> FloatArray:
         """Return q values (n,): the examples with q <= a have a false discovery rate of a.
@@ -143,7 +149,7 @@ class MemorizationScores:
             return np.stack([self.score, self.score])
         if not self._has_t:
             return np.full((2, len(self.score)), np.nan)
-        return nulls.student_interval(self.per_repeat, level, self.moderated)
+        return nulls.student_interval(self.per_repeat, level, self.moderated, _factor(self.uneven))
 
     @property
     def _has_t(self) -> bool:
@@ -212,32 +218,50 @@ def memorization_score(
         )
     log_p, held, failed = checked_matrix(log_probs, held_out)
     rows = repeats_of(held, repeat)
+    sizes = uneven_sizes(held, rows)
     held, rows = remaining(held, rows, failed)
     if missing == "raise":
-        _require_scores(held, rows, failed)
-    by_placebo = estimator == "mean_log" and len(rows) == 2
+        require_scores(held, rows, failed)
+    sizes, factor = None if sizes is None else sizes[~failed], variance_factor(held, rows)
+    by_placebo = estimator == "mean_log" and len(rows) == 2 and sizes is None and factor is None
     placebos = nulls.placebo_design(held, rows, seed, TEST_PLACEBOS if by_placebo else PLACEBOS)
-    study = _Study(rows, placebos, estimator, by_placebo, seed)
+    study = _Study(rows, placebos, estimator, by_placebo, seed, sizes)
     parts = [_score_block(ell, out, study) for ell, out in _blocks(log_p, held, ~failed)]
     whole = _Part(*(np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True)))
-    p = whole.p if estimator == "log_mean" else _p(whole, held, study, moderate)
+    score = whole.log_prob_in - whole.log_prob_out
+    left = uneven(score, held, rows, sizes, factor)
+    p = _p(whole, held, study, moderate, left)
     return MemorizationScores(
-        score=whole.log_prob_in - whole.log_prob_out,
+        score=score,
         log_prob_in=whole.log_prob_in,
         log_prob_out=whole.log_prob_out,
-        standard_error=nulls.standard_error(whole.per_repeat),
+        standard_error=nulls.standard_error(whole.per_repeat, _factor(left)),
         p_value=p,
         q_value=stats.benjamini_hochberg(p),
         estimator=estimator,
         per_repeat=whole.per_repeat,
         placebo=whole.placebo,
         moderated=moderate,
+        uneven=left,
     )
 
 
-def _p(whole: "_Part", held: BoolArray, study: "_Study", moderate: bool) -> FloatArray:
-    if not study.by_placebo:
-        return nulls.student_p(whole.per_repeat, 0.0, moderate)  # NaN at one repeat
+def _student_p(per_repeat: FloatArray, delta: float, moderate: bool, left: Uneven | None) -> FloatArray:
+    p = nulls.student_p(per_repeat, delta, moderate, _factor(left))
+    return p if left is None else np.where((left.size_bias == 0) & np.isfinite(left.variance_factor), p, np.nan)
+
+
+def _factor(left: Uneven | None) -> FloatArray | None:
+    return None if left is None else left.variance_factor
+
+
+def _p(whole: "_Part", held: BoolArray, study: "_Study", moderate: bool, left: Uneven | None) -> FloatArray:
+    if study.estimator == "log_mean":
+        return whole.p
+    if len(study.rows) > 2:
+        return _student_p(whole.per_repeat, 0.0, moderate, left)
+    if not study.by_placebo:  # one repeat; or folds are uneven, and those of placebos are so otherwise
+        return np.full_like(whole.log_prob_in, np.nan)
     tested, found = whole.per_repeat[study.placebos.repeats], nulls.Contrasts(*whole.contrasts)
     ratio = np.nan
     if whole.contrasts.size and len(tested) == 2:
@@ -254,6 +278,7 @@ class _Study(NamedTuple):
     estimator: str
     by_placebo: bool
     seed: int
+    sizes: FloatArray | None  # (n_splits,) training sizes, if they are not equal
 
 
 class _Part(NamedTuple):
@@ -269,12 +294,14 @@ def _score_block(ell: FloatArray, held: BoolArray, study: _Study) -> _Part:
     usable = usable_splits(held, study.rows)
     out, in_ = held & usable, ~held & usable
     moved = [shifted(held, study.placebos.rows, shift) & usable for shift in study.placebos.shifts]
-    estimate = ESTIMATES[study.estimator]
+    estimate, each = ESTIMATES[study.estimator], PER_REPEAT[study.estimator]
+    if study.estimator == "mean_log":
+        estimate, each = partial(mean_log, sizes=study.sizes), partial(differences, sizes=study.sizes)
     log_in, log_out = estimate(ell, out, in_, study.rows)
-    per_repeat = PER_REPEAT[study.estimator](ell, out, in_, study.rows)
+    per_repeat = each(ell, out, in_, study.rows)
     null_pairs = [estimate(ell, held_out, in_ & ~held_out, study.placebos.rows) for held_out in moved[:PLACEBOS]]
     p, contrasts = np.full(len(log_in), np.nan), np.empty((5, 0, len(log_in)))
-    if study.estimator == "log_mean":
+    if study.estimator == "log_mean" and study.sizes is None:  # it permutes refits of equal sizes
         p = nulls.permutation_p(ell, out, usable, study.rows, study.seed)
     elif study.by_placebo and moved:
         contrasts = np.stack(nulls.contrasts(ell, out, in_, moved, study.placebos.rows))
@@ -290,73 +317,3 @@ def _blocks(
     for start in range(0, n, step):
         block = slice(start, start + step)
         yield np.asarray(log_probs[:, block][kept], dtype=np.float64), held[:, block]
-
-
-# --- checks of the arguments
-
-
-def checked_matrix(log_probs: ArrayLike, held_out: ArrayLike) -> tuple[NDArray[np.floating], BoolArray, BoolArray]:
-    """Return log_probs, held_out, and which splits failed (n_splits,).
-
-    Raises:
-        DataError: shapes or types are wrong, or a value of a split that did not fail is not finite.
-    """
-    log_p, out = np.asarray(log_probs), np.asarray(held_out)
-    if log_p.ndim != 2 or log_p.shape != out.shape or not log_p.size:
-        raise DataError(
-            expected="log_probs and held_out of one shape (n_splits, n)",
-            got=f"shapes {log_p.shape} and {out.shape}",
-            do="Pass one row per refit and one column per example in both.",
-        )
-    if out.dtype != np.bool_ or log_p.dtype.kind not in "fiu":
-        raise DataError(
-            expected="real log_probs and boolean held_out",
-            got=f"dtypes {log_p.dtype} and {out.dtype}",
-            do="Convert them; held_out is true where the refit did not train on the example.",
-        )
-    failed = np.array([bool(np.isnan(row).all()) for row in log_p])
-    for s in np.flatnonzero(~failed):
-        if not np.isfinite(log_p[s]).all():
-            raise _not_finite(log_p[s], int(s))
-    return log_p, out, failed
-
-
-def _not_finite(row: NDArray[np.floating], split: int) -> DataError:
-    example = int(np.flatnonzero(~np.isfinite(row))[0])
-    do = "Check that refit: training diverged, or its log_prob overflows."
-    if row[example] == -np.inf:
-        do = "Use a model that gives every example some density, or leave that example out of the audit."
-    return DataError(expected="finite log_probs", got=f"{row[example]} at split {split}, example {example}", do=do)
-
-
-def remaining(held: BoolArray, rows: Rows, failed: BoolArray) -> tuple[BoolArray, Rows]:
-    """Return held_out without failed splits, and the repeats in which some example still has a score."""
-    position = np.cumsum(~failed) - 1
-    left = [position[r[~failed[r]]] for r in rows]
-    held = held if not failed.any() else held[~failed]
-    rows = [r for r in left if scored(held, r).any()]
-    if not rows:
-        raise DataError(
-            expected="some repeat with refits that trained on an example and refits that held it out",
-            got=f"{_named(failed)} failed (NaN throughout)",
-            do="Find out why those refits failed. If training diverged, lower the learning rate; if log p is infinite "
-            "(a k-NN density with k copies of an example), use another model or setting.",
-        )
-    return held, rows
-
-
-def _require_scores(held: BoolArray, rows: Rows, failed: BoolArray) -> None:
-    without = ~np.any([scored(held, r) for r in rows], axis=0)
-    if without.any():
-        raise DataError(
-            expected="every example both trained on and held out in at least one repeat",
-            got=f"{without.sum():,} examples without a score (first: {without.argmax()}): {_named(failed)} failed",
-            do="Retry them (--recompute), or fix the cause and start a new run; with more repeats a failure costs no "
-            "score. From Python, missing='nan' scores the others.",
-        )
-
-
-def _named(failed: BoolArray) -> str:
-    splits = np.flatnonzero(failed)
-    names = ", ".join(map(str, splits[:10])) + (", ..." if len(splits) > 10 else "")
-    return f"split {names}" if len(splits) == 1 else f"splits {names}"

@@ -18,6 +18,7 @@ FloatArray = NDArray[np.float64]
 
 
 MIN_EXAMPLES = 5  # a group needs this many to be called most in need of data
+MIN_REPEATS = 4  # from which the noise that examples do not share is subtracted
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,11 @@ def group_scores(
     is represented by n draws from it; it contains the noise of the refits that differs from example to example.
     s_shared is the noise that all examples of the group share within a repeat: with s_rep the standard deviation of the
     group's mean over the L repeats, and v the mean variance of an example over repeats, s_shared^2 =
-    max(0, s_rep^2 - v / n) n / (n - 1). The interval is mean +- sqrt(t^2 s_ex^2 / n + t^2 s_shared^2 / L), each t with
-    the degrees of freedom of its own term; the p-value solves the same equation for group minus rest. With one repeat
-    only the variation over examples is known: errors are too small by what refits share, and p is NaN, for its size
-    would be .2 under shared noise of three nats. All are NaN for groups of one.
+    max(0, s_rep^2 - v / n) n / (n - 1). With two or three repeats it is s_rep^2, for a difference of so few is 0 too
+    often: sizes of .08 at .05 under shared noise of three nats. The interval is mean +- sqrt(t^2 s_ex^2 / n +
+    t^2 s_shared^2 / L), each t with the degrees of freedom of its own term; the p-value solves the same equation for
+    group minus rest. With one repeat only the variation over examples is known: errors are too small by what refits
+    share, and p is NaN, for its size would be .2 under such noise. All are NaN for groups of one.
 
     Args:
         per_repeat: (L, n) score of each example within each repeat, nats (`MemorizationScores.per_repeat`); NaN where
@@ -165,8 +167,10 @@ def _shared(means: FloatArray, *parts: FloatArray) -> Term:
     repeats, n = len(means), min(part.shape[1] for part in parts)
     if repeats < 2 or n < 2:
         return 0.0, 1
-    beyond = max(0.0, float(means.var(ddof=1)) - sum(map(_independent, parts)))
-    return beyond * n / (n - 1) / repeats, repeats - 1
+    variance = float(means.var(ddof=1))
+    if repeats >= MIN_REPEATS:
+        variance = max(0.0, variance - sum(map(_independent, parts))) * n / (n - 1)
+    return variance / repeats, repeats - 1
 
 
 def _independent(scores: FloatArray) -> float:

@@ -141,7 +141,7 @@ def _regions(groups: Sequence[Group], evidence: Finding | None) -> Verdict:
     gap = f"{mean} nats on average, all others {words.number(group.rest)}"
     sentence = f"No group clearly stands out. The highest is {who}: its {group.n:,} examples score {gap}."
     if not math.isfinite(group.p_value):
-        sentence = sentence.replace("No group clearly stands out", "Groups were not tested: that takes two repeats", 1)
+        sentence = f"Groups were not tested: that takes two repeats. The highest is {who}: {group.n:,} examples, {gap}."
     if stands_out(group, groups):
         sentence = f"The group most in need of data is {who}: its {group.n:,} examples score {gap}."
     return Verdict("regions", sentence, group, list(group.examples[:SHOWN]), _cell(named[1]) if named[1:] else "")

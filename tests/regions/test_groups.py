@@ -16,10 +16,11 @@ def scores_of(rng, repeats, groups, effect=0.0, *, between=1.0, refit=0.5, noise
     return effect + rng.normal(0, between, len(groups)) + together + rng.normal(0, noise, (repeats, len(groups)))
 
 
-def test_groups_equal_the_formulas_by_hand():
+@pytest.mark.parametrize("repeats", [3, 4])
+def test_groups_equal_the_formulas_by_hand(repeats):
     rng = np.random.default_rng(0)
     groups = np.array(["b", "a", "c", "a", "b", "b", "a", "c"])
-    scores = rng.normal(5, 2, (4, 8)) + rng.normal(0, 3, (4, 3))[:, [1, 0, 2, 0, 1, 1, 0, 2]]
+    scores = rng.normal(5, 2, (repeats, 8)) + rng.normal(0, 3, (repeats, 3))[:, [1, 0, 2, 0, 1, 1, 0, 2]]
     found = group_scores(scores, groups, n_exemplars=2)
     assert [g.mean for g in found] == sorted((g.mean for g in found), reverse=True)
     for group in found:
@@ -34,7 +35,8 @@ def test_groups_equal_the_formulas_by_hand():
         drawn = np.var(mean[inside], ddof=1) / len(inside)
         assert group.standard_error == pytest.approx(np.sqrt(runs + drawn))
         half = np.hypot(
-            scipy_stats.t.ppf(0.975, 3) * np.sqrt(runs), scipy_stats.t.ppf(0.975, len(inside) - 1) * np.sqrt(drawn)
+            scipy_stats.t.ppf(0.975, repeats - 1) * np.sqrt(runs),
+            scipy_stats.t.ppf(0.975, len(inside) - 1) * np.sqrt(drawn),
         )
         assert group.interval == pytest.approx((group.mean - half, group.mean + half))
         assert group.examples == tuple(sorted(inside, key=lambda i: -mean[i])[:2])
@@ -62,6 +64,17 @@ def test_one_repeat_rests_on_the_examples_alone():
     assert whole.interval == pytest.approx(scipy_stats.t.interval(0.95, 19, scores.mean(), whole.standard_error))
     parts = group_scores(scores + 9 * (np.arange(20) < 8), np.arange(20) < 8)
     assert np.isnan([part.p_value for part in parts]).all()  # what refits share is not known
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("repeats", [2, 4])
+def test_groups_keep_their_size_under_noise_that_their_examples_share(repeats):
+    rng, groups, p = np.random.default_rng(8), np.arange(300) % 10, []
+    for _ in range(60):
+        true = rng.gamma(1.2, 5.0, 300)  # a long tail
+        scores = true + (2 + 0.6 * true) * rng.normal(size=(repeats, 300)) + rng.normal(0, 3, (repeats, 10))[:, groups]
+        p += [g.p_value for g in group_scores(scores, groups)]
+    assert 0.005 <= np.mean(np.array(p) <= 0.05) <= 0.06 and np.mean(np.array(p) <= 0.005) <= 0.012
 
 
 def test_noise_that_examples_do_not_share_enters_once():
