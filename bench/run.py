@@ -37,6 +37,7 @@ BENCHES = {
     "calibration": [],
     "calibration_truth": [],
     "calibration_list": [],
+    "calibration_groups": [],
     "calibration_nulls": [],
     "curves": [],
     "adjusted": [],

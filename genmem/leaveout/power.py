@@ -4,7 +4,6 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from genmem.errors import DataError
-from genmem.leaveout.nulls import student
 from genmem.leaveout.scoring import MemorizationScores
 
 
@@ -29,7 +28,7 @@ def naming_power(scores: MemorizationScores, delta: float, level: float = 0.05) 
             got=f'"{scores.estimator}" scores of {scores.n_repeats}',
             do="Add repeats: the noise of a score is known from three on.",
         )
-    found = student(scores.per_repeat, scores.moderated)
+    found = scores.law()
     error = np.sqrt(found.variance / found.repeats)
     known = np.isfinite(error) & np.isfinite(scores.q_value)
     end = _last_p(scores, known, level)
