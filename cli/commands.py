@@ -41,6 +41,7 @@ def audit(workers: Any, dask: Any, lanes: Any, recompute: bool, **asked: Any) ->
 def plan(**asked: Any) -> None:
     """Write the plan of an audit of DATA, and estimate its time, memory and disk space."""
     run = library().stages.plan(**_asked(asked))
+    _show(run.data())
     _announce(run, err=False)
     click.echo(run.path)
 
@@ -117,6 +118,13 @@ def _asked(asked: dict[str, Any]) -> dict[str, Any]:
     asked["settings"] = settings or None
     line = python_line(library().audit, asked)
     return {**asked, "request": {"command": command_line("audit"), "python": line}}
+
+
+def _show(data: Any) -> None:
+    from genmem.data.as_read import as_read
+
+    for sentence in as_read(data):
+        click.echo(sentence)
 
 
 def _announce(run: "Run", *, err: bool) -> None:

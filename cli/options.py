@@ -62,6 +62,12 @@ def _option(name: str, kind: Any, help_text: str, default: Any = None, **more: A
     return click.option(name, type=kind, default=default, show_default=default is not None, help=help_text, **more)
 
 
+_TABLES: list[Decorator] = [
+    _option("--sep", str, "Separator of the fields of text tables [default: detected]."),
+    _option("--decimal", click.Choice([".", ","]), "Decimal mark of text tables [default: detected]."),
+    _option("--na", str, "Words for missing values in text tables, separated by commas [default: NA, NaN, null...]."),
+    _option("--drop", str, "Columns of tables to leave out, separated by commas.", default=""),
+]
 _PLANNING: list[Decorator] = [
     click.argument("data"),
     _option("--model", str, "The model: a built-in name or package.module:factory.", "vae"),
@@ -93,6 +99,7 @@ _PLANNING: list[Decorator] = [
     _option("--label-column", str, "Name of the column of labels in a table."),
     _option("--groups", click.Path(), "A file of groups, like labels: examples of one group are left out together."),
     _option("--group-column", str, "Name of the column of groups in a table, such as patient."),
+    *_TABLES,
     _option("--score-epochs", AutoOr(several=True), "Epochs after which every example is scored.", "auto"),
     _option("--importance-samples", AutoOr(), "Draws for each log p of an auto-encoder; auto is 64.", "auto"),
     _option("--device", str, "cpu, cuda or cuda:1 [default: CUDA if available]."),
@@ -234,6 +241,7 @@ _SETS: list[Decorator] = [
     ),
     _option("--scale", click.Choice(["range", "spread"]), "Scale numeric columns, for equal weights of all columns."),
     _option("--id-column", str, "A column of tables that only identifies rows."),
+    *_TABLES,
     _option("--image-shape", Shape(), "Height and width of images given as flat rows: 28x28 or 32x32x3."),
 ]
 _CHECKING: list[Decorator] = [

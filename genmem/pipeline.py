@@ -53,6 +53,10 @@ def audit(
     label_column: str | None = None,
     groups: Any = None,
     group_column: str | None = None,
+    sep: str | None = None,
+    decimal: str | None = None,
+    na: str | Sequence[str] | None = None,
+    drop: str | Sequence[str] = (),
     subset: int | None = None,
     folds: int | None = None,
     repeats: int = 8,
@@ -97,6 +101,10 @@ def audit(
             file like `labels`. They are left out together, and standard errors of means, regions and attack rates are
             by group.
         group_column: name of the column of groups in a table.
+        sep: separator of the fields of a text table; detected by default.
+        decimal: decimal mark of a text table; detected by default.
+        na: words of a text table that mark a missing value (see `load`).
+        drop: columns of a table to leave out.
         subset: audit only this many examples, drawn at random.
         folds: number K of folds: each refit leaves out one K-th of the examples; 5 by default.
         repeats: number L of independent partitions into folds; standard errors come from them.
@@ -139,6 +147,10 @@ def audit(
         "label_column": label_column,
         "groups": groups,
         "group_column": group_column,
+        "sep": sep,
+        "decimal": decimal,
+        "na": na,
+        "drop": drop,
         "subset": subset,
         "folds": folds,
         "repeats": repeats,

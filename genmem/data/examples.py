@@ -1,7 +1,7 @@
 """The examples of an audit: loaded, checked, and prepared once."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genmem.data.arrays import as_array, blocks, first_where, identical_groups
+from genmem.data.csv_files import TableOptions
 from genmem.data.files import Raw, read, read_labels, tidy_labels
 from genmem.data.images import image_shape_of
 from genmem.data.precision import Precision, examples_in
@@ -33,6 +34,7 @@ class Data:
         columns: the names of the columns of a table, or None.
         image_shape: (h, w) or (h, w, 3) if an example can be shown as an image (by `to_images`), or None.
         preparation: how the values were transformed, once.
+        notes: sentences on how the source was read, and what was left out.
     """
 
     X: NDArray[Any]
@@ -44,6 +46,7 @@ class Data:
     image_shape: tuple[int, ...] | None = None
     preparation: str = "as given"
     groups: NDArray[Any] | None = None
+    notes: tuple[str, ...] = ()
 
     def take(self, positions: ArrayLike) -> "Data":
         """Return the examples at `positions`, in that order, or those where a mask is True."""
@@ -66,6 +69,10 @@ def load(
     labels: str | os.PathLike[str] | ArrayLike | None = None,
     group_column: str | None = None,
     groups: str | os.PathLike[str] | ArrayLike | None = None,
+    sep: str | None = None,
+    decimal: str | None = None,
+    na: str | Sequence[str] | None = None,
+    drop: str | Sequence[str] = (),
     subset: int | None = None,
     seed: int = 0,
     precision: Precision = "single",
@@ -83,6 +90,10 @@ def load(
         group_column: the column of a table that says which rows belong together.
         groups: the same as an array or in a separate file, as for `labels`: examples of one group (a patient, a film,
             augmentations of one image) have the same value.
+        sep: separator of the fields of a text table; detected by default.
+        decimal: decimal mark of a text table, "." or ","; detected by default.
+        na: words of a text table that mark a missing value, instead of "", NA, NaN, null and the like.
+        drop: columns of a table to leave out. `na` and `drop` are lists, or text with commas.
         subset: keep this many examples, drawn at random without replacement, in their original order.
         seed: of the draw.
         precision: "single"; "needed", which keeps float64 if rounding to float32 would change a column by more than a
@@ -96,26 +107,39 @@ def load(
     >>> data.X.shape, data.X.dtype.name, data.image_shape
     ((100, 64), 'float32', (8, 8))
     """
-    raw, name = _read(
-        source, array=array, label_array=label_array, label_column=label_column, group_column=group_column
-    )
+    options = table_options(sep, decimal, na, drop)
+    named = {"array": array, "label_array": label_array, "label_column": label_column, "group_column": group_column}
+    raw, name = _read(source, options, named)
     X = examples_in(precision, raw.X, name, raw.columns, least=2)
     tidy = _beside("label", labels, label_array or label_column, raw.labels, len(X), name)
     belong = _beside("group", groups, group_column, raw.groups, len(X), name)
     shape = (8, 8) if name == "digits" else image_shape_of(X.shape)
-    data = Data(X, tidy, np.arange(len(X)), name, raw.names, raw.columns, shape, groups=belong)
+    data = Data(X, tidy, np.arange(len(X)), name, raw.names, raw.columns, shape, groups=belong, notes=raw.notes)
     return data if subset is None else _subset(data, subset, seed)
 
 
-def _read(source: Any, **options: str | None) -> tuple[Raw, str]:
+def table_options(
+    sep: str | None, decimal: str | None, na: str | Sequence[str] | None, drop: str | Sequence[str]
+) -> TableOptions:
+    """Return the options of tables, as they are given in Python or on the command line."""
+    words = None if na is None else tuple(_listed(na))
+    return TableOptions(None if sep is None else sep.replace("\\t", "\t"), decimal, words, tuple(_listed(drop)))
+
+
+def _listed(given: str | Sequence[str]) -> list[str]:
+    return [part.strip() for part in given.split(",") if given] if isinstance(given, str) else list(given)
+
+
+def _read(source: Any, options: TableOptions, named: Mapping[str, str | None]) -> tuple[Raw, str]:
     is_path = isinstance(source, str | os.PathLike) and source != "digits"
     if is_path:
-        return read(Path(source), **options), os.fspath(source)
-    _refuse_options(_name_of(source), **options)
+        return read(Path(source), options=options, **named), os.fspath(source)
+    of_tables = {**options.given, **({"drop": options.drop} if options.drop else {})}
+    _refuse_options(_name_of(source), **named, **of_tables)
     return (_digits(), "digits") if isinstance(source, str) else (Raw(as_array(source)), "array")
 
 
-def _refuse_options(source: str | None, **options: str | None) -> None:
+def _refuse_options(source: str | None, **options: Any) -> None:
     for name, value in options.items():
         if value is not None:
             raise DataError(

@@ -15,23 +15,28 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genmem.data.csv_files import TableOptions, is_text_table
 from genmem.data.images import IMAGE_SUFFIXES, read_images
-from genmem.data.tables import examples_of, only_column, read_table
+from genmem.data.table_files import DETECT, examples_of, only_column, only_data, read_table
 from genmem.errors import DataError
 
-KINDS = "a .npy, .npz, .csv or .parquet file, an MNIST-style IDX file, or a folder of images"
+KINDS = "a .npy, .npz, .csv, .tsv or .parquet file, an MNIST-style IDX file, or a folder of images"
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
 @dataclass(frozen=True, eq=False)
 class Raw:
-    """The contents of a file: examples, and labels, groups, file names and column names if it has them."""
+    """The contents of a file: examples, and labels, groups, file names and column names if it has them.
+
+    `notes` are sentences on what was done to them, and what was left out.
+    """
 
     X: NDArray[Any]
     labels: NDArray[Any] | None = None
     names: NDArray[Any] | None = None
     columns: tuple[str, ...] | None = None
     groups: NDArray[Any] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read(
@@ -41,6 +46,7 @@ def read(
     label_array: str | None = None,
     label_column: str | None = None,
     group_column: str | None = None,
+    options: TableOptions = DETECT,
 ) -> Raw:
     """Read a file or a folder of images; the kind is determined by the suffix or the first bytes.
 
@@ -50,6 +56,7 @@ def read(
         label_array: the array of an .npz file that holds the labels.
         label_column: the column of a table that holds the labels.
         group_column: the column of a table that says which rows belong together.
+        options: how tables are read.
 
     Raises:
         DataError: the path is missing, unreadable, damaged or of an unknown kind, or an option does not apply to it.
@@ -61,12 +68,17 @@ def read(
     if kind not in ("csv", "parquet"):
         _refuse_option("label_column", label_column, ".csv and .parquet files", path)
         _refuse_option("group_column", group_column, ".csv and .parquet files", path)
+        _refuse_option("drop", ",".join(options.drop) or None, ".csv and .parquet files", path)
+        for name, value in options.given.items():
+            _refuse_option(name, value, "text tables (.csv, .tsv)", path)
     with reading(path):
         if kind == "npz":
             return _read_npz(path, array, label_array)
         if kind in ("csv", "parquet"):
-            X, (labels, groups), columns = examples_of(read_table(path), path, label=label_column, group=group_column)
-            return Raw(X, labels, columns=columns, groups=groups)
+            table, notes = read_table(path, options)
+            table, more = only_data(table, path, options.drop)
+            X, (labels, groups), columns = examples_of(table, path, label=label_column, group=group_column)
+            return Raw(X, labels, columns=columns, groups=groups, notes=notes + more)
         if kind == "images":
             X, labels, names = read_images(path)
             return Raw(X, labels, names=names)
@@ -89,7 +101,9 @@ def kind_of(path: Path) -> str:
         if path.is_dir():
             return "images"
         suffix = path.suffix.lower()
-        if suffix in (".npy", ".npz", ".csv", ".parquet"):
+        if is_text_table(path):
+            return "csv"
+        if suffix in (".npy", ".npz", ".parquet"):
             return suffix[1:]
         if path.is_file() and (suffix == ".gz" or _is_idx(path)):
             return "idx"
@@ -100,7 +114,7 @@ def kind_of(path: Path) -> str:
     raise DataError(expected=KINDS, got=str(path), do=do)
 
 
-def _refuse_option(name: str, value: str | None, where: str, path: Path) -> None:
+def _refuse_option(name: str, value: object, where: str, path: Path) -> None:
     if value is not None:
         raise DataError(
             expected=f"{name} only with {where}",
@@ -262,7 +276,7 @@ def read_labels(path: Path) -> NDArray[Any]:
         if kind == "txt":
             return _lines(path)
         if kind == "csv":
-            return only_column(read_table(path), path)
+            return only_column(read_table(path)[0], path)
     raise DataError(
         expected="labels in a .npy, .csv, .txt or IDX file",
         got=str(path),

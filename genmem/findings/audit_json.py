@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from genmem.data.as_read import as_read
 from genmem.findings.checks import checks
 from genmem.findings.copies import copies_of, find_copies
 from genmem.findings.influence import find_influence, influence_of
@@ -112,6 +113,7 @@ def _data(run: Run) -> dict[str, Any]:
         "image_shape": about["image_shape"],
         "columns": about["columns"],
         "names": data.names is not None,
+        "as_read": as_read(data),
     }
 
 

@@ -22,6 +22,7 @@ MATCHES = ("steps", "epochs")  # what refits share with the model trained on eve
 AS_PLANNED = "as_planned"  # sections before a resumption with another `sample` or with labels: shards are tied to them
 # Keys that differ only because another one does, and so are not the ones to name.
 DERIVED = ("sha256", "n_splits", "splits.n", "constants", "constant_columns")
+SAID = ("data.source", "data.notes")  # words, not compared
 VERSIONED = ("torch", "numpy", "scikit-learn", "faiss-cpu")
 
 
@@ -41,6 +42,7 @@ CONTENTS: dict[str, type | None] = {
     "data.event_shape": None,
     "data.constant_columns": None,
     "data.columns?": list,
+    "data.notes?": list,
     "data.image_shape?": None,
     "splits": dict,
     "splits.kind": str,
@@ -171,6 +173,7 @@ def describe_data(data: Data) -> dict[str, Any]:
         "constant_columns": constant_columns(data.X).tolist(),
         "dtype": str(data.X.dtype),
         "preparation": data.preparation,
+        "notes": list(data.notes),
         "columns": None if data.columns is None else list(data.columns),
         "image_shape": None if data.image_shape is None else list(data.image_shape),
     }
@@ -194,7 +197,7 @@ def differ(planned: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     of Python compiled, and a device that means the one the refits are on.
     """
     before, after = _settings(planned), _settings(asked)
-    found = [key for key in {**before, **after} if before.get(key) != after.get(key) and key != "data.source"]
+    found = [key for key in {**before, **after} if before.get(key) != after.get(key) and key not in SAID]
     return [key for key in found if not _alike(key, before.get(key), after.get(key), planned.get("probe"))]
 
 
@@ -318,6 +321,7 @@ def read_data(path: Path, about: dict[str, Any]) -> Data:
         columns=about["columns"] and tuple(about["columns"]),
         image_shape=about["image_shape"] and tuple(about["image_shape"]),
         preparation=about["preparation"],
+        notes=tuple(about.get("notes", ())),
     )
 
 
