@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from genmem.data.csv_files import TableOptions, is_text_table
 from genmem.data.images import IMAGE_SUFFIXES, read_images
 from genmem.data.table_files import DETECT, examples_of, only_column, only_data, read_table
+from genmem.data.tensors import SUFFIXES, is_sparse, read_sparse, read_tensors
 from genmem.errors import DataError
 
 KINDS = "a .npy, .npz, .csv, .tsv or .parquet file, an MNIST-style IDX file, or a folder of images"
@@ -62,9 +63,9 @@ def read(
         DataError: the path is missing, unreadable, damaged or of an unknown kind, or an option does not apply to it.
     """
     kind = kind_of(path)
-    if kind != "npz":
-        _refuse_option("array", array, ".npz files", path)
-        _refuse_option("label_array", label_array, ".npz files", path)
+    if kind not in ("npz", "tensors"):
+        _refuse_option("array", array, ".npz files and files of tensors", path)
+        _refuse_option("label_array", label_array, ".npz files and files of tensors", path)
     if kind not in ("csv", "parquet"):
         _refuse_option("label_column", label_column, ".csv and .parquet files", path)
         _refuse_option("group_column", group_column, ".csv and .parquet files", path)
@@ -74,6 +75,8 @@ def read(
     with reading(path):
         if kind == "npz":
             return _read_npz(path, array, label_array)
+        if kind == "tensors":
+            return _read_tensors(path, array, label_array)
         if kind in ("csv", "parquet"):
             table, notes = read_table(path, options)
             table, more = only_data(table, path, options.drop)
@@ -86,7 +89,7 @@ def read(
 
 
 def kind_of(path: Path) -> str:
-    """Return "npy", "npz", "csv", "parquet", "idx" or "images", by the suffix or the first bytes.
+    """Return "npy", "npz", "tensors", "csv", "parquet", "idx" or "images", by the suffix or the first bytes.
 
     Raises:
         DataError: the path does not exist or is of another kind.
@@ -105,6 +108,8 @@ def kind_of(path: Path) -> str:
             return "csv"
         if suffix in (".npy", ".npz", ".parquet"):
             return suffix[1:]
+        if suffix in SUFFIXES:
+            return "tensors"
         if path.is_file() and (suffix == ".gz" or _is_idx(path)):
             return "idx"
     if suffix in IMAGE_SUFFIXES:
@@ -180,6 +185,8 @@ def read_npy(path: Path) -> NDArray[Any]:
 
 
 def _read_npz(path: Path, array: str | None, label_array: str | None) -> Raw:
+    if array is None and label_array is None and (sparse := _sparse(path)) is not None:
+        return sparse
     with zipfile.ZipFile(path) as archive:
         members = [name for name in archive.namelist() if name.endswith(".npy")]
         shapes = {name.removesuffix(".npy"): _shape_in(archive, name) for name in members}
@@ -194,6 +201,22 @@ def _read_npz(path: Path, array: str | None, label_array: str | None) -> Raw:
             )
     with np.load(path, allow_pickle=False) as stored:
         return Raw(stored[array], None if label_array is None else stored[label_array])
+
+
+def _sparse(path: Path) -> Raw | None:
+    with zipfile.ZipFile(path) as archive:
+        names = {name.removesuffix(".npy") for name in archive.namelist()}
+    return Raw(read_sparse(path), notes=("A sparse matrix was made dense.",)) if is_sparse(names) else None
+
+
+def _read_tensors(path: Path, array: str | None, label_array: str | None) -> Raw:
+    found = read_tensors(path)
+    shapes = {name: value.shape for name, value in found.items()}
+    array = _candidate(shapes, path) if array is None else array
+    for name in (array, label_array):
+        if name is not None and name not in found:
+            raise DataError(expected=f"a tensor in {path}: {_listing(shapes)}", got=repr(name), do="Name one of these.")
+    return Raw(found[array], None if label_array is None else found[label_array])
 
 
 def _shape_in(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:

@@ -89,6 +89,8 @@ def plan(
     seed = int(seed)
     out = Path(out) if out is not None else _default_out(data, model)
     chosen = settle_model(model, settings or {}, loaded, epochs, seed)
+    if isinstance(chosen, DeepDensity):
+        chosen.check_settings()  # before epochs are counted with
     loaded = _as_planned(loaded, chosen, out)
     prepared = prepare(shape_for(chosen, loaded), getattr(chosen, "likelihood", None), seed)
     run = Run.create(
