@@ -5,7 +5,7 @@ from scipy.special import stdtr, stdtrit
 
 from genmem.errors import DataError
 from genmem.leaveout.nulls import student
-from genmem.leaveout.scoring import MemorizationScores
+from genmem.leaveout.scoring import MemorizationScores, untested
 
 
 def naming_power(scores: MemorizationScores, delta: float, level: float = 0.05) -> float:
@@ -13,7 +13,7 @@ def naming_power(scores: MemorizationScores, delta: float, level: float = 0.05) 
 
     The examples named are those with q below `level`, of no memorization; their list ends at some p-value. Given its
     moderated error s, the statistic of an example is delta / s plus a t variable, so its power is a tail of the t law.
-    The result is the mean over examples.
+    The result is the mean over the examples that are tested: not those of folds that are too unequal (`sizes.Uneven`).
 
     Args:
         scores: "mean_log" scores of three repeats or more.
@@ -21,7 +21,7 @@ def naming_power(scores: MemorizationScores, delta: float, level: float = 0.05) 
         level: the false-discovery rate.
 
     Raises:
-        DataError: the scores have no t law (fewer than three repeats, or "log_mean").
+        DataError: the scores have no t law (fewer than three repeats, or "log_mean"), or no example is tested.
     """
     if scores.estimator != "mean_log" or scores.n_repeats < 3:
         raise DataError(
@@ -29,9 +29,11 @@ def naming_power(scores: MemorizationScores, delta: float, level: float = 0.05) 
             got=f'"{scores.estimator}" scores of {scores.n_repeats}',
             do="Add repeats: the noise of a score is known from three on.",
         )
-    found = student(scores.per_repeat, scores.moderated)
+    found = student(scores.per_repeat, scores.moderated, scores.variance_factor)
     error = np.sqrt(found.variance / found.repeats)
     known = np.isfinite(error) & np.isfinite(scores.q_value)
+    if not known.any():
+        raise untested(scores)
     end = _last_p(scores, known, level)
     error, df = np.maximum(error[known], np.finfo(np.float64).tiny), found.df[known]
     return float(stdtr(df, delta / error + stdtrit(df, end)).mean())

@@ -100,6 +100,7 @@ def verdicts(results: Results) -> list[Verdict]:
 
 def _memorized(results: Results, evidence: Finding | None) -> Verdict:
     q_value, n = results.scores["q_value"], len(results.index)
+    untested = int(np.isnan(q_value).sum())
     flagged, top = int((q_value < FLAGGED).sum()), most_memorized(results, SHOWN)
     if not np.isfinite(q_value).any():
         missing = f"p-values are {words.MISSING}."
@@ -107,10 +108,13 @@ def _memorized(results: Results, evidence: Finding | None) -> Verdict:
             missing = (
                 "with one repeat, memorization and noise look alike. Folds with three repeats or more can test them."
             )
+        elif any(check.id == "folds" for check in results.checks):
+            missing = "folds differ in size, or repeats leave out the same examples together (see the checks)."
         sentence = f"Single examples could not be tested: {missing}"
     else:
         named = f"{flagged:,} of {n:,} examples ({words.share(flagged, n)}) are" if flagged else "No example is"
         sentence = f"{_prevalence(results)}{named} named as memorized at a false-discovery rate of 5%."
+        sentence += f" {untested:,} of {n:,} could not be tested." if untested else ""
     return Verdict("memorized", sentence, evidence, top, _strongest(results, top[0]) if top else "")
 
 
