@@ -120,6 +120,8 @@ def _design(
             do="Omit folds.",
         )
     belong = joined(data.groups, identical_groups(data.X) if together else None)
+    if together:
+        _require_enough(belong, data.groups, folds or FOLDS)
     if fraction is not None:
         return Splits.subsets(n, fraction, subset_length(fraction) * repeats, seed, groups=belong)
     if leave_out is not None:
@@ -127,18 +129,34 @@ def _design(
     return Splits.k_fold(n, FOLDS if folds is None else folds, repeats, seed, groups=belong)
 
 
+def _require_enough(belong: Any, groups: NDArray[Any] | None, folds: int) -> None:
+    """Check that identical examples, and what belongs together, leave enough to be divided into folds."""
+    count = len(np.unique(belong))
+    if count < folds:
+        groups_too = "" if groups is None else ", or examples that share a group,"
+        raise DataError(
+            expected=f"{folds} sets of examples or more for {folds} folds, if identical examples{groups_too} are left "
+            "out together",
+            got=f"{count}",
+            do="Omit together (--together), or ask for fewer folds.",
+        )
+
+
 def _whole(left_out: Any, groups: NDArray[Any] | None) -> Any:
     """Check that no group is divided by what is left out at a time; return the latter."""
     if groups is None or np.shape(left_out) != np.shape(groups):  # another shape is refused with the splits
         return left_out
-    values = np.asarray(left_out)
-    for group in np.unique(groups):
-        if len(parts := np.unique(values[groups == group])) > 1:
-            raise DataError(
-                expected="examples of one group to be left out together",
-                got=f"group {group!s} with examples of {parts[0]!s} and of {parts[1]!s}",
-                do="Omit the groups, or leave out folds of groups: omit leave_out.",
-            )
+    values, part = np.unique(np.asarray(left_out), return_inverse=True)
+    _, first, member = np.unique(groups, return_index=True, return_inverse=True)
+    divided = np.flatnonzero(part != part[first][member])
+    if divided.size:
+        one = divided[np.argmin(member[divided])]  # of the first group, by name
+        parts = values[sorted([part[first[member[one]]], part[one]])]
+        raise DataError(
+            expected="examples of one group to be left out together",
+            got=f"group {groups[one]!s} with examples of {parts[0]} and of {parts[1]}",
+            do="Omit the groups, or leave out folds of groups: omit leave_out (--leave-out).",
+        )
     return left_out
 
 
@@ -146,7 +164,11 @@ def _groups_asked(data: Data, leave_out: Any) -> Any:
     if not (isinstance(leave_out, str) and leave_out == "labels"):
         return leave_out
     if data.labels is None:
-        raise DataError(expected='labels, for leave_out="labels"', got="data without labels", do="Pass labels.")
+        raise DataError(
+            expected='labels, for leave_out="labels"',
+            got="data without labels",
+            do="Pass labels (--labels or --label-column).",
+        )
     return data.labels
 
 
