@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from genmem.data.arrays import constant_columns, fingerprint
 from genmem.data.examples import Data
-from genmem.errors import ModelError, RunError, RunMismatchError
+from genmem.errors import DataError, ModelError, RunError, RunMismatchError
 from genmem.run.callables import digest_of, name_of
 from genmem.run.splits import Splits
 from genmem.run.storage import frozen, read_arrays, write_arrays, write_atomically
@@ -62,6 +62,16 @@ CONTENTS: dict[str, type | None] = {
     "probe?.workers?": int,
     "probe?.expected_seconds?": float,
 }
+
+
+def check_match(match: Any) -> None:
+    """Check that refits are asked to share steps or epochs with the model trained on everything; None leaves it open.
+
+    Raises:
+        DataError: it is another word.
+    """
+    if match not in (None, *MATCHES):
+        raise DataError(expected=f"match to be one of {', '.join(MATCHES)}", got=repr(match), do="Change match.")
 
 
 def check_plan(plan: Any) -> None:

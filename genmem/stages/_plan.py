@@ -19,7 +19,7 @@ from genmem.models import DeepDensity, make_model
 from genmem.models.factory import BUILT_IN, check_density, import_callable, suited
 from genmem.models.weights import refuse_weights
 from genmem.run.directory import Run, stage
-from genmem.run.plan import MATCHES
+from genmem.run.plan import check_match
 from genmem.run.splits import Splits, joined, subset_length
 
 FOLDS = 5
@@ -59,8 +59,7 @@ def plan(
     start = time.perf_counter()
     numbers = {"folds": folds, "repeats": repeats, "seed": seed, "importance_samples": importance_samples}
     _check_numbers({**numbers, "subset": subset, "epochs": epochs, "max_repeats": max_repeats})
-    if match not in (None, *MATCHES):
-        raise DataError(expected=f"match to be one of {', '.join(MATCHES)}", got=repr(match), do="Change match.")
+    check_match(match)
     if max_repeats is not None and max_repeats < repeats:
         raise DataError(
             expected=f"max_repeats of at least repeats ({repeats})", got=f"{max_repeats}", do="Change one of them."

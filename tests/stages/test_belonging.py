@@ -173,3 +173,10 @@ def test_other_groups_are_another_run(tmp_path):
 def test_equal_subsets_of_groups_hold_each_out_equally_often():
     held = Splits.subsets(60, 0.7, 20, seed=1, groups=PATIENTS).held_out
     assert together(held, PATIENTS) and (held.sum(axis=0) == 6).all()
+
+
+def test_repeats_that_tell_no_error_are_not_added(tmp_path):
+    run = plan(tmp_path / "run", groups=np.arange(60) // 20, repeats=3, max_repeats=6)
+    with pytest.warns(UserWarning, match="not known with 3 repeats.*the same groups together"):
+        genmem.stages.refit(run, target_reliability=0.9)
+    assert run.repeats == 3 and not run.pending()
