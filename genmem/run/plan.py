@@ -229,14 +229,9 @@ def refuse_other_plan(planned: dict[str, Any], asked: dict[str, Any]) -> None:
     if not differing:
         return
     before, after = _settings(planned), _settings(asked)
-    key = min(differing, key=lambda key: key.endswith(DERIVED))
+    key = min(differing, key=lambda key: (key.endswith(DERIVED), key == "splits.sha256"))  # splits follow from groups
     if key.endswith("sha256"):
-        what = next((beside for beside in ("labels", "groups") if beside in key), "data")
-        raise RunMismatchError(
-            expected=f"the {what} the run was planned with ({key}={_short(before.get(key))})",
-            got=f"{'others' if after.get(key) and before.get(key) else 'none'}",
-            do=f"Use a new run directory, or give the same {what} again.",
-        )
+        raise _other_contents(key, before.get(key), after.get(key))
     name = key.removesuffix(".callable").rsplit(".", 1)[-1]
     if key.startswith("model.code."):
         raise RunMismatchError(
@@ -248,6 +243,23 @@ def refuse_other_plan(planned: dict[str, Any], asked: dict[str, Any]) -> None:
         expected=f"the settings run.json was planned with, {key}={_short(before.get(key))}",
         got=f"{name}={_short(after.get(key))}",
         do=f"Use a new run directory, or ask for the planned {name} again.",
+    )
+
+
+def _other_contents(key: str, before: Any, after: Any) -> RunMismatchError:
+    """Return the error for examples, labels, groups or splits that are not the planned ones."""
+    what = next((name for name in ("labels", "groups", "splits") if name in key), "data")
+    if before is None:
+        return RunMismatchError(
+            expected=f"no {what}, as the run was planned without",
+            got=what,
+            do=f"Use a new run directory, or omit the {what}.",
+        )
+    again = "ask for the same folds, leave_out, together and groups" if what == "splits" else f"give the same {what}"
+    return RunMismatchError(
+        expected=f"the {what} the run was planned with ({key}={_short(before)})",
+        got="others" if after else "none",
+        do=f"Use a new run directory, or {again} again.",
     )
 
 

@@ -170,6 +170,24 @@ def test_other_groups_are_another_run(tmp_path):
         Run.open(run.path).data()
 
 
+def test_groups_are_to_blame_in_a_run_of_an_earlier_version(tmp_path):
+    run = plan(tmp_path / "run")
+    del run.plan["data"]["groups_sha256"]
+    run.write_json("run.json", run.plan)
+    genmem.refit(Run.open(run.path))
+    plan(tmp_path / "run")
+    with pytest.raises(RunMismatchError, match="Expected no groups, as the run was planned without; got groups.*omit"):
+        plan(tmp_path / "run", groups=PATIENTS)
+
+
+def test_other_splits_of_the_same_data_are_to_blame(tmp_path):
+    copied = X.copy()
+    copied[7] = copied[50]
+    genmem.refit(plan(tmp_path / "run", copied))
+    with pytest.raises(RunMismatchError, match="the splits the run was planned with.*together"):
+        plan(tmp_path / "run", copied, together=True)
+
+
 def test_equal_subsets_of_groups_hold_each_out_equally_often():
     held = Splits.subsets(60, 0.7, 20, seed=1, groups=PATIENTS).held_out
     assert together(held, PATIENTS) and (held.sum(axis=0) == 6).all()
