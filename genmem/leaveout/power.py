@@ -21,8 +21,15 @@ def naming_power(scores: MemorizationScores, delta: float, level: float = 0.05) 
         level: the false-discovery rate.
 
     Raises:
-        DataError: the scores have no t law (fewer than three repeats, or "log_mean"), or no example is tested.
+        DataError: the scores have no t law (fewer than three repeats, or "log_mean"), no example is tested, delta is
+            not finite or the level not between 0 and 1.
     """
+    if not (np.isfinite(delta) and 0 < level < 1):
+        raise DataError(
+            expected="a finite score and a level between 0 and 1",
+            got=f"delta={delta}, level={level}",
+            do="Pass nats, and 0.05 for 5%.",
+        )
     if scores.estimator != "mean_log" or scores.n_repeats < 3:
         raise DataError(
             expected='"mean_log" scores of three repeats or more',

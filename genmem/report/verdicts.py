@@ -93,7 +93,7 @@ def verdicts(results: Results) -> list[Verdict]:
         first.setdefault(finding.question, finding)
     return [
         _memorized(results, first.get("memorized")),
-        _regions(results.groups, first.get("regions")),
+        _regions(results.groups, first.get("regions"), results.one_repeat),
         _neighbors(results, first.get("neighbors")),
     ]
 
@@ -133,7 +133,7 @@ def _strongest(results: Results, position: int) -> str:
     return f"{told}{f'; {words.number(expected)} nats are expected to be true' if words.known(expected) else ''}."
 
 
-def _regions(groups: Sequence[Group], evidence: Finding | None) -> Verdict:
+def _regions(groups: Sequence[Group], evidence: Finding | None, one_repeat: bool) -> Verdict:
     named = [group for kind in ("label", "cell") if (group := most_in_need(groups, kind))]
     if not named:
         few = f"No group has at least {MIN_EXAMPLES} examples and other examples to compare it with."
@@ -145,7 +145,8 @@ def _regions(groups: Sequence[Group], evidence: Finding | None) -> Verdict:
     gap = f"{mean} nats on average, all others {words.number(group.rest)}"
     sentence = f"No group clearly stands out. The highest is {who}: its {group.n:,} examples score {gap}."
     if not math.isfinite(group.p_value):
-        sentence = f"Groups were not tested: that takes two repeats. The highest is {who}: {group.n:,} examples, {gap}."
+        why = "that takes two repeats" if one_repeat else "it takes examples that vary and do not all belong together"
+        sentence = f"The highest group could not be tested: {why}. It is {who}: {group.n:,} examples, {gap}."
     if stands_out(group, groups):
         sentence = f"The group most in need of data is {who}: its {group.n:,} examples score {gap}."
     return Verdict("regions", sentence, group, list(group.examples[:SHOWN]), _cell(named[1]) if named[1:] else "")

@@ -48,7 +48,8 @@ def by_groups(path, X, groups, **asked):
 
 @pytest.mark.slow
 def test_repeats_that_leave_out_the_same_groups_have_no_errors_and_say_why(tmp_path, X):
-    found = by_groups(tmp_path / "r", X, np.repeat(np.arange(5), 12))
+    groups = np.repeat(list("abcde"), 12)
+    found = by_groups(tmp_path / "r", X, groups, labels=groups)
     check = check_of(found)
     assert not check["ok"] and "always left out together" in check["sentence"] and "differ in size" not in str(check)
     reliability = next(c for c in found.summary["checks"] if c["id"] == "reliability")
@@ -60,7 +61,9 @@ def test_repeats_that_leave_out_the_same_groups_have_no_errors_and_say_why(tmp_p
         "repeats leave out the same examples together" in page
         and "not available" not in page[: page.index("by weight")]
     )
+    assert "The highest group could not be tested: it takes examples" in page  # a label is a single group
     assert of(found)["mean_score"]["p_value"] is not None  # by group
+    assert "it is about groups" in of(found)["membership_auc"]["meaning"]
 
 
 @pytest.mark.slow
