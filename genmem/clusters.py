@@ -63,9 +63,9 @@ def jackknife(statistic: Callable[[NDArray[np.bool_]], ArrayLike], groups: Array
     NaN if all examples are one group.
     """
     found = blocks(groups)
-    left = np.array([np.asarray(statistic(~block), dtype=np.float64) for block in found])
     if len(found) < 2:
-        return np.full(left.shape[1:], np.nan), 1
+        return np.full(np.shape(statistic(found[0])), np.nan), 1
+    left = np.array([np.asarray(statistic(~block), dtype=np.float64) for block in found])
     return np.asarray((len(found) - 1) * left.var(axis=0)), len(found) - 1
 
 

@@ -168,7 +168,9 @@ def _beside(
 ) -> NDArray[Any] | None:
     """Return the labels or groups: those given, or those found in the source."""
     if given is not None and named is not None:
-        options = "labels, label_array and label_column" if what == "label" else "groups and group_column"
+        options = "groups (--groups) and group_column (--group-column)"
+        if what == "label":
+            options = "labels, label_array and label_column"
         raise DataError(
             expected=f"{what}s from one source",
             got=f"{named!r} and {_name_of(given)}",
@@ -176,7 +178,7 @@ def _beside(
         )
     if given is not None:
         is_path = isinstance(given, str | os.PathLike)
-        found = read_labels(Path(given)) if is_path else as_array(given, f"{what}s")
+        found = read_labels(Path(given), what) if is_path else as_array(given, f"{what}s")
     return None if found is None else tidy_labels(found, n, _name_of(given) or source, what)
 
 

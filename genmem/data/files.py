@@ -284,27 +284,43 @@ def _maybe_gzip(path: Path) -> IO[bytes]:
 # --- labels
 
 
-def read_labels(path: Path) -> NDArray[Any]:
-    """Read labels from a .npy file, an IDX file, a .csv file of one named column, or a .txt file with one per line.
+def read_labels(path: Path, what: str = "label") -> NDArray[Any]:
+    """Read labels, or groups, from a .npy file, an IDX file, a .csv file of one named column, or lines of a .txt file.
 
     Raises:
         DataError: the file is missing, unreadable, damaged or of another kind.
     """
+    with reading(path):
+        if not path.exists():
+            raise DataError(expected=f"a file of {what}s at {path}", got="nothing there", do="Correct the path.")
     kind = "txt" if path.suffix.lower() == ".txt" and path.is_file() else kind_of(path)
     with reading(path):
         if kind == "npy":
-            return read_npy(path)
+            return _text_or_numbers(path, what)
         if kind == "idx":
             return read_idx(path)
         if kind == "txt":
             return _lines(path)
         if kind == "csv":
-            return only_column(read_table(path)[0], path)
+            return only_column(read_table(path)[0], path, what)
     raise DataError(
-        expected="labels in a .npy, .csv, .txt or IDX file",
+        expected=f"{what}s in a .npy, .csv, .txt or IDX file",
         got=str(path),
-        do="Save one label per example in one of these formats.",
+        do=f"Save one {what} per example in one of these formats.",
     )
+
+
+def _text_or_numbers(path: Path, what: str) -> NDArray[Any]:
+    try:
+        return read_npy(path)
+    except DataError as error:
+        if "Python objects" not in error.got:
+            raise
+        raise DataError(
+            expected=f"{what}s as an array of numbers or text",
+            got=error.got,
+            do="Save it as one of these: numpy.save(path, array.astype(str)).",
+        ) from error
 
 
 def _lines(path: Path) -> NDArray[Any]:
@@ -316,7 +332,7 @@ def _lines(path: Path) -> NDArray[Any]:
 
 
 def tidy_labels(labels: NDArray[Any], n: int, source: str, what: str = "label") -> NDArray[Any]:
-    """Return labels, or groups, as (n,) integers, booleans or text; whole floats become integers.
+    """Return labels, or groups, as (n,) integers, booleans or text; whole floats become integers, dates text.
 
     Raises:
         DataError: there is not one label per example, labels are not integers, booleans or text, or some are blank.
@@ -352,6 +368,8 @@ def _plain(labels: NDArray[Any]) -> NDArray[Any]:
         for kind in (str, bool, int):
             if all(type(value) is kind for value in values):
                 return np.array(values)
+    if labels.dtype.kind == "M" and not np.isnat(labels).any():
+        return labels.astype(str)
     if labels.dtype.kind == "S":
         return np.char.decode(labels, "utf-8", "replace")
     if labels.dtype.kind == "f" and np.all(np.abs(labels) < 2**53) and np.all(labels == np.trunc(labels)):

@@ -156,7 +156,7 @@ def examples_of(
     return matrix.astype(np.int64) if small else matrix, found, tuple(kept)
 
 
-def only_column(table: Any, path: Path) -> NDArray[Any]:
+def only_column(table: Any, path: Path, what: str = "label") -> NDArray[Any]:
     """Return the values of a table with one column.
 
     Raises:
@@ -164,9 +164,9 @@ def only_column(table: Any, path: Path) -> NDArray[Any]:
     """
     if table.num_columns != 1:
         raise DataError(
-            expected=f"one column of labels in {path}",
+            expected=f"one column of {what}s in {path}",
             got=f"{table.num_columns} columns: {_some(table.column_names)}",
-            do="Keep only the column of labels.",
+            do=f"Keep only the column of {what}s.",
         )
     return _values(table.column(0), table.column_names[0], path)
 
@@ -212,7 +212,8 @@ def _refuse_text(table: Any, path: Path) -> None:
         raise DataError(
             expected=f"columns of numbers in {path}",
             got=f"{len(text)} of another kind: {_some(text)}",
-            do="Encode these columns as numbers, drop them, or pass one as label_column (--label-column).",
+            do="Encode these columns as numbers, drop them, or pass one as label_column (--label-column) or as "
+            "group_column (--group-column).",
         )
 
 

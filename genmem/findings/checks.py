@@ -34,7 +34,9 @@ def _reliability(run: Run) -> Check:
     title = "Reliability of the scores"
     if not math.isfinite(value):
         sentence = "Noise cannot be estimated from one repeat: use --repeats 3 or more."
-        if run.repeats > 1:
+        if run.repeats > 1 and not np.isfinite(scores["standard_error"]).any():
+            sentence = "Noise cannot be estimated: no example has scores of two independent repeats."
+        elif run.repeats > 1:
             sentence = "All scores are equal, so there is nothing to rank."
         return Check("reliability", title, math.nan, "", 0.0, False, sentence)
     ok = value >= RELIABLE

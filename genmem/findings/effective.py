@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from genmem.findings.folds import left_uneven
 from genmem.findings.records import Finding
 from genmem.leaveout.effective import effective_parameters
 from genmem.run.directory import Run
@@ -13,17 +14,20 @@ def find_effective(run: Run) -> list[Finding]:
     """Return the effective number of parameters by the mean score.
 
     None if it would mislead: refits take fewer steps than the model, exact leave-one-out scores disagree by more than
-    10% (a kernel density, k-NN), or scores are not differences of mean log p.
+    10% (a kernel density, k-NN), scores are not differences of mean log p, or the examples left out together belong
+    together, so that their score is the effect of a whole group, or the mean score is not above 0.
     """
     scores = run.result("scores")
     steps_differ = run.n_matched is None and "refit_steps" in (run.probe or {})
-    if str(scores["estimator"]) != "mean_log" or steps_differ:
+    if str(scores["estimator"]) != "mean_log" or steps_differ or _by_group(run):
         return []
     n, size = scores["score"].size, float((~run.used_splits().held_out).sum(1).mean())
     refits, exact = (scores["per_repeat"], size), _exact(run)
     if not np.isfinite(effective_parameters([refits, *exact]).parameters.value):
         return []
     found = effective_parameters([refits])
+    if found.parameters.value <= 0:  # noise
+        return []
     return [
         Finding(
             "effective_parameters",
@@ -46,6 +50,15 @@ def find_effective(run: Run) -> list[Finding]:
             source=SPIEGELHALTER,
         )
     ]
+
+
+def _by_group(run: Run) -> bool:
+    """Return whether whole groups are left out: given ones, one at a time, or groups that recur in the repeats."""
+    splits = run.used_splits()
+    one_at_a_time = splits.kind == "leave_out" and bool(splits.held_out.sum(axis=1).max() > 1)
+    groups = run.data().groups
+    several = groups is not None and len(np.unique(groups)) < len(groups)
+    return several or one_at_a_time or left_uneven(run) is not None
 
 
 def _exact(run: Run) -> list[tuple[np.ndarray[tuple[int, int], np.dtype[np.float64]], float]]:

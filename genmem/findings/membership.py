@@ -21,13 +21,14 @@ def find_membership(run: Run) -> list[Finding]:
     if not run.has_result("membership"):
         return []
     stored = run.result("membership")
-    found = [_auc(stored)]
+    aside = "" if run.data().groups is None else " Whole groups are trained on or held out: it is about groups."
+    found = [_auc(stored, aside)]
     if math.isfinite(float(stored["tpr"][0, 0, 0])):
-        found.append(_identified(stored))
-    return [*found, _epsilon(stored)]
+        found.append(_identified(stored, aside))
+    return [*found, _epsilon(stored, aside)]
 
 
-def _auc(stored: dict[str, NDArray[Any]]) -> Finding:
+def _auc(stored: dict[str, NDArray[Any]], aside: str) -> Finding:
     ratio, difference, alone = (float(stored["auc"][SCORES.index(name), 0]) for name in SCORES)
     return Finding(
         "membership_auc",
@@ -42,12 +43,12 @@ def _auc(stored: dict[str, NDArray[Any]]) -> Finding:
         f"an AUC of {ratio:.2f}; by log p alone it is {alone:.2f}, by log p less its mean without the example "
         f"{difference:.2f}.",
         meaning="At 0.5 the attacker guesses. The refits of one repeat are attacked, those of the others are the "
-        "references (shadow models).",
+        f"references (shadow models).{aside}",
         source=LIRA,
     )
 
 
-def _identified(stored: dict[str, NDArray[Any]]) -> Finding:
+def _identified(stored: dict[str, NDArray[Any]], aside: str) -> Finding:
     ratio, difference, alone = (float(stored["tpr"][SCORES.index(name), 0, 0]) for name in SCORES)
     share = stored["identified"]
     often = float((share >= OFTEN).mean())
@@ -65,13 +66,13 @@ def _identified(stored: dict[str, NDArray[Any]]) -> Finding:
         f"(by log p alone {alone:.1%}, by the difference {difference:.1%}); {often:.1%} of the examples are identified "
         "in half or more of the models trained on them.",
         meaning="By chance it would be 1%. The column identified of scores.parquet is the share of the models trained "
-        "on an example in which it is identified.",
+        f"on an example in which it is identified.{aside}",
         source=LIRA,
         examples=tuple(int(i) for i in order if share[i] > 0),
     )
 
 
-def _epsilon(stored: dict[str, NDArray[Any]]) -> Finding:
+def _epsilon(stored: dict[str, NDArray[Any]], aside: str) -> Finding:
     epsilon = float(stored["epsilon"])
     evidence = f"is at least {epsilon:.1f}" if epsilon > 0 else "has no lower bound above 0"
     return Finding(
@@ -85,7 +86,8 @@ def _epsilon(stored: dict[str, NDArray[Any]]) -> Finding:
         sentence=f"The epsilon of pure differential privacy of this training {evidence} at 95% confidence, if folds "
         "are taken as independent draws of the training set, which they only approximate.",
         meaning="A training algorithm with a smaller epsilon would not allow guesses as good as these. Each guess "
-        "counts as less than one because folds are not independent. No bound says nothing in favour of privacy.",
+        "counts as less than one because folds are not independent. No bound says nothing in favour of privacy."
+        f"{aside}",
         source=AUDITING,
     )
 

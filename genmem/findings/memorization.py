@@ -11,11 +11,13 @@ from scipy.special import stdtr
 from genmem import stats
 from genmem.clusters import half_width, mean_variance, spearman
 from genmem.findings.effective import find_effective
+from genmem.findings.folds import left_uneven
 from genmem.findings.membership import find_membership
 from genmem.findings.named import TAIL, find_list, find_named, first
 from genmem.findings.prevalence import find_prevalence
 from genmem.findings.records import NO_INTERVAL, Finding
 from genmem.leaveout.posterior import correction_of, estimate_of
+from genmem.leaveout.sizes import Uneven
 from genmem.regions import MIN_EXAMPLES, Group, candidates, corrected, most_in_need
 from genmem.run.directory import Run
 
@@ -28,7 +30,7 @@ def find(run: Run, groups: Sequence[Group]) -> list[Finding]:
     """Return the findings of a scored run, in the order of the questions."""
     scores, space = run.result("scores"), str(run.result("cells")["space"])
     belong = run.data().groups
-    found = [_mean(scores, estimate_of(run) == "bound", belong), _tail(scores)]
+    found = [_mean(scores, estimate_of(run) == "bound", belong, left_uneven(run)), _tail(scores)]
     found[1:1] = find_named(run)
     found += find_list(scores) + find_prevalence(run) + find_membership(run) + find_effective(run)
     if (correction := correction_of(run)) is not None and str(scores["estimator"]) == "mean_log":
@@ -41,7 +43,7 @@ def find(run: Run, groups: Sequence[Group]) -> list[Finding]:
     return found + [f for f in _baselines(run, scores) if math.isfinite(f.value)]
 
 
-def _mean(scores: dict[str, NDArray[Any]], bound: bool, belong: NDArray[Any] | None) -> Finding:
+def _mean(scores: dict[str, NDArray[Any]], bound: bool, belong: NDArray[Any] | None, left: Uneven | None) -> Finding:
     per_repeat = stats.repeat_means(scores["per_repeat"])
     per_repeat = per_repeat[np.isfinite(per_repeat)]
     value, repeats = float(scores["score"].mean()), len(per_repeat)
@@ -49,7 +51,7 @@ def _mean(scores: dict[str, NDArray[Any]], bound: bool, belong: NDArray[Any] | N
     terms += [] if belong is None else [mean_variance(scores["score"], belong)]
     error, half = math.sqrt(sum(variance for variance, _ in terms)), half_width(terms)
     # "log_mean" is not 0 without memorization, so a t test against 0 would mean nothing.
-    tested = error > 0 and str(scores["estimator"]) == "mean_log"
+    tested = error > 0 and str(scores["estimator"]) == "mean_log" and _testable(left, belong is not None)
     p = float(stdtr(min(df for _, df in terms), -value / error)) if tested else math.nan
     null = float(np.nanmean(scores["placebo"])) if scores["placebo"].size else math.nan
     return Finding(
@@ -68,6 +70,14 @@ def _mean(scores: dict[str, NDArray[Any]], bound: bool, belong: NDArray[Any] | N
         + ("" if belong is None else f" The error is over refits and over the {len(np.unique(belong)):,} groups."),
         source=PAPER,
     )
+
+
+def _testable(left: Uneven | None, by_group: bool) -> bool:
+    """Return whether the mean score would be 0 without memorization, with an error that holds.
+
+    Errors by group hold if repeats leave out the same groups together, others do not.
+    """
+    return left is None or (not left.size_bias.any() and (by_group or bool((left.variance_factor == 1).all())))
 
 
 def _tail(scores: dict[str, NDArray[Any]]) -> Finding:
@@ -204,11 +214,11 @@ def _exact(exact: dict[str, NDArray[Any]], scores: dict[str, NDArray[Any]]) -> F
     """Return the mean exact leave-one-out score, and whether refits rank examples in the same way."""
     finite = np.isfinite(exact["score"])
     value, count = float(exact["score"][finite].mean()), int(finite.sum())
-    sentence = f"The exact leave-one-out score is {value:.2f} nats on average"
+    sentence = f"The exact leave-one-out score is {round(value, 2) + 0.0:.2f} nats on average"  # no "-0.00"
     if count < finite.size:
         sentence += f" over the {count:,} examples for which it is finite"
-    if count > 2:
-        rank = stats.spearman(exact["score"][finite], scores["score"][finite]).rho
+    rank = stats.spearman(exact["score"][finite], scores["score"][finite]).rho if count > 2 else math.nan
+    if math.isfinite(rank):  # not if all scores are equal
         alike = "similarly" if rank >= ALIKE else "differently"
         sentence += f"; refits that leave out many examples at once rank them {alike} (Spearman {rank:.2f})"
     return Finding(

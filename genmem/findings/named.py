@@ -29,7 +29,8 @@ def find_named(run: Run) -> list[Finding]:
     q, score = scores["q_value"], scores["score"]
     if not np.isfinite(q).any():
         return []
-    chosen = np.flatnonzero(q < LEVEL)
+    chosen, untested = np.flatnonzero(q < LEVEL), int(np.isnan(q).sum())
+    aside = f" {untested:,} of them could not be tested." if untested else ""
     order = chosen[np.argsort(-score[chosen], kind="stable")]
     return [
         Finding(
@@ -42,7 +43,7 @@ def find_named(run: Run) -> list[Finding]:
             n=len(q),
             unit="of all examples",
             sentence=f"{len(chosen):,} of {len(q):,} examples are named as memorized at a false-discovery rate of "
-            f"{LEVEL:.0%}.{_power(run)}",
+            f"{LEVEL:.0%}.{aside}{_power(run)}",
             meaning=f"Of the examples named, about {LEVEL:.0%} are named by chance. The share grows with the number of "
             "repeats: it is the power of the test, not the share of memorized examples. The test is one-sided, of "
             "score > 0.",
@@ -92,8 +93,8 @@ def find_list(scores: dict[str, NDArray[Any]]) -> list[Finding]:
             found.value,
             interval=found.interval,
             n=k,
-            sentence=f"The {k:,} highest scores average {shown:.1f} nats; without the noise that put them on top, "
-            f"{found.value:.1f}.",
+            sentence=f"{f'The {k:,} highest scores average' if k > 1 else 'The highest score is'} {shown:.1f} nats; "
+            f"without the noise that put {'them' if k > 1 else 'it'} on top, {found.value:.1f}.",
             meaning="The highest of many noisy scores are too high on average. The second number ranks examples by all "
             "repeats but one and averages their scores in that one.",
             source=PAPER,

@@ -15,16 +15,18 @@ def find_prevalence(run: Run) -> list[Finding]:
     if not run.has_result("prevalence"):
         return []
     stored = run.result("prevalence")
-    n = stored["posterior_mean"].size
-    some = int(stored["behind_intervals"])
+    known = np.isfinite(stored["posterior_mean"])
+    n, some, left_out = int(known.sum()), int(stored["behind_intervals"]), int((~known).sum())
     belong = run.data().groups
-    aside = "" if belong is None else " It takes examples as independent, although some belong together."
+    aside = "" if left_out == 0 else f" It leaves out {left_out:,} examples whose folds allow no test."
+    aside += "" if belong is None else " It takes examples as independent, although some belong together."
     aside += "" if some < SOME or some == n else f" It is from {some:,} random examples."
+    who = "the examples" if left_out == 0 else f"the {n:,} examples that could be tested"
     shares = zip(stored["thresholds"].tolist(), stored["above"], strict=True)
-    return [*(_share(at, row, n, aside) for at, row in shares), _tail(stored["tail"], n, aside)]
+    return [*(_share(at, row, n, who, aside) for at, row in shares), _tail(stored["tail"], n, who, aside)]
 
 
-def _share(threshold: float, row: NDArray[np.float64], n: int, aside: str) -> Finding:
+def _share(threshold: float, row: NDArray[np.float64], n: int, who: str, aside: str) -> Finding:
     value, low, high = (float(x) for x in row)
     return Finding(
         f"prevalence_{threshold:g}",
@@ -33,8 +35,8 @@ def _share(threshold: float, row: NDArray[np.float64], n: int, aside: str) -> Fi
         value,
         interval=(low, high),
         n=n,
-        unit="of all examples",
-        sentence=f"About {value:.0%} of the examples are memorized by more than {threshold:g} {_nats(threshold)} "
+        unit=f"of {who}" if who != "the examples" else "of all examples",
+        sentence=f"About {value:.0%} of {who} are memorized by more than {threshold:g} {_nats(threshold)} "
         f"(95% interval {low:.0%} to {high:.0%}).",
         meaning="The share of true scores above the threshold, with the noise of the scores taken out: more repeats "
         f"narrow the interval and do not raise the share. The interval assumes no form of the distribution.{aside}",
@@ -46,7 +48,7 @@ def _nats(threshold: float) -> str:
     return "nat" if threshold == 1 else "nats"
 
 
-def _tail(row: NDArray[np.float64], n: int, aside: str) -> Finding:
+def _tail(row: NDArray[np.float64], n: int, who: str, aside: str) -> Finding:
     value, low, high = (float(x) for x in row)
     return Finding(
         "true_tail",
@@ -55,8 +57,7 @@ def _tail(row: NDArray[np.float64], n: int, aside: str) -> Finding:
         value,
         interval=(low, high),
         n=n,
-        sentence=f"5% of the examples have a true score above about {value:.1f} nats (95% interval {low:.1f} to "
-        f"{high:.1f}).",
+        sentence=f"5% of {who} have a true score above about {value:.1f} nats (95% interval {low:.1f} to {high:.1f}).",
         meaning="The same quantile of the scores as measured is higher, because noise spreads them. The interval "
         f"assumes no form of the distribution.{aside}",
         source=EFRON,

@@ -17,7 +17,7 @@ from scipy.stats import t as student_t
 
 from genmem.errors import DataError
 from genmem.leaveout.estimators import BoolArray, FloatArray
-from genmem.leaveout.scoring import MemorizationScores
+from genmem.leaveout.scoring import MemorizationScores, untested
 from genmem.seeding import stream
 from genmem.stats import Rate
 
@@ -36,7 +36,8 @@ class Prevalence:
     Attributes:
         above: the share of examples with a true score above each threshold, with its interval.
         tail: the 95% quantile of the true scores, nats, with its interval.
-        posterior_mean: (n,) the expected true score of each example, given its score and all others.
+        posterior_mean: (n,) the expected true score of each example, given its score and all others; NaN for those
+            that are left out.
     """
 
     above: dict[float, Rate]
@@ -65,6 +66,9 @@ def prevalence(
     smoothness: they hold every value for which some distribution, of any form, has a log likelihood within 1.92 of the
     highest. They are therefore wide at few repeats.
 
+    Examples that would score without being memorized, or whose errors are not known, because of unequal or recurring
+    folds (`sizes.Uneven`), are left out.
+
     Args:
         scores: "mean_log" scores of three repeats or more.
         thresholds: nats.
@@ -72,7 +76,7 @@ def prevalence(
         seed: chooses the examples behind the intervals, if there are more than 2,000.
 
     Raises:
-        DataError: the scores have no t law (fewer than three repeats, or "log_mean"), or no error.
+        DataError: the scores have no t law (fewer than three repeats, or "log_mean"), no error, or no example is left.
 
     References:
         Empirical Bayes Deconvolution Estimates (Efron, 2016), https://doi.org/10.1093/biomet/asv068
@@ -117,7 +121,9 @@ def _noisy(scores: MemorizationScores) -> _Noisy:
         )
     found = scores.law()
     error = np.sqrt(found.variance / found.repeats)
-    known = np.isfinite(error) & np.isfinite(scores.score)
+    known = np.isfinite(error) & np.isfinite(scores.score) & scores.balanced
+    if not known.any():
+        raise untested(scores)
     if not (error[known] > 0).any():
         raise DataError(
             expected="scores that vary over repeats", got="no variation", do="Read the scores as they are: exact."

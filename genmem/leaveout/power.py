@@ -4,7 +4,7 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from genmem.errors import DataError
-from genmem.leaveout.scoring import MemorizationScores
+from genmem.leaveout.scoring import MemorizationScores, untested
 
 
 def naming_power(scores: MemorizationScores, delta: float, level: float = 0.05) -> float:
@@ -12,7 +12,7 @@ def naming_power(scores: MemorizationScores, delta: float, level: float = 0.05) 
 
     The examples named are those with q below `level`, of no memorization; their list ends at some p-value. Given its
     moderated error s, the statistic of an example is delta / s plus a t variable, so its power is a tail of the t law.
-    The result is the mean over examples.
+    The result is the mean over the examples that are tested: not those of folds that are too unequal (`sizes.Uneven`).
 
     Args:
         scores: "mean_log" scores of three repeats or more.
@@ -20,8 +20,15 @@ def naming_power(scores: MemorizationScores, delta: float, level: float = 0.05) 
         level: the false-discovery rate.
 
     Raises:
-        DataError: the scores have no t law (fewer than three repeats, or "log_mean").
+        DataError: the scores have no t law (fewer than three repeats, or "log_mean"), no example is tested, delta is
+            not finite or the level not between 0 and 1.
     """
+    if not (np.isfinite(delta) and 0 < level < 1):
+        raise DataError(
+            expected="a finite score and a level between 0 and 1",
+            got=f"delta={delta}, level={level}",
+            do="Pass nats, and 0.05 for 5%.",
+        )
     if scores.estimator != "mean_log" or scores.n_repeats < 3:
         raise DataError(
             expected='"mean_log" scores of three repeats or more',
@@ -31,6 +38,8 @@ def naming_power(scores: MemorizationScores, delta: float, level: float = 0.05) 
     found = scores.law()
     error = np.sqrt(found.variance / found.repeats)
     known = np.isfinite(error) & np.isfinite(scores.q_value)
+    if not known.any():
+        raise untested(scores)
     end = _last_p(scores, known, level)
     error, df = np.maximum(error[known], np.finfo(np.float64).tiny), found.df[known]
     return float(stdtr(df, delta / error + stdtrit(df, end)).mean())

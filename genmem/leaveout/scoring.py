@@ -53,7 +53,7 @@ class MemorizationScores:
         log_prob_out: (n,) the same under models that did not.
         standard_error: (n,) of the score, from the spread of independent repeats, unmoderated; NaN at one repeat.
         p_value: (n,) one-sided, of no memorization against score > 0; NaN for "mean_log" at one repeat, which allows no
-            test (see `nulls`).
+            test (see `nulls`), and with unequal or recurring folds where they allow none (see `sizes`).
         q_value: (n,) Benjamini-Hochberg over the examples; `q_values` offers others.
         estimator: "mean_log" or "log_mean"; for `leave_one_out`, "exact" or "warm_refit", which have no error: standard
             errors are 0, p and q values NaN, and scores may be infinite.
@@ -156,6 +156,16 @@ class MemorizationScores:
         return nulls.student(self.per_repeat, self.moderated, _factor(self.uneven))
 
     @property
+    def variance_factor(self) -> FloatArray | None:
+        """By how much the variance over repeats is too small, (n,), or None if repeats are independent (`Uneven`)."""
+        return _factor(self.uneven)
+
+    @property
+    def balanced(self) -> BoolArray:
+        """Whether refits with and without each example have about as many training examples, (n,)."""
+        return np.ones(self.score.shape, np.bool_) if self.uneven is None else self.uneven.size_bias == 0
+
+    @property
     def _has_t(self) -> bool:
         return self.estimator == "mean_log" and self.n_repeats >= 3
 
@@ -250,6 +260,18 @@ def memorization_score(
     )
 
 
+def untested(scores: MemorizationScores) -> DataError:
+    """Return the error for scores of which none can be tested."""
+    failed = scores.uneven is None
+    return DataError(
+        expected="scores of which some can be tested",
+        got="failed refits that leave no example two repeats"
+        if failed
+        else "folds of unequal size, or repeats that leave out the same examples together",
+        do="Retry them (--recompute), or add repeats." if failed else "Use smaller groups, and many more than folds.",
+    )
+
+
 def _student_p(per_repeat: FloatArray, delta: float, moderate: bool, left: Uneven | None) -> FloatArray:
     p = nulls.student_p(per_repeat, delta, moderate, _factor(left))
     return p if left is None else np.where((left.size_bias == 0) & np.isfinite(left.variance_factor), p, np.nan)
@@ -260,8 +282,8 @@ def _factor(left: Uneven | None) -> FloatArray | None:
 
 
 def _p(whole: "_Part", held: BoolArray, study: "_Study", moderate: bool, left: Uneven | None) -> FloatArray:
-    if study.estimator == "log_mean":
-        return whole.p
+    if study.estimator == "log_mean":  # it permutes refits of independent repeats
+        return whole.p if left is None else np.full_like(whole.p, np.nan)
     if len(study.rows) > 2:
         return _student_p(whole.per_repeat, 0.0, moderate, left)
     if not study.by_placebo:  # one repeat; or folds are uneven, and those of placebos are so otherwise

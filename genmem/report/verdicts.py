@@ -93,13 +93,14 @@ def verdicts(results: Results) -> list[Verdict]:
         first.setdefault(finding.question, finding)
     return [
         _memorized(results, first.get("memorized")),
-        _regions(results.groups, first.get("regions")),
+        _regions(results.groups, first.get("regions"), results.one_repeat),
         _neighbors(results, first.get("neighbors")),
     ]
 
 
 def _memorized(results: Results, evidence: Finding | None) -> Verdict:
     q_value, n = results.scores["q_value"], len(results.index)
+    untested = int(np.isnan(q_value).sum())
     flagged, top = int((q_value < FLAGGED).sum()), most_memorized(results, SHOWN)
     if not np.isfinite(q_value).any():
         missing = f"p-values are {words.MISSING}."
@@ -107,10 +108,13 @@ def _memorized(results: Results, evidence: Finding | None) -> Verdict:
             missing = (
                 "with one repeat, memorization and noise look alike. Folds with three repeats or more can test them."
             )
+        elif any(check.id == "folds" for check in results.checks):
+            missing = "folds differ in size, or repeats leave out the same examples together (see the checks)."
         sentence = f"Single examples could not be tested: {missing}"
     else:
         named = f"{flagged:,} of {n:,} examples ({words.share(flagged, n)}) are" if flagged else "No example is"
         sentence = f"{_prevalence(results)}{named} named as memorized at a false-discovery rate of 5%."
+        sentence += f" {untested:,} of {n:,} could not be tested." if untested else ""
     return Verdict("memorized", sentence, evidence, top, _strongest(results, top[0]) if top else "")
 
 
@@ -129,7 +133,7 @@ def _strongest(results: Results, position: int) -> str:
     return f"{told}{f'; {words.number(expected)} nats are expected to be true' if words.known(expected) else ''}."
 
 
-def _regions(groups: Sequence[Group], evidence: Finding | None) -> Verdict:
+def _regions(groups: Sequence[Group], evidence: Finding | None, one_repeat: bool) -> Verdict:
     named = [group for kind in ("label", "cell") if (group := most_in_need(groups, kind))]
     if not named:
         few = f"No group has at least {MIN_EXAMPLES} examples and other examples to compare it with."
@@ -141,7 +145,8 @@ def _regions(groups: Sequence[Group], evidence: Finding | None) -> Verdict:
     gap = f"{mean} nats on average, all others {words.number(group.rest)}"
     sentence = f"No group clearly stands out. The highest is {who}: its {group.n:,} examples score {gap}."
     if not math.isfinite(group.p_value):
-        sentence = f"Groups were not tested: that takes two repeats. The highest is {who}: {group.n:,} examples, {gap}."
+        why = "that takes two repeats" if one_repeat else "it takes examples that vary and do not all belong together"
+        sentence = f"The highest group could not be tested: {why}. It is {who}: {group.n:,} examples, {gap}."
     if stands_out(group, groups):
         sentence = f"The group most in need of data is {who}: its {group.n:,} examples score {gap}."
     return Verdict("regions", sentence, group, list(group.examples[:SHOWN]), _cell(named[1]) if named[1:] else "")

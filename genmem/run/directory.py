@@ -15,6 +15,7 @@ from genmem.data.examples import Data
 from genmem.errors import IncompleteRunError, RunError
 from genmem.run.plan import (
     AS_PLANNED,
+    check_match,
     check_plan,
     data_files,
     describe_data,
@@ -92,10 +93,12 @@ class Run(Shards):
             importance_samples: draws for each log p that is estimated; "auto" is 64.
 
         Raises:
+            DataError: `match` is another word.
             RunMismatchError: `path` holds a run with another plan; the message names the key.
             RunError: `path` is not a run directory, cannot be written, or is in use.
             ModelError: a parameter of the model cannot be written to the plan.
         """
+        check_match(match)
         model = model.resolve(data.X) if hasattr(model, "resolve") else model
         samples = AUTO_IMPORTANCE_SAMPLES if importance_samples == "auto" else importance_samples
         asked = {
@@ -115,10 +118,10 @@ class Run(Shards):
             if (run.path / "run.json").exists():
                 existing = cls.open(path)
                 existing.model = model
-                run.plan["match"] = run.plan["match"] if match else existing.plan.get("match")
-                adopted = existing._adopting(run.plan, free_params(model))
-                if existing._has_work() or not differ(adopted, run.plan):
-                    refuse_other_plan(adopted, run.plan)
+                resumed = {**run.plan, "match": run.plan["match"] if match else existing.plan.get("match")}
+                adopted = existing._adopting(resumed, free_params(model))
+                if existing._has_work() or not differ(adopted, resumed):
+                    refuse_other_plan(adopted, resumed)
                     existing._adopt(adopted, data)
                     return existing
             write_inputs(run.path, data, splits)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from genmem.data.arrays import constant_columns, fingerprint
 from genmem.data.examples import Data
-from genmem.errors import ModelError, RunError, RunMismatchError
+from genmem.errors import DataError, ModelError, RunError, RunMismatchError
 from genmem.run.callables import digest_of, name_of
 from genmem.run.splits import Splits
 from genmem.run.storage import frozen, read_arrays, write_arrays, write_atomically
@@ -64,6 +64,16 @@ CONTENTS: dict[str, type | None] = {
     "probe?.workers?": int,
     "probe?.expected_seconds?": float,
 }
+
+
+def check_match(match: Any) -> None:
+    """Check that refits are asked to share steps or epochs with the model trained on everything; None leaves it open.
+
+    Raises:
+        DataError: it is another word.
+    """
+    if match not in (None, *MATCHES):
+        raise DataError(expected=f"match to be one of {', '.join(MATCHES)}", got=repr(match), do="Change match.")
 
 
 def check_plan(plan: Any) -> None:
@@ -222,14 +232,9 @@ def refuse_other_plan(planned: dict[str, Any], asked: dict[str, Any]) -> None:
     if not differing:
         return
     before, after = _settings(planned), _settings(asked)
-    key = min(differing, key=lambda key: key.endswith(DERIVED))
+    key = min(differing, key=lambda key: (key.endswith(DERIVED), key == "splits.sha256"))  # splits follow from groups
     if key.endswith("sha256"):
-        what = next((beside for beside in ("labels", "groups") if beside in key), "data")
-        raise RunMismatchError(
-            expected=f"the {what} the run was planned with ({key}={_short(before.get(key))})",
-            got=f"{'others' if after.get(key) and before.get(key) else 'none'}",
-            do=f"Use a new run directory, or give the same {what} again.",
-        )
+        raise _other_contents(key, before.get(key), after.get(key))
     name = key.removesuffix(".callable").rsplit(".", 1)[-1]
     if key.startswith("model.code."):
         raise RunMismatchError(
@@ -241,6 +246,23 @@ def refuse_other_plan(planned: dict[str, Any], asked: dict[str, Any]) -> None:
         expected=f"the settings run.json was planned with, {key}={_short(before.get(key))}",
         got=f"{name}={_short(after.get(key))}",
         do=f"Use a new run directory, or ask for the planned {name} again.",
+    )
+
+
+def _other_contents(key: str, before: Any, after: Any) -> RunMismatchError:
+    """Return the error for examples, labels, groups or splits that are not the planned ones."""
+    what = next((name for name in ("labels", "groups", "splits") if name in key), "data")
+    if before is None:
+        return RunMismatchError(
+            expected=f"no {what}, as the run was planned without",
+            got=what,
+            do=f"Use a new run directory, or omit the {what}.",
+        )
+    again = "ask for the same folds, leave_out, together and groups" if what == "splits" else f"give the same {what}"
+    return RunMismatchError(
+        expected=f"the {what} the run was planned with ({key}={_short(before)})",
+        got="others" if after else "none",
+        do=f"Use a new run directory, or {again} again.",
     )
 
 

@@ -69,11 +69,13 @@ def write_list(run: Run, scores: MemorizationScores, true: Arrays) -> None:
     """Write results/list.npz, the examples with the highest scores and how far these can be trusted.
 
     `examples` (k,), `expected` (k,) true scores, `interval` (2, k) valid after the selection; NaN where the noise is
-    not known. `power` of naming an example by its true score, `power_at`; nothing if it is not known.
+    not known, or the score would not be 0 without memorization. `power` of naming an example by its true score,
+    `power_at`; nothing if it is not known.
     """
     finite = np.flatnonzero(np.isfinite(scores.score))
     top = finite[np.argsort(-scores.score[finite], kind="stable")][:LISTED]
     interval = selected_interval(scores, top) if len(top) else np.empty((2, 0))
+    interval = np.where(scores.balanced[top], interval, np.nan)
     expected = true["posterior_mean"][top] if true else np.full(len(top), np.nan)
     at = POWER_AT if true else ()
     power = [naming_power(scores, delta) for delta in at]

@@ -19,7 +19,7 @@ from genmem.models import DeepDensity, make_model
 from genmem.models.factory import BUILT_IN, check_density, import_callable, suited
 from genmem.models.weights import refuse_weights
 from genmem.run.directory import Run, stage
-from genmem.run.plan import MATCHES
+from genmem.run.plan import check_match
 from genmem.run.splits import Splits, joined, subset_length
 
 FOLDS = 5
@@ -63,8 +63,7 @@ def plan(
     start = time.perf_counter()
     numbers = {"folds": folds, "repeats": repeats, "seed": seed, "importance_samples": importance_samples}
     _check_numbers({**numbers, "subset": subset, "epochs": epochs, "max_repeats": max_repeats})
-    if match not in (None, *MATCHES):
-        raise DataError(expected=f"match to be one of {', '.join(MATCHES)}", got=repr(match), do="Change match.")
+    check_match(match)
     if max_repeats is not None and max_repeats < repeats:
         raise DataError(
             expected=f"max_repeats of at least repeats ({repeats})", got=f"{max_repeats}", do="Change one of them."
@@ -130,6 +129,8 @@ def _design(
             do="Omit folds.",
         )
     belong = joined(data.groups, identical_groups(data.X) if together else None)
+    if together:
+        _require_enough(belong, data.groups, folds or FOLDS)
     if fraction is not None:
         return Splits.subsets(n, fraction, subset_length(fraction) * repeats, seed, groups=belong)
     if leave_out is not None:
@@ -137,18 +138,34 @@ def _design(
     return Splits.k_fold(n, FOLDS if folds is None else folds, repeats, seed, groups=belong)
 
 
+def _require_enough(belong: Any, groups: NDArray[Any] | None, folds: int) -> None:
+    """Check that identical examples, and what belongs together, leave enough to be divided into folds."""
+    count = len(np.unique(belong))
+    if count < folds:
+        groups_too = "" if groups is None else ", or examples that share a group,"
+        raise DataError(
+            expected=f"{folds} sets of examples or more for {folds} folds, if identical examples{groups_too} are left "
+            "out together",
+            got=f"{count}",
+            do="Omit together (--together), or ask for fewer folds.",
+        )
+
+
 def _whole(left_out: Any, groups: NDArray[Any] | None) -> Any:
     """Check that no group is divided by what is left out at a time; return the latter."""
     if groups is None or np.shape(left_out) != np.shape(groups):  # another shape is refused with the splits
         return left_out
-    values = np.asarray(left_out)
-    for group in np.unique(groups):
-        if len(parts := np.unique(values[groups == group])) > 1:
-            raise DataError(
-                expected="examples of one group to be left out together",
-                got=f"group {group!s} with examples of {parts[0]!s} and of {parts[1]!s}",
-                do="Omit the groups, or leave out folds of groups: omit leave_out.",
-            )
+    values, part = np.unique(np.asarray(left_out), return_inverse=True)
+    _, first, member = np.unique(groups, return_index=True, return_inverse=True)
+    divided = np.flatnonzero(part != part[first][member])
+    if divided.size:
+        one = divided[np.argmin(member[divided])]  # of the first group, by name
+        parts = values[sorted([part[first[member[one]]], part[one]])]
+        raise DataError(
+            expected="examples of one group to be left out together",
+            got=f"group {groups[one]!s} with examples of {parts[0]} and of {parts[1]}",
+            do="Omit the groups, or leave out folds of groups: omit leave_out (--leave-out).",
+        )
     return left_out
 
 
@@ -156,7 +173,11 @@ def _groups_asked(data: Data, leave_out: Any) -> Any:
     if not (isinstance(leave_out, str) and leave_out == "labels"):
         return leave_out
     if data.labels is None:
-        raise DataError(expected='labels, for leave_out="labels"', got="data without labels", do="Pass labels.")
+        raise DataError(
+            expected='labels, for leave_out="labels"',
+            got="data without labels",
+            do="Pass labels (--labels or --label-column).",
+        )
     return data.labels
 
 

@@ -13,6 +13,8 @@ from sklearn.base import clone
 from genmem import leaveout
 from genmem.errors import DataError, IncompleteRunError
 from genmem.leaveout import dask_workers, ensure_probe, memorization_score, planned_model
+from genmem.leaveout.estimators import repeats_of
+from genmem.leaveout.sizes import variance_factor
 from genmem.models import DeepDensity
 from genmem.models.vae_module import latent_mean
 from genmem.protocols import Listener, Progress, ignore
@@ -67,11 +69,7 @@ def refit(
             run.use_repeats(more)
             leaveout.refit(run, model, executor=where, workers=workers, lanes=lanes, progress=progress)
         if target_reliability is not None and not (found := _reliability(run)) >= target_reliability:
-            warnings.warn(
-                f"The reliability is {found:.2f} with all {run.repeats} planned repeats, not {target_reliability:g}. "
-                "Plan more with --max-repeats in a new run directory.",
-                stacklevel=2,
-            )
+            warnings.warn(_below(run, found, target_reliability), stacklevel=2)
 
 
 @contextmanager
@@ -84,12 +82,34 @@ def reached(executor: Executor | None, dask: str | None) -> Iterator[Executor | 
             yield cluster
 
 
+def _below(run: Run, found: float, target: float) -> str:
+    if math.isnan(found):
+        return (
+            f"The reliability is not known with {run.repeats} repeats, because all scores are equal or no example has "
+            "an error (repeats that leave out the same groups together tell none)."
+        )
+    return (
+        f"The reliability is {found:.2f} with all {run.repeats} planned repeats, not {target:g}. "
+        "Plan more with --max-repeats in a new run directory."
+    )
+
+
 def _next_look(run: Run, target: float) -> int | None:
-    """Return the number of repeats at the next look; None if the target is reached or no more are planned."""
+    """Return the number of repeats at the next look; None if the target is reached or no more are planned or help.
+
+    More repeats do not help if all leave out the same examples together: scores then have no error.
+    """
     now, planned = run.repeats, run.splits().n_repeats
-    if now >= planned:
+    if now >= planned or _recurs(run):
         return None
     return None if _reliability(run) >= target else min(planned, math.ceil(GROWTH * now))
+
+
+def _recurs(run: Run) -> bool:
+    """Return whether every planned repeat leaves out the same examples together."""
+    splits = run.splits()
+    factor = variance_factor(splits.held_out, repeats_of(splits.held_out, splits.repeat))
+    return factor is not None and bool(np.isnan(factor).all())
 
 
 def _reliability(run: Run) -> float:

@@ -154,3 +154,5 @@ def test_groups_change_intervals_and_not_rates():
     assert by_group.epsilon < plain.epsilon  # one example of each group
     with pytest.raises(DataError, match="one group per example"):
         membership_attack(ell, splits.held_out, splits.repeat, groups=member[1:])
+    alone = membership_attack(ell, splits.held_out, splits.repeat, groups=np.zeros(len(member), int))
+    assert np.isnan(alone.auc.interval).all()  # of a single group nothing is known about others

@@ -107,6 +107,14 @@ def test_an_older_run_resumes_with_its_epochs(tmp_path, blobs, finished):
     assert "null" not in str(told.value)
 
 
+def test_another_model_in_place_of_a_plan_without_work_takes_steps(tmp_path, blobs):
+    genmem.stages.plan(blobs[0], GaussianMixture(2), tmp_path / "r", folds=3, repeats=1)
+    assert genmem.stages.plan(blobs[0], "vae", tmp_path / "r", **SMALL).plan["match"] == "steps"
+    older(tmp_path / "r")  # planned by an earlier version, and nothing computed
+    assert genmem.stages.plan(blobs[0], "vae", tmp_path / "r", **SMALL).n_matched is None
+    assert genmem.stages.plan(blobs[0], "vae", tmp_path / "r", **{**SMALL, "repeats": 3}).plan["match"] == "steps"
+
+
 def test_steps_and_epochs_are_different_runs(tmp_path, blobs):
     run = genmem.stages.plan(blobs[0], VAE(hidden=[8], latent_dim=2, epochs=2), tmp_path / "r", folds=3, repeats=1)
     genmem.refit(run)
@@ -120,6 +128,8 @@ def test_steps_and_epochs_are_different_runs(tmp_path, blobs):
 def test_another_word_is_refused(tmp_path, blobs, wrong):
     with pytest.raises(DataError, match="steps, epochs"):
         genmem.stages.plan(blobs[0], "vae", tmp_path / "r", match=wrong)
+    with pytest.raises(DataError, match="steps, epochs"):
+        planned(tmp_path / "r", blobs[0], match=wrong)
 
 
 def test_a_damaged_match_is_refused(tmp_path, blobs):

@@ -58,3 +58,9 @@ def test_scores_without_a_t_law_are_refused(repeats, estimator):
     scores = memorization_score(refits(splits, 0, effect=np.ones(60)), splits.held_out, estimator=estimator)
     with pytest.raises(DataError, match="three repeats or more"):
         naming_power(scores, 1.0)
+
+
+@pytest.mark.parametrize("asked", [{"delta": float("nan")}, {"delta": 1.0, "level": 2}, {"delta": 1.0, "level": 0.0}])
+def test_what_is_no_score_or_level_is_refused(asked):
+    with pytest.raises(DataError, match="a finite score and a level"):
+        naming_power(studied(0, 3, 1.0, n=80), **asked)

@@ -104,8 +104,58 @@ def test_columns_that_are_not_there(tmp_path):
         plan(tmp_path / "run", file, group_column="person", label_column="sick")
     with pytest.raises(DataError, match="--label-column"):
         plan(tmp_path / "run", file, group_column="patient", label_column="ill")
-    with pytest.raises(DataError, match="only one of groups and group_column"):
+    with pytest.raises(DataError, match="only one of groups .--groups. and group_column"):
         plan(tmp_path / "run", file, group_column="patient", groups=PATIENTS, label_column="sick")
+
+
+def test_dates_are_groups_as_text(tmp_path):
+    days = np.array([f"2020-03-{1 + i // 5:02d}" for i in range(60)])
+    file = tmp_path / "table.csv"
+    rows = (",".join([*map(str, row), day]) for row, day in zip(X, days, strict=True))
+    file.write_text("\n".join(["a,b,c,session", *rows]))  # pyarrow reads the last column as dates
+    data = plan(tmp_path / "run", file, group_column="session").data()
+    np.testing.assert_array_equal(data.groups, days)
+    given = days.astype("datetime64[D]")
+    np.testing.assert_array_equal(plan(tmp_path / "other", groups=given).data().groups, days)
+    given[3] = "NaT"
+    with pytest.raises(DataError, match="groups that are integers, booleans or text"):
+        plan(tmp_path / "third", groups=given)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("two.csv", "a,b\n1,2\n", "one column of groups.*Keep only the column of groups"),
+        ("g.parquet", "", "groups in a .npy, .csv, .txt or IDX file.*Save one group"),
+        ("missing.txt", None, "a file of groups at .*missing.txt; got nothing there. Correct the path[.]"),
+        ("blank.txt", "\n".join(["", *PATIENTS[1:]]), "a group for every example"),
+        ("objects.npy", PATIENTS.astype(object), "groups as an array of numbers or text.*astype.str"),
+        ("damaged.npy", "?", "an undamaged .npy file"),
+    ],
+)
+def test_files_that_hold_no_groups_are_refused_as_groups(tmp_path, name, content, message):
+    if isinstance(content, str):
+        (tmp_path / name).write_text(content)
+    elif content is not None:
+        np.save(tmp_path / name, content, allow_pickle=True)
+    with pytest.raises(DataError, match=message):
+        plan(tmp_path / "run", groups=tmp_path / name)
+
+
+def test_a_column_of_text_may_be_the_groups(tmp_path):
+    with pytest.raises(DataError, match="patient .string.*--group-column"):
+        plan(tmp_path / "run", table(tmp_path / "table.csv"))
+
+
+def test_identical_examples_that_join_all_groups_are_to_blame(tmp_path):
+    copied = X.copy()
+    copied[::5] = copied[0]  # one row of each patient
+    with pytest.raises(
+        DataError, match="3 sets of examples.*identical examples, or examples that share.*got 1.*Omit tog"
+    ):
+        plan(tmp_path / "run", copied, groups=PATIENTS, together=True)
+    with pytest.raises(DataError, match="if identical examples are left out together; got 2"):
+        plan(tmp_path / "run", np.repeat(X[:2], 30, axis=0), together=True)
 
 
 def test_other_groups_are_another_run(tmp_path):
@@ -120,6 +170,31 @@ def test_other_groups_are_another_run(tmp_path):
         Run.open(run.path).data()
 
 
+def test_groups_are_to_blame_in_a_run_of_an_earlier_version(tmp_path):
+    run = plan(tmp_path / "run")
+    del run.plan["data"]["groups_sha256"]
+    run.write_json("run.json", run.plan)
+    genmem.refit(Run.open(run.path))
+    plan(tmp_path / "run")
+    with pytest.raises(RunMismatchError, match="Expected no groups, as the run was planned without; got groups.*omit"):
+        plan(tmp_path / "run", groups=PATIENTS)
+
+
+def test_other_splits_of_the_same_data_are_to_blame(tmp_path):
+    copied = X.copy()
+    copied[7] = copied[50]
+    genmem.refit(plan(tmp_path / "run", copied))
+    with pytest.raises(RunMismatchError, match="the splits the run was planned with.*together"):
+        plan(tmp_path / "run", copied, together=True)
+
+
 def test_equal_subsets_of_groups_hold_each_out_equally_often():
     held = Splits.subsets(60, 0.7, 20, seed=1, groups=PATIENTS).held_out
     assert together(held, PATIENTS) and (held.sum(axis=0) == 6).all()
+
+
+def test_repeats_that_tell_no_error_are_not_added(tmp_path):
+    run = plan(tmp_path / "run", groups=np.arange(60) // 20, repeats=3, max_repeats=6)
+    with pytest.warns(UserWarning, match="not known with 3 repeats.*the same groups together"):
+        genmem.stages.refit(run, target_reliability=0.9)
+    assert run.repeats == 3 and not run.pending()
