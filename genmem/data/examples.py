@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from genmem.data.arrays import as_array, blocks, first_where, identical_groups
 from genmem.data.files import Raw, read, read_labels, tidy_labels
-from genmem.data.images import image_shape_of
+from genmem.data.images import classes_in_words, image_shape_of
 from genmem.data.precision import Precision, examples_in
 from genmem.errors import DataError
 from genmem.seeding import stream
@@ -33,6 +33,7 @@ class Data:
         columns: the names of the columns of a table, or None.
         image_shape: (h, w) or (h, w, 3) if an example can be shown as an image (by `to_images`), or None.
         preparation: how the values were transformed, once.
+        notes: sentences on what was left out or changed when the source was read.
     """
 
     X: NDArray[Any]
@@ -44,6 +45,7 @@ class Data:
     image_shape: tuple[int, ...] | None = None
     preparation: str = "as given"
     groups: NDArray[Any] | None = None
+    notes: tuple[str, ...] = ()
 
     def take(self, positions: ArrayLike) -> "Data":
         """Return the examples at `positions`, in that order, or those where a mask is True."""
@@ -103,7 +105,10 @@ def load(
     tidy = _beside("label", labels, label_array or label_column, raw.labels, len(X), name)
     belong = _beside("group", groups, group_column, raw.groups, len(X), name)
     shape = (8, 8) if name == "digits" else image_shape_of(X.shape)
-    data = Data(X, tidy, np.arange(len(X)), name, raw.names, raw.columns, shape, groups=belong)
+    notes = raw.notes
+    if labels is None and raw.names is not None and raw.labels is not None:
+        notes += (classes_in_words(raw.labels),)
+    data = Data(X, tidy, np.arange(len(X)), name, raw.names, raw.columns, shape, groups=belong, notes=notes)
     return data if subset is None else _subset(data, subset, seed)
 
 

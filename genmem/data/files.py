@@ -15,7 +15,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genmem.data.images import IMAGE_SUFFIXES, read_images
+from genmem.data.image_files import is_image_name
+from genmem.data.images import read_images
 from genmem.data.tables import examples_of, only_column, read_table
 from genmem.errors import DataError
 
@@ -25,13 +26,18 @@ _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0
 
 @dataclass(frozen=True, eq=False)
 class Raw:
-    """The contents of a file: examples, and labels, groups, file names and column names if it has them."""
+    """The contents of a file: examples, and labels, groups, file names and column names if it has them.
+
+    `notes`: sentences on what was left out or changed. `see_through`: how many images had transparent pixels.
+    """
 
     X: NDArray[Any]
     labels: NDArray[Any] | None = None
     names: NDArray[Any] | None = None
     columns: tuple[str, ...] | None = None
     groups: NDArray[Any] | None = None
+    notes: tuple[str, ...] = ()
+    see_through: int = 0
 
 
 def read(
@@ -68,8 +74,8 @@ def read(
             X, (labels, groups), columns = examples_of(read_table(path), path, label=label_column, group=group_column)
             return Raw(X, labels, columns=columns, groups=groups)
         if kind == "images":
-            X, labels, names = read_images(path)
-            return Raw(X, labels, names=names)
+            pictures, labels, names, notes = read_images(path)
+            return Raw(pictures.X, labels, names=names, notes=notes, see_through=pictures.see_through)
         return Raw(read_npy(path) if kind == "npy" else read_idx(path))
 
 
@@ -93,7 +99,7 @@ def kind_of(path: Path) -> str:
             return suffix[1:]
         if path.is_file() and (suffix == ".gz" or _is_idx(path)):
             return "idx"
-    if suffix in IMAGE_SUFFIXES:
+    if is_image_name(path.name):
         do = "Pass the folder that holds the images."
     else:
         do = "Save the examples as an array with numpy.save; files are never unpickled."

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from genmem.data.arrays import Triple, as_array
 from genmem.data.encoding import Scale, mixed_space
 from genmem.data.files import kind_of, read, reading
-from genmem.data.images import as_one_kind_of_image, check_levels, image_shape_of
+from genmem.data.images import as_one_kind_of_image, check_backgrounds, check_levels, image_shape_of
 from genmem.data.tables import Columns, checked_names, columns_of, read_table, same_columns
 from genmem.errors import DataError
 
@@ -34,6 +34,7 @@ class ThreeSets:
         columns: names of the columns of tables.
         names: by kind of row ("train", "test", "sample"), the name of each row; empty if rows have only numbers.
         words: a description of distances between the arrays.
+        notes: by set, sentences on what was left out or changed when its source was read.
     """
 
     arrays: Triple
@@ -43,6 +44,7 @@ class ThreeSets:
     columns: tuple[str, ...] | None = None
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     words: str = "values as given"
+    notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,8 @@ class _Read:
     table: Columns | None = None
     names: Sequence[str] | None = None
     is_folder: bool = False
+    notes: tuple[str, ...] = ()
+    see_through: int = 0
 
     @property
     def is_tabular(self) -> bool:
@@ -144,7 +148,8 @@ def _from_path(path: Path, name: str, array: str | None) -> _Read:
         return _Read(name, source, read(path, array=array or _array_for(path, name)).X)
     raw = read(path)
     names = None if raw.names is None else raw.names.tolist()
-    return _Read(name, source, raw.X, names=names, is_folder=kind == "images")
+    is_folder = kind == "images"
+    return _Read(name, source, raw.X, names=names, is_folder=is_folder, notes=raw.notes, see_through=raw.see_through)
 
 
 def _array_for(path: Path, name: str) -> str | None:
@@ -183,13 +188,16 @@ def _of_arrays(given: list[_Read]) -> ThreeSets:
     known = [shape for shape in shapes if shape is not None]
     if len(known) == 3:
         arrays, shape = as_one_kind_of_image(arrays, known, [part.source for part in given])
+        if shape[:2] == arrays[0].shape[1:3]:
+            check_backgrounds(arrays, [part.see_through for part in given], [part.source for part in given])
     else:
         shape = next((shape for shape in known if all(np.prod(shape) == X[0].size for X in arrays)), None)
     _require_one("shape", arrays, [f"{X.shape[1:]} in {part.source}" for part, X in zip(given, arrays, strict=True)])
     check_levels(arrays, [part.source for part in given], shape is not None)
     together = (arrays[0], arrays[1], arrays[2])
     names = {part.name.rstrip("s"): part.names for part in given if part.names is not None}
-    return ThreeSets(together, together, {part.name: part.source for part in given}, shape, names=names)
+    sources, notes = {part.name: part.source for part in given}, {part.name: part.notes for part in given if part.notes}
+    return ThreeSets(together, together, sources, shape, names=names, notes=notes)
 
 
 def _with_rows(part: _Read) -> NDArray[Any]:

@@ -112,6 +112,7 @@ def _data(run: Run) -> dict[str, Any]:
         "image_shape": about["image_shape"],
         "columns": about["columns"],
         "names": data.names is not None,
+        "notes": list(data.notes),
     }
 
 

@@ -45,13 +45,15 @@ Source = str | PathLike[str] | NDArray[Any]
 class Checked:
     """A copy check and its folder.
 
-    `numbers`: the numbers that a condition can name. `failed`: whether the condition `fail_if` holds.
+    `numbers`: the numbers that a condition can name. `failed`: whether the condition `fail_if` holds. `notes`: what
+    was left out or changed when the sets were read.
     """
 
     path: Path
     check: CopyCheck
     numbers: dict[str, float]
     failed: bool
+    notes: tuple[str, ...] = ()
 
 
 def check_copies(
@@ -116,7 +118,7 @@ def check_copies(
         "genmem_version": __version__,
         "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "asked": {**_asked(asked), "command": command or "started from Python"},
-        "data": _data(sets),
+        "data": _data(sets, redact),
         **describe(check, space if isinstance(space, str) else "given", _words(check, sets, redact)),
         "versions": {name: version for name, version in versions().items() if name in LIBRARIES},
         "seconds": round(time.perf_counter() - start, 3),
@@ -124,7 +126,7 @@ def check_copies(
     }
     _write(folder, check, about, _results(check, about, sets, redact))
     progress(Progress("copies", 1, 1))
-    return Checked(folder, check, numbers(check), _holds(condition, numbers(check)))
+    return Checked(folder, check, numbers(check), _holds(condition, numbers(check)), _notes(sets))
 
 
 def _holds(condition: Condition | None, values: Mapping[str, float]) -> bool:
@@ -230,7 +232,11 @@ def _words(check: CopyCheck, sets: ThreeSets, redact: bool) -> str:
     return words if check.space == "raw values" else f"{check.space} of {words}"
 
 
-def _data(sets: ThreeSets) -> dict[str, Any]:
+def _notes(sets: ThreeSets) -> tuple[str, ...]:
+    return tuple(f"{name}: {note}" for name, notes in sets.notes.items() for note in notes)
+
+
+def _data(sets: ThreeSets, redact: bool) -> dict[str, Any]:
     named = dict(zip(("train", "test", "samples"), sets.arrays, strict=True))
     return {
         **{f"n_{name}": len(rows) for name, rows in named.items()},
@@ -239,6 +245,8 @@ def _data(sets: ThreeSets) -> dict[str, Any]:
             name: {"source": sets.sources[name], "n": len(rows), "sha256": fingerprint(rows)}
             for name, rows in named.items()
         },
+        # What follows the colon names files.
+        "notes": [f"{note.rpartition(': ')[0]}." if redact else note for note in _notes(sets)],
     }
 
 
