@@ -247,7 +247,9 @@ def test_notes_of_a_folder(tmp_path):
         "1 file skipped: 1 .txt (notes.txt).",
         "Labels are the names of 2 subfolders: a (1), b (1).",
     )
-    assert load(tmp_path, labels=[3, 4]).notes == ("1 file skipped: 1 .txt (notes.txt).",)
+    assert load(tmp_path, labels=[3, 4]).notes[1:] == (
+        "Labels in the order of the images: a/1.png is 3, b/1.png is 4.",
+    )
     for file in tmp_path.rglob("*.png"):
         file.rename(file.with_suffix(".heic"))
     refused(r"got none; 3 files skipped: 2 .heic \(a/1.heic, b/1.heic\), 1 .txt", tmp_path)
