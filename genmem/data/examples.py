@@ -100,7 +100,7 @@ def load(
     >>> data.X.shape, data.X.dtype.name, data.image_shape
     ((100, 64), 'float32', (8, 8))
     """
-    of_images = _is_path(source) and Path(source).is_dir()  # columns of files beside it: see `labels_by_name`
+    of_images = _is_path(source) and os.path.isdir(source)  # columns of files beside it: see `labels_by_name`
     raw, name = _read(
         source,
         array=array,

@@ -15,12 +15,17 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genmem.data.cifar import is_cifar, read_cifar
+from genmem.data.folders import files_below
 from genmem.data.image_files import is_image_name
+from genmem.data.image_tables import holds_images, images_of
 from genmem.data.images import read_images
+from genmem.data.other_kinds import what_it_is
+from genmem.data.parquet_shards import shards_in
 from genmem.data.tables import examples_of, only_column, read_table
 from genmem.errors import DataError
 
-KINDS = "a .npy, .npz, .csv or .parquet file, an MNIST-style IDX file, or a folder of images"
+KINDS = "a .npy, .npz, .csv or .parquet file, an MNIST-style IDX file, a .bin file of CIFAR, or a folder of images"
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
@@ -68,6 +73,11 @@ def read(
         _refuse_option("label_column", label_column, ".csv and .parquet files", path)
         _refuse_option("group_column", group_column, ".csv and .parquet files", path)
     with reading(path):
+        if kind == "parquet" and holds_images(path):
+            return _read_image_table(path, label_column, group_column)
+        if kind == "cifar":
+            images, classes, said = read_cifar(path)
+            return Raw(images, classes, notes=said)
         if kind == "npz":
             return _read_npz(path, array, label_array)
         if kind in ("csv", "parquet"):
@@ -79,8 +89,16 @@ def read(
         return Raw(read_npy(path) if kind == "npy" else read_idx(path))
 
 
+def _read_image_table(path: Path, label_column: str | None, group_column: str | None) -> Raw:
+    table = read_table(path)
+    pictures, (labels, groups), names, notes = images_of(table, path, label=label_column, group=group_column)
+    return Raw(pictures.X, labels, names=names, groups=groups, notes=notes, see_through=pictures.see_through)
+
+
 def kind_of(path: Path) -> str:
-    """Return "npy", "npz", "csv", "parquet", "idx" or "images", by the suffix or the first bytes.
+    """Return "npy", "npz", "csv", "parquet", "idx", "cifar" or "images", by the suffix or the first bytes.
+
+    A folder of .parquet files without images is "parquet".
 
     Raises:
         DataError: the path does not exist or is of another kind.
@@ -93,12 +111,17 @@ def kind_of(path: Path) -> str:
                 do="Correct the path, or name the built-in data set: digits.",
             )
         if path.is_dir():
-            return "images"
+            return "parquet" if shards_in(path) and not files_below(path, is_image_name).names else "images"
         suffix = path.suffix.lower()
         if suffix in (".npy", ".npz", ".csv", ".parquet"):
             return suffix[1:]
-        if path.is_file() and (suffix == ".gz" or _is_idx(path)):
+        if path.is_file() and suffix == ".bin" and (is_cifar(path) or not _is_idx(path)):
+            return "cifar"
+        if path.is_file() and ((suffix == ".gz" and not path.stem.endswith(".tar")) or _is_idx(path)):
             return "idx"
+        known = what_it_is(path)
+    if known is not None:
+        raise DataError(expected=KINDS, got=f"{path}, which is {known[0]}", do=known[1])
     if is_image_name(path.name):
         do = "Pass the folder that holds the images."
     else:

@@ -111,10 +111,15 @@ def in_order(names: Iterable[str]) -> list[str]:
     (['1.png', '9.png', '10.png'], ['12c4.png', '3fa.png'])
     """
     listed = sorted(names)
-    if 2 * len({re.sub(r"[0-9]+", "#", name) for name in listed}) > len(listed):
+    if 2 * len({without_numbers(name) for name in listed}) > len(listed):
         return listed
     width = max((len(run) for name in listed for run in re.findall(r"[0-9]+", name)), default=0)
     return sorted(listed, key=lambda name: (re.sub(r"[0-9]+", lambda run: run.group().zfill(width), name), name))
+
+
+def without_numbers(name: str) -> str:
+    """Return the name with "#" for each number."""
+    return re.sub(r"[0-9]+", "#", name)
 
 
 # --- words

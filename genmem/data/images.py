@@ -30,11 +30,20 @@ def read_images(folder: Path) -> tuple[Pictures, NDArray[Any] | None, NDArray[np
         raise DataError(
             expected=f"images in {folder}, such as .png or .jpg",
             got=f"none; {skipped_words(found.skipped)}" if found.skipped else "none",
-            do="Correct the path, or save the images in one of these formats.",
+            do=_instead(found.skipped),
         )
     labels = _class_folders(folder, found.names)
     pictures = read_pictures(found.names, os.fspath(folder), lambda name: open(folder / name, "rb"))
     return pictures, labels, np.array(found.names), (*found.notes(), *pictures.notes())
+
+
+def _instead(skipped: dict[str, list[str]]) -> str:
+    if ".bin" in skipped:
+        return "Pass one .bin file of CIFAR; files joined end to end (cat data_batch_*.bin > train.bin) are one too."
+    readable = [name for suffix in (".npy", ".npz", ".csv", ".parquet") for name in skipped.get(suffix, ())]
+    if readable:
+        return f"Pass a file instead of the folder, such as {readable[0]}."
+    return "Correct the path, or save the images in one of these formats."
 
 
 def classes_in_words(labels: NDArray[Any]) -> str:

@@ -52,7 +52,7 @@ def labels_by_name(
             clear which column holds the labels.
     """
     is_text = path.suffix.lower() == ".txt" and path.is_file()
-    if not is_text and kind_of(path) in ("npy", "npz", "idx", "images"):
+    if not is_text and kind_of(path) in ("npy", "npz", "idx", "cifar", "images"):
         return None
     with reading(path):
         columns = _fields(path) if is_text else _columns(path, names)

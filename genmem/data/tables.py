@@ -9,15 +9,18 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from genmem.data.parquet_shards import read_shards
 from genmem.errors import DataError
 
 
 def read_table(path: Path) -> Any:
-    """Return a .csv file (comma-separated, the first line holds the names of the columns) or .parquet file.
+    """Return a .csv file (comma-separated, the first line holds the names of the columns), .parquet file or folder.
 
     Raises:
         DataError: a .csv file has no line of names. Damaged files raise errors of pyarrow.
     """
+    if path.is_dir():
+        return read_shards(path)
     if path.suffix.lower() == ".csv":
         return _read_csv(path)
     from pyarrow import parquet

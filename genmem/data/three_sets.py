@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from genmem.data.arrays import Triple, as_array
 from genmem.data.encoding import Scale, mixed_space
 from genmem.data.files import kind_of, read, reading
+from genmem.data.image_tables import holds_images
 from genmem.data.images import as_one_kind_of_image, check_backgrounds, check_levels, image_shape_of
 from genmem.data.tables import Columns, checked_names, columns_of, read_table, same_columns
 from genmem.errors import DataError
@@ -139,7 +140,9 @@ def _from_path(path: Path, name: str, array: str | None) -> _Read:
     if not path.exists():
         raise DataError(expected=f"{name}: a file or folder at {path}", got="nothing there", do="Correct the path.")
     source, kind = os.fspath(path), kind_of(path)
-    if kind in ("csv", "parquet"):
+    with reading(path):
+        are_images = kind == "images" or (kind == "parquet" and holds_images(path))
+    if kind in ("csv", "parquet") and not are_images:
         with reading(path):
             table = read_table(path)
             checked_names(table.column_names, path, {})
@@ -148,8 +151,7 @@ def _from_path(path: Path, name: str, array: str | None) -> _Read:
         return _Read(name, source, read(path, array=array or _array_for(path, name)).X)
     raw = read(path)
     names = None if raw.names is None else raw.names.tolist()
-    is_folder = kind == "images"
-    return _Read(name, source, raw.X, names=names, is_folder=is_folder, notes=raw.notes, see_through=raw.see_through)
+    return _Read(name, source, raw.X, names=names, is_folder=are_images, notes=raw.notes, see_through=raw.see_through)
 
 
 def _array_for(path: Path, name: str) -> str | None:
