@@ -49,7 +49,7 @@ def _bits(image: "Image", file: IO[bytes]) -> int:
         return _bits_of_jpeg2000(file.read(_HEAD))
     if image.format == "AVIF":
         return _bits_of_avif(file.read(_HEAD))
-    return 32 if image.mode[0] in "IF" else 8
+    return 16 if ";16" in image.mode else 32 if image.mode[0] in "IF" else 8
 
 
 def _maximum_of_ppm(head: bytes) -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from genmem.data.folders import some
 from genmem.data.image_depth import odd_values
+from genmem.data.other_kinds import not_an_image
 from genmem.errors import DataError
 
 if TYPE_CHECKING:
@@ -161,11 +162,19 @@ def _as_shown(image: "Image", mode: str) -> tuple[NDArray[np.uint8], list[str]]:
     orientation, shown = _orientation(image), image
     if image.has_transparency_data:
         layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        _refuse_invisible(layer)
         least: Any = layer.getchannel("A").getextrema()[0]
         changes.append("white" if least < 255 else "opaque")
         shown = _on_white(layer)
     shown = _upright(shown.convert(mode), orientation)
     return np.asarray(shown), ["turned", *changes] if turned else changes
+
+
+def _refuse_invisible(layer: "Image") -> None:
+    """Refuse an image of which nothing is to be seen though it holds one, as after an alpha channel of zeros."""
+    values = np.asarray(layer).reshape(-1, 4)
+    if not values[:, 3].any() and (values[0] != values).any():
+        raise ValueError("it is wholly transparent, and hides an image; drop its alpha channel if it is meant")
 
 
 def _on_white(layer: "Image") -> "Image":
@@ -202,14 +211,21 @@ def _upright(image: "Image", orientation: int) -> "Image":
 def _opened(name: str, where: str, stream: Callable[[str], IO[bytes]]) -> Iterator[tuple["Image", IO[bytes]]]:
     from PIL import Image
 
-    try:
-        with stream(name) as file, Image.open(file, formats=_formats()) as image:
-            yield image, file
-    except DataError:
-        raise
-    except Exception as error:  # a damaged image raises OSError, SyntaxError, ValueError, struct.error, ...
-        raise DataError(
-            expected="readable images",
-            got=f"{name}, which cannot be read ({' '.join(str(error).split())[:200]}), in {where}",
-            do="Replace or remove this file.",
-        ) from error
+    with stream(name) as file:
+        try:
+            with Image.open(file, formats=_formats()) as image:
+                yield image, file
+        except DataError:
+            raise
+        except Exception as error:  # a damaged image raises OSError, SyntaxError, ValueError, struct.error, ...
+            raise _unreadable(file, name, where, error) from error
+
+
+def _unreadable(file: IO[bytes], name: str, where: str, error: Exception) -> DataError:
+    reason, do = " ".join(str(error).split())[:200], "Replace or remove this file."
+    if not file.closed:
+        file.seek(0)
+        head = file.read(64)
+        no_image = "it is no image that Pillow can read", do
+        reason, do = not_an_image(head) or (no_image if "cannot identify" in reason else (reason, do))
+    return DataError(expected="readable images", got=f"{name}, which cannot be read ({reason}), in {where}", do=do)

@@ -29,7 +29,7 @@ def read_images(folder: Path) -> tuple[Pictures, NDArray[Any] | None, NDArray[np
     if not found.names:
         raise DataError(
             expected=f"images in {folder}, such as .png or .jpg",
-            got=f"none; {skipped_words(found.skipped)}" if found.skipped else "none",
+            got=f"none; {skipped_words(found.skipped).rstrip('.')}" if found.skipped else "none",
             do=_instead(found.skipped),
         )
     labels = _class_folders(folder, found.names)
@@ -135,29 +135,39 @@ def as_one_kind_of_image(
 def check_backgrounds(arrays: Arrays, see_through: list[int], sources: list[str]) -> None:
     """Refuse transparent images, which were put on white, beside opaque ones that are not on white.
 
-    Corners tell: in a set that had no transparent pixels, four white corners must be at least half as frequent as in
-    those that had.
+    Edges tell: of a set without transparent images, at least half as many pixels of the edges must be white as of those
+    in which more than a few images (1 in 20) had transparent pixels.
+
+    Args:
+        arrays: images, (n, h, w) or (n, h, w, 3) each.
+        see_through: the number of images of each array that had transparent pixels.
+        sources: the origin of each array, for the message.
 
     Raises:
         DataError: some sets had transparent pixels, and others seem to have another background.
     """
-    put = [_white_corners(X) for X, count in zip(arrays, see_through, strict=True) if count]
+    put = {
+        source: _white_edges(X)
+        for X, count, source in zip(arrays, see_through, sources, strict=True)
+        if count > len(X) / 20
+    }
     for X, count, source in zip(arrays, see_through, sources, strict=True):
-        if not put or count or not (white := _white_corners(X)) < min(put) / 2:
+        if not put or count or not (white := _white_edges(X)) < min(put.values()) / 2:
             continue
-        some_source = next(source for source, count in zip(sources, see_through, strict=True) if count)
         raise DataError(
             expected="the images of all three sets on one background",
-            got=f"transparent images in {some_source}, and opaque ones in {source}, of which {white:.0%} have white "
-            f"corners (on white, {min(put):.0%} of the transparent ones would)",
+            got=f"opaque images in {source}, with {white:.0%} of the pixels at their edges white, beside transparent "
+            f"ones in {min(put, key=lambda source: put[source])} (on white, {min(put.values()):.0%})",
             do="Put the transparent images on the background the generator was trained with, and save them opaque.",
         )
 
 
-def _white_corners(X: NDArray[Any]) -> float:
-    """Return the share of images whose corners are all white, or nearly, as after compression."""
-    corners = X[:, :: max(1, X.shape[1] - 1), :: max(1, X.shape[2] - 1)].reshape(len(X), -1)
-    return float((corners >= _NEARLY_WHITE * _top(X)).all(1).mean())
+def _white_edges(X: NDArray[Any]) -> float:
+    """Return the share of pixels at the edges that are white, or nearly, as after compression."""
+    white: NDArray[np.bool_] = X >= _NEARLY_WHITE * _top(X)
+    shown = white if X.ndim == 3 else np.asarray(white.all(3))
+    edges = np.concatenate([shown[:, 0], shown[:, -1], shown[:, :, 0], shown[:, :, -1]], axis=1)
+    return float(edges.mean())
 
 
 def _top(X: NDArray[Any]) -> int:

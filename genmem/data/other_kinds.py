@@ -41,6 +41,21 @@ def what_it_is(path: Path) -> tuple[str, str] | None:
     return next(((what, do) for start, what, do in _BY_START if head.startswith(start)), None)
 
 
+def not_an_image(head: bytes) -> tuple[str, str] | None:
+    """Return what the first bytes of a file named as an image are instead, and the one thing to do."""
+    again = "Replace or remove this file."
+    if not head:
+        return "it is empty", again
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS to the image", "Fetch the images with git lfs pull."
+    text = head.lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "it is a web page, as after a failed download", again
+    if text.startswith((b"<svg", b"<?xml")):
+        return "it is a drawing in SVG", "Draw it as pixels, such as .png, or remove this file."
+    return None
+
+
 def _is_pickle(head: bytes) -> bool:
     """Return whether a file starts with the opcode PROTO and a protocol, 2 to 5."""
     return len(head) > 2 and head[0] == 0x80 and 2 <= head[1] <= 5

@@ -236,6 +236,12 @@ def _notes(sets: ThreeSets) -> tuple[str, ...]:
     return tuple(f"{name}: {note}" for name, notes in sets.notes.items() for note in notes)
 
 
+def _without_names(note: str) -> str:
+    """Return a note without what follows the colon: names of files and columns."""
+    of_set, said, *_ = note.split(": ")
+    return f"{of_set}: {said.rstrip('.')}."
+
+
 def _data(sets: ThreeSets, redact: bool) -> dict[str, Any]:
     named = dict(zip(("train", "test", "samples"), sets.arrays, strict=True))
     return {
@@ -245,8 +251,7 @@ def _data(sets: ThreeSets, redact: bool) -> dict[str, Any]:
             name: {"source": sets.sources[name], "n": len(rows), "sha256": fingerprint(rows)}
             for name, rows in named.items()
         },
-        # What follows the colon names files.
-        "notes": [f"{note.rpartition(': ')[0]}." if redact else note for note in _notes(sets)],
+        "notes": [_without_names(note) if redact else note for note in _notes(sets)],
     }
 
 

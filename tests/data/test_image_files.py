@@ -253,3 +253,31 @@ def test_notes_of_a_folder(tmp_path):
     for file in tmp_path.rglob("*.png"):
         file.rename(file.with_suffix(".heic"))
     refused(r"got none; 3 files skipped: 2 .heic \(a/1.heic, b/1.heic\), 1 .txt", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"0, which cannot be read \(it is empty\), in here. Replace or remove"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "pointer of Git LFS .* git lfs pull"),
+        (b"\n<!DOCTYPE html><html>", "a web page"),
+        (b"<svg/>", "a drawing in SVG"),
+        (b"%PDF-1.4", "no image that Pillow can read"),
+        (stored(Image.fromarray(COLOUR[0]))[:100], "0, which cannot be read"),
+        (stored(Image.fromarray(COLOUR[0]), "EPS"), "no image that Pillow can read"),
+    ],
+)
+def test_files_that_are_no_images_are_named(content, message):
+    refused_file(message, content)
+
+
+def test_an_image_under_an_alpha_channel_of_zeros_is_refused():
+    unseen = Image.fromarray(np.dstack([COLOUR[0], np.zeros((8, 9), np.uint8)]))
+    refused_file("wholly transparent, and hides an image", stored(unseen))
+    empty = Image.fromarray(np.zeros((8, 9, 4), np.uint8))
+    assert (read(stored(empty)).X == 255).all()
+
+
+def test_damaged_exif_is_ignored():
+    content = stored(Image.fromarray(COLOUR[0]), exif=b"Exif\0\0II*\0garbage!")
+    np.testing.assert_array_equal(read(content).X[0], COLOUR[0])
