@@ -31,6 +31,8 @@ def audit(workers: Any, dask: Any, lanes: Any, recompute: bool, **asked: Any) ->
     how = {"workers": workers, "dask": dask, "lanes": lanes, "recompute": recompute}
     with bars() as progress:
         done = library().audit(**_asked(asked), **how, progress=progress, announce=partial(_announce, err=True))
+    for note in done.summary["data"]["notes"]:
+        click.echo(note)
     for finding in done.findings:
         click.echo(finding["sentence"])
     click.echo(done.path)

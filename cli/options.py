@@ -93,7 +93,7 @@ _PLANNING: list[Decorator] = [
     click.option(
         "--set", "settings", type=Setting(), multiple=True, help="A setting of the model, such as latent_dim=16."
     ),
-    _option("--labels", click.Path(), "A file of labels (.npy, .csv, .txt, IDX)."),
+    _option("--labels", click.Path(), "A file of labels (.npy, .csv, .txt, IDX), for images also with their names."),
     _option("--array", str, "Name of the array of examples in an .npz file."),
     _option("--label-array", str, "Name of the array of labels in an .npz file."),
     _option("--label-column", str, "Name of the column of labels in a table."),

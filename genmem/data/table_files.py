@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmem.data.csv_files import POINT, TableOptions, TextTable, is_text_table, read_text_table, refuse_repeated, typed
+from genmem.data.parquet_shards import read_shards
 from genmem.errors import DataError
 
 DETECT = TableOptions()
@@ -42,6 +43,8 @@ def read_untyped(path: Path, options: TableOptions = DETECT) -> Any:
             got=f"{name}={value!r} with {path}",
             do=f"Drop --{name}.",
         )
+    if path.is_dir():
+        return read_shards(path)
     from pyarrow import parquet
 
     with parquet.ParquetFile(path) as file:

@@ -13,7 +13,8 @@ from genmem.data.arrays import Triple, as_array
 from genmem.data.csv_files import TableOptions, TextTable, typed
 from genmem.data.encoding import Scale, mixed_space
 from genmem.data.files import kind_of, read, reading
-from genmem.data.images import as_one_kind_of_image, check_levels, image_shape_of
+from genmem.data.image_tables import holds_images
+from genmem.data.images import as_one_kind_of_image, check_backgrounds, check_levels, image_shape_of
 from genmem.data.table_files import DETECT, checked_names, only_data, read_untyped
 from genmem.data.tables import Columns, columns_of, same_columns
 from genmem.errors import DataError
@@ -36,7 +37,7 @@ class ThreeSets:
         columns: names of the columns of tables.
         names: by kind of row ("train", "test", "sample"), the name of each row; empty if rows have only numbers.
         words: a description of distances between the arrays.
-        notes: sentences on how the sources were read, and what was left out.
+        notes: by set, sentences on how its source was read, and what was left out.
     """
 
     arrays: Triple
@@ -46,7 +47,7 @@ class ThreeSets:
     columns: tuple[str, ...] | None = None
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     words: str = "values as given"
-    notes: tuple[str, ...] = ()
+    notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +59,10 @@ class _Read:
     X: NDArray[Any] | None = None
     table: Columns | None = None
     text: TextTable | None = None
-    notes: tuple[str, ...] = ()
     names: Sequence[str] | None = None
     is_folder: bool = False
+    notes: tuple[str, ...] = ()
+    see_through: int = 0
 
     @property
     def is_tabular(self) -> bool:
@@ -156,7 +158,9 @@ def _from_path(path: Path, name: str, array: str | None, options: TableOptions) 
     if not path.exists():
         raise DataError(expected=f"{name}: a file or folder at {path}", got="nothing there", do="Correct the path.")
     source, kind = os.fspath(path), kind_of(path)
-    if kind in ("csv", "parquet"):
+    with reading(path):
+        are_images = kind == "images" or (kind == "parquet" and holds_images(path))
+    if kind in ("csv", "parquet") and not are_images:
         with reading(path):
             read_as = read_untyped(path, options)
             is_text = isinstance(read_as, TextTable)
@@ -169,7 +173,7 @@ def _from_path(path: Path, name: str, array: str | None, options: TableOptions) 
         return _Read(name, source, read(path, array=array or _array_for(path, name)).X)
     raw = read(path)
     names = None if raw.names is None else raw.names.tolist()
-    return _Read(name, source, raw.X, names=names, is_folder=kind == "images", notes=raw.notes)
+    return _Read(name, source, raw.X, names=names, is_folder=are_images, notes=raw.notes, see_through=raw.see_through)
 
 
 def _array_for(path: Path, name: str) -> str | None:
@@ -208,6 +212,8 @@ def _of_arrays(given: list[_Read]) -> ThreeSets:
     known = [shape for shape in shapes if shape is not None]
     if len(known) == 3:
         arrays, shape = as_one_kind_of_image(arrays, known, [part.source for part in given])
+        if shape[:2] == arrays[0].shape[1:3]:
+            check_backgrounds(arrays, [part.see_through for part in given], [part.source for part in given])
     else:
         shape = next((shape for shape in known if all(np.prod(shape) == X[0].size for X in arrays)), None)
     _require_one("shape", arrays, [f"{X.shape[1:]} in {part.source}" for part, X in zip(given, arrays, strict=True)])
@@ -218,8 +224,8 @@ def _of_arrays(given: list[_Read]) -> ThreeSets:
     return ThreeSets(together, together, sources, shape, names=names, notes=_notes(given))
 
 
-def _notes(given: list[_Read]) -> tuple[str, ...]:
-    return tuple(note for part in given for note in part.notes)
+def _notes(given: list[_Read]) -> dict[str, tuple[str, ...]]:
+    return {part.name: part.notes for part in given if part.notes}
 
 
 def _with_rows(part: _Read) -> NDArray[Any]:

@@ -22,7 +22,7 @@ MATCHES = ("steps", "epochs")  # what refits share with the model trained on eve
 AS_PLANNED = "as_planned"  # sections before a resumption with another `sample` or with labels: shards are tied to them
 # Keys that differ only because another one does, and so are not the ones to name.
 DERIVED = ("sha256", "n_splits", "splits.n", "constants", "constant_columns")
-SAID = ("data.source", "data.notes")  # words, not compared
+WORDS = ("data.source", "data.notes")  # about data whose values `sha256` tells
 VERSIONED = ("torch", "numpy", "scikit-learn", "faiss-cpu")
 
 
@@ -183,9 +183,9 @@ def describe_data(data: Data) -> dict[str, Any]:
         "constant_columns": constant_columns(data.X).tolist(),
         "dtype": str(data.X.dtype),
         "preparation": data.preparation,
-        "notes": list(data.notes),
         "columns": None if data.columns is None else list(data.columns),
         "image_shape": None if data.image_shape is None else list(data.image_shape),
+        "notes": list(data.notes),
     }
 
 
@@ -203,11 +203,11 @@ def versions() -> dict[str, str]:
 def differ(planned: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     """Return the keys in which two plans differ.
 
-    Not counted are the name of the same data, the code of functions that the plan does not have or that another version
-    of Python compiled, and a device that means the one the refits are on.
+    Not counted are the name of the same data and the notes on how it was read, the code of functions that the plan does
+    not have or that another version of Python compiled, and a device that means the one the refits are on.
     """
     before, after = _settings(planned), _settings(asked)
-    found = [key for key in {**before, **after} if before.get(key) != after.get(key) and key not in SAID]
+    found = [key for key in {**before, **after} if before.get(key) != after.get(key) and key not in WORDS]
     return [key for key in found if not _alike(key, before.get(key), after.get(key), planned.get("probe"))]
 
 

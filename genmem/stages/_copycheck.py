@@ -135,7 +135,7 @@ def check_copies(
     }
     _write(folder, check, about, _results(check, about, sets, redact))
     progress(Progress("copies", 1, 1))
-    return Checked(folder, check, numbers(check), _holds(condition, numbers(check)), sets.notes)
+    return Checked(folder, check, numbers(check), _holds(condition, numbers(check)), _notes(sets))
 
 
 def _holds(condition: Condition | None, values: Mapping[str, float]) -> bool:
@@ -241,16 +241,20 @@ def _words(check: CopyCheck, sets: ThreeSets, redact: bool) -> str:
     return words if check.space == "raw values" else f"{check.space} of {words}"
 
 
+def _notes(sets: ThreeSets) -> tuple[str, ...]:
+    return tuple(f"{name}: {note}" for name, notes in sets.notes.items() for note in notes)
+
+
 def _data(sets: ThreeSets, redact: bool) -> dict[str, Any]:
     named = dict(zip(("train", "test", "samples"), sets.arrays, strict=True))
     return {
         **{f"n_{name}": len(rows) for name, rows in named.items()},
         "event_shape": list(named["train"].shape[1:]),
-        "notes": [] if redact else list(sets.notes),  # they name columns and values
         "sets": {
             name: {"source": sets.sources[name], "n": len(rows), "sha256": fingerprint(rows)}
             for name, rows in named.items()
         },
+        "notes": [] if redact else list(_notes(sets)),  # they name files, columns and values
     }
 
 
