@@ -88,6 +88,7 @@ _PLANNING: list[Decorator] = [
     _option("--label-column", str, "Name of the column of labels in a table."),
     _option("--score-epochs", AutoOr(several=True), "Epochs after which every example is scored.", "auto"),
     _option("--importance-samples", AutoOr(), "Draws for each log p of an auto-encoder; auto is 64.", "auto"),
+    click.option("--keep-weights", is_flag=True, help="Store the weights of every refit, as auto-encoders do anyway."),
     _option("--device", str, "cpu, cuda or cuda:1 [default: CUDA if available]."),
 ]
 

@@ -61,6 +61,7 @@ class Task:
     importance_samples: int
     method: str
     device: str
+    keep_weights: bool
     n_keep: int  # the fewest examples any refit trains on; all refits take the number of steps for it
 
     def recipe(self) -> Recipe:

@@ -48,6 +48,7 @@ CONTENTS: dict[str, type | None] = {
     "seed": int,
     "score_epochs": None,
     "importance_samples": int,
+    "keep_weights?": bool,
     "versions?": dict,
     "probe?": dict,
     "probe?.method": str,
