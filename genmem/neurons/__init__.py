@@ -1,1 +1,10 @@
-"""Where does the memory live? Units whose ablation makes memorized examples less likely, and a test of locality."""
+"""Where does memorization live in a network?
+
+`genmem.neurons.drops` is the function, and `from genmem.neurons.drops import Drops` still imports from the module.
+"""
+
+from genmem.neurons.drops import Drops, drops, joint_drop
+from genmem.neurons.interventions import ablate, record
+from genmem.neurons.units import Coverage, Unit, coverage_of, units_of
+
+__all__ = ["Coverage", "Drops", "Unit", "ablate", "coverage_of", "drops", "joint_drop", "record", "units_of"]

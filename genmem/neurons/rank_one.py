@@ -1,0 +1,140 @@
+"""Exhaustive ablation by rank-one updates of the layer that reads the units.
+
+If a unit u is read by one Linear alone, replacing its value h_u by b_u changes that layer's output by
+(b_u - h_u) w_u, with w_u the weights of u. What comes before is computed once for all units, and what comes after on
+all their changed outputs side by side. If nothing comes after and p(x | z) is a Gaussian of one variance s^2, the
+change of log p(x | z) is, with the residual r,
+
+    [(b_u - h_u) <r, w_u> - (b_u - h_u)^2 |w_u|^2 / 2] / s^2
+
+and one matrix product serves all units. Whether either holds is tested against passes with the units replaced.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from genmem.models.evaluation import summarise
+from genmem.models.likelihoods import MIN_LOG_VARIANCE
+from genmem.models.vae_module import VAEModule
+from genmem.neurons.edits import Baseline
+from genmem.neurons.layers import effective_weight
+from genmem.neurons.runs import LogP
+from genmem.neurons.wiring import Place, Wiring, changed
+
+ROWS = 256  # examples at once
+CACHED = 2**19  # numbers of the widest layer at once that stay in a core's cache
+
+
+class RankOne:
+    """log p with each of some units of one layer replaced.
+
+    Args:
+        logp: with a fixed q, or of a network that needs none.
+        wiring: of a layer with a `reader`.
+        baseline: what replaces the units.
+        width: numbers that one row has in the layers after the units.
+        memory: bytes for intermediate results.
+    """
+
+    def __init__(self, logp: LogP, wiring: Wiring, baseline: Baseline, width: int, memory: int) -> None:
+        assert wiring.reader is not None
+        self.logp, self.module, self.baseline, self.wiring = logp, logp.module, baseline, wiring
+        self.reader = wiring.reader
+        self.columns = effective_weight(cast(nn.Linear, self.module.get_submodule(self.reader))).T.contiguous()
+        self.values = max(width, min(CACHED, memory // 16))
+        self.width = width
+
+    def log_p(self, rows: NDArray[np.intp], units: Sequence[int]) -> NDArray[np.float64]:
+        """Return log p of some examples with each unit replaced: (n, units), nats."""
+        found = [self._log_p(rows[i : i + ROWS], list(units)) for i in range(0, len(rows), ROWS)]
+        return np.concatenate(found)
+
+    @torch.no_grad()
+    def _log_p(self, rows: NDArray[np.intp], units: list[int]) -> NDArray[np.float64]:
+        at_once = self._units_at_once(len(rows))
+        parts = [self._of_some(rows, units[i : i + at_once]) for i in range(0, len(units), at_once)]
+        return np.concatenate(parts).T
+
+    def _units_at_once(self, n: int) -> int:
+        return max(1, self.values // (n * self.width))
+
+    def _of_some(self, rows: NDArray[np.intp], units: list[int]) -> NDArray[np.float64]:
+        """Return log p for a few units: (units, n)."""
+        weights = torch.stack([self._log_weights(rows, noise, units) for noise in self._draws(rows)])
+        found: NDArray[np.float64] = summarise(weights.flatten(1), self.logp.bound)[0]
+        return found.reshape(len(units), len(rows))
+
+    def _draws(self, rows: NDArray[np.intp]) -> Iterator[Tensor | None]:
+        """Yield the noise of each draw, (1, n, *noise_shape); None once if log p is exact."""
+        if self.logp.exact:
+            yield None
+            return
+        for some in self.logp.noise(rows):
+            yield from (draw.unsqueeze(0) for draw in some)
+
+    def _run(self, rows: NDArray[np.intp], noise: Tensor | None) -> Tensor:
+        given = {} if noise is None else {"noise": noise, **self.logp.q(rows)}
+        found: Tensor = self.module.log_weights(self.logp.x[rows], 1, **given)  # type: ignore[operator]
+        return found
+
+    def _log_weights(self, rows: NDArray[np.intp], noise: Tensor | None, units: list[int]) -> Tensor:
+        """Return the log weights of one draw: (units, n)."""
+        shifts: list[Tensor] = []
+
+        def note(read: Tensor) -> Tensor:
+            shifts.append(self._shift(read, rows, units))
+            return read
+
+        def spread(output: Tensor) -> Tensor:
+            flat = output.reshape(1, len(rows), output.shape[-1])
+            return torch.addcmul(flat, shifts[-1].unsqueeze(-1), self.columns[units].unsqueeze(1))
+
+        changes = {Place(self.reader, "input"): note, Place(self.reader, "output"): spread}
+        with changed(self.module, changes):
+            return self._run(rows, noise).reshape(len(units), len(rows))
+
+    def _shift(self, read: Tensor, rows: NDArray[np.intp], units: list[int]) -> Tensor:
+        """Return b_u - h_u: (units, n)."""
+        now = read.reshape(len(rows), self.wiring.channels)[:, units]
+        new = self.baseline.of_rows((self.wiring.layer, self.wiring.places[0]), rows).to(now)
+        if self.baseline.mode == "mean":
+            new = new[units, 0]
+        elif self.baseline.mode == "resample":
+            new = new[:, 0, units, 0]
+        return (new - now).T
+
+
+class Quadratic(RankOne):
+    """The same where the reader returns the mean of a Gaussian with one variance."""
+
+    @staticmethod
+    def suits(module: nn.Module) -> bool:
+        """Return whether p(x | z) is such a Gaussian."""
+        return isinstance(module, VAEModule) and module.likelihood.learns_variance
+
+    def _units_at_once(self, n: int) -> int:
+        return max(1, self.values // n)
+
+    def _log_weights(self, rows: NDArray[np.intp], noise: Tensor | None, units: list[int]) -> Tensor:
+        module, seen = cast(VAEModule, self.module), {}
+
+        def note(side: str) -> object:
+            def keep(value: Tensor) -> Tensor:
+                seen[side] = value
+                return value
+
+            return keep
+
+        changes = {Place(self.reader, side): note(side) for side in ("input", "output")}
+        with changed(module, changes):  # type: ignore[arg-type]
+            base = self._run(rows, noise)[0]
+        target = module.likelihood.centred(module.described(self.logp.x[rows]))
+        residual = target - seen["output"].reshape(target.shape)
+        shift, columns = self._shift(seen["input"], rows, units), self.columns[units]
+        gain = shift * (columns @ residual.T) - 0.5 * shift.square() * columns.square().sum(1, keepdim=True)
+        return base + gain * (-module.log_variance.clamp(min=MIN_LOG_VARIANCE)).exp()
