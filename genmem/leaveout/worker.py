@@ -236,8 +236,9 @@ def compute_shards(
 
     Each shard has `log_probs` (splits, epochs, n) float32, nats, and for networks `effective_draws`, `variance_in` and
     `variance_out` (splits, epochs): the effective sample size and the variance over draws of `log_prob`, averaged over
-    the examples trained on or held out. Networks with a `posterior`, and all if the task asks for it, keep their trained weights, as
-    `weights/<name in the state dict>` (splits, *shape). `versions` (splits,) holds those of the libraries, as JSON.
+    the examples trained on or held out. Networks with a `posterior`, and all if the task asks for it, keep their
+    trained weights, as `weights/<name in the state dict>` (splits, *shape). `versions` (splits,) holds those of the
+    libraries, as JSON.
 
     A refit fails if it raises, diverges or yields a log p that is not finite. Its rows are NaN, and `failed` (splits,)
     says why; it is "" for other refits.

@@ -181,7 +181,8 @@ def _recalled(recall: FloatArray, chance: float) -> Control:
 def _additive(ratio: FloatArray) -> Control:
     mean, _, (low, high) = summary(ratio)
     said = f"Ablated together, the chosen units lower log p by {mean:.2f} ({low:.2f} to {high:.2f}) of the sum of "
-    return Control("additivity", ADDITIVE[0] <= mean <= ADDITIVE[1], mean, f"{said}what they do one by one.")
+    apart = low > ADDITIVE[1] or high < ADDITIVE[0]  # the interval lies outside; a wide one does not
+    return Control("additivity", not apart, mean, f"{said}what they do one by one.")
 
 
 def _matched(judged: Judgement) -> Control:

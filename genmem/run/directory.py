@@ -45,6 +45,7 @@ STAGES = {
     "cells": "regions",
     "influence": "influence",
     "copycheck": "neighbors",
+    "neurons": "neurons",
 }
 
 
