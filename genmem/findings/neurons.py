@@ -46,6 +46,7 @@ class Found:
             "effect": against["mean"],
             "interval": against["interval"],
             "p_value": against["p_value"],
+            "comparisons": [_told(part, self.about["overlap"]) for part in self.about["comparisons"]],
         }
 
 
@@ -80,11 +81,16 @@ def described(
         "controls": list(verdict.controls),
         "void": list(verdict.void),
         "comparisons": [_comparison(verdict, name) for name in verdict.judgements],
+        "overlap": {name: _mean([part.overlap[name] for part in measured]) for name in measured[0].overlap},
         "confirmed": {"mean": mean, "interval": interval, "additivity": additivity(measured)},
         "injected": {"recall": np.asarray(recalls), "gain": np.asarray([part.gain for part in measured])},
         "search": _search(paired),
     }
     return dict(to_json(found))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
 
 
 def _comparison(verdict: Verdict, name: str) -> dict[str, Any]:
@@ -115,6 +121,19 @@ def _search(paired: Paired) -> dict[str, Any]:
         "difference": float(difference.mean[0]),
         "interval": difference.interval[0],
         "p_value": float(difference.p_value[0]),
+    }
+
+
+def _told(comparison: dict[str, Any], overlap: dict[str, float]) -> dict[str, Any]:
+    """Return one comparison against units of the same damage, of the largest sets, as audit.json holds it."""
+    against = comparison["baselines"]["damage"]
+    return {
+        **{name: comparison[name] for name in ("name", "control", "decides", "void", "pairs")},
+        "overlap": overlap.get(comparison["name"]),
+        "size": comparison["sizes"][-1],
+        "effect": against["mean"][-1],
+        "interval": against["interval"][-1],
+        "p_value": min(against["p_value"]),
     }
 
 

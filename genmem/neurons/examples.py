@@ -20,6 +20,7 @@ LOW = 3  # one in so many examples, those with M closest to 0, may be a control
 CALIPER = 1.0  # nats
 DAMAGE = 64  # held-out examples for the score of a unit, and as many for matching
 LEAST_DAMAGE = 8
+LEAST_MEMORIZED = 16
 COMPARISONS = {
     "out": "the same examples in networks that did not train on them",
     "in": "examples with M near 0 and the same log_prob_in",
@@ -101,6 +102,7 @@ def choose(means: Means, held_out: ArrayLike, *, share: float = SHARE, seed: int
     """
     out, score, rng = np.asarray(held_out, bool), means.score, stream(seed, "neurons examples", network)
     n = len(score)
+    refuse_few_examples(n, share)
     most = np.argsort(-score, kind="stable")[: max(1, round(share * n))]
     rest = np.setdiff1d(np.arange(n), most)
     low = rest[np.argsort(np.abs(score[rest]), kind="stable")][: n // LOW]
@@ -119,6 +121,22 @@ def choose(means: Means, held_out: ArrayLike, *, share: float = SHARE, seed: int
     used = np.concatenate([most, *(part.ravel() for part in pairs.values())])
     damage = _of_their_own(np.setdiff1d(np.flatnonzero(out), used), rng)
     return Chosen(pairs, overlap, damage, most, ~out[most])
+
+
+def refuse_few_examples(n: int, share: float) -> None:
+    """Check that the memorized examples suffice: half of them are held out in a network, and half of those judge.
+
+    Raises:
+        DataError: they do not.
+    """
+    if round(share * n) < LEAST_MEMORIZED:
+        raise DataError(
+            expected=f"{LEAST_MEMORIZED} or more memorized examples, to choose units on some and judge on others",
+            got=f"{share:.1%} of {n:,}, that is {round(share * n)}",
+            do=f"Use a larger share, such as {min(0.25, LEAST_MEMORIZED / n):.2g}, or more data."
+            if n >= 4 * LEAST_MEMORIZED
+            else f"Use more data: {4 * LEAST_MEMORIZED} examples or more.",
+        )
 
 
 def _of_their_own(free: Rows, rng: np.random.Generator) -> tuple[Rows, Rows]:

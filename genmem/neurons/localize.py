@@ -37,6 +37,7 @@ class Measured:
         summed: (2, sizes) the same for the sum of their single drops.
         recall: share of the units of an injected example among the top 5%; NaN if it could not be injected.
         gain: nats that the injection gained.
+        overlap: by comparison, the share of cases with a control within 1 nat.
     """
 
     evidence: Evidence
@@ -45,6 +46,7 @@ class Measured:
     summed: FloatArray
     recall: float
     gain: float
+    overlap: Mapping[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +145,7 @@ def measure(
         example, damage = int(positions[hardest]), found.values[evidence.damage[0]].mean(0)
         how["seed"] = seed_for(seed, "injection", number)
         injected = inject(network, X[example], found.units, damage, **how)
-    return Measured(evidence, positions, joint, summed, *_told(injected))
+    return Measured(evidence, positions, joint, summed, *_told(injected), chosen.overlap)
 
 
 def _told(injected: Injected | None) -> tuple[float, float]:
@@ -312,12 +314,16 @@ def to_arrays(measured: Measured) -> Arrays:
         "joint": measured.joint,
         "summed": measured.summed,
         "injected": np.array([measured.recall, measured.gain]),
+        **{f"overlap/{name}": np.asarray(share) for name, share in measured.overlap.items()},
     }
 
 
 def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Measured:
     """Return what `to_arrays` stored."""
-    pairs = {name.removeprefix("pairs/"): rows for name, rows in arrays.items() if name.startswith("pairs/")}
+    pairs, overlap = (
+        {name.removeprefix(kind): value for name, value in arrays.items() if name.startswith(kind)}
+        for kind in ("pairs/", "overlap/")
+    )
     evidence = Evidence(
         arrays["drops"],
         arrays["layers"],
@@ -327,4 +333,5 @@ def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Measured:
         int(arrays["repeat"]),
     )
     recall, gain = arrays["injected"].tolist()
-    return Measured(evidence, arrays["positions"], arrays["joint"], arrays["summed"], recall, gain)
+    shares = {name: float(share) for name, share in overlap.items()}
+    return Measured(evidence, arrays["positions"], arrays["joint"], arrays["summed"], recall, gain, shares)

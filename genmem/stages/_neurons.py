@@ -18,6 +18,7 @@ from genmem.leaveout.refitting import make_task
 from genmem.models import DeepDensity
 from genmem.models.base import is_count, is_seed
 from genmem.neurons.effects import shown_effect
+from genmem.neurons.examples import refuse_few_examples
 from genmem.neurons.localize import (
     LEAST_REPEATS,
     Design,
@@ -94,6 +95,7 @@ def neurons(
     _check(asked)
     chosen = _with_units(run, planned_model(run, model))
     refuse_few(repeats, _cost(run, LEAST_REPEATS))
+    refuse_few_examples(int(run.plan["data"]["n"]), share)
     with stage(run, "neurons"):
         found = None if recompute else neurons_of(run)
         about = found.about if found is not None else {}

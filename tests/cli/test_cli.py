@@ -72,7 +72,8 @@ def test_stages_out_of_order_say_what_is_missing(table, capsys):
 def test_python_lines_of_the_help_run(table, capsys):
     assert run(["audit", "digits", "--out", "runs/digits", "--subset", "60", *QUICK]) == 0
     lines = [command.epilog.removeprefix("Python: ") for command in ALL]
-    lines = [line for line in lines if "runs/digits" in line and "Run.open" in line]
+    # `genmem neurons` needs more than 60 examples
+    lines = [line for line in lines if "runs/digits" in line and "Run.open" in line and "neurons" not in line]
     assert len(lines) >= 8
     # Each line has a package of its own, as if it were the first of its process; the libraries are loaded once.
     code = """

@@ -142,7 +142,13 @@ def test_the_complement_judges_the_same_examples_the_other_way_round():
 
 
 def test_too_few_examples_are_refused():
-    splits, log_probs, _ = halves(20)
+    splits, log_probs, _ = halves(60)
     means = means_without(log_probs, splits.held_out, splits.repeat, left_out=0)
-    with pytest.raises(DataError, match="16 held-out examples besides those compared"):
+    with pytest.raises(DataError, match=r"memorized examples.* got 5.0% of 60, that is 3. Use more data: 64"):
         choose(means, splits.held_out[0])
+    splits, log_probs, _ = halves(200)
+    means = means_without(log_probs, splits.held_out, splits.repeat, left_out=0)
+    with pytest.raises(DataError, match=r"Use a larger share, such as 0.08"):
+        choose(means, splits.held_out[0])
+    with pytest.raises(DataError, match="16 held-out examples besides those compared"):
+        choose(means, np.arange(200) < 12, share=0.1)

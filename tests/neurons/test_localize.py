@@ -66,6 +66,7 @@ def test_evidence_survives_storage(network, design, tmp_path):
         np.testing.assert_array_equal(getattr(again.evidence, name), getattr(measured.evidence, name))
     assert again.evidence.pairs.keys() == measured.evidence.pairs.keys()
     np.testing.assert_array_equal(again.joint, measured.joint)
+    assert again.overlap == measured.overlap and again.overlap.keys() == {"in", "fragile", "held out"}
 
 
 def test_scores_of_a_repeat_are_those_of_its_own_networks(design):
@@ -92,7 +93,7 @@ def test_additivity_is_of_sums_not_of_ratios():
 def _measured(repeat, joint, summed):
     (one, *_) = evidence(np.random.default_rng(0), repeats=1)
     one = dataclasses.replace(one, repeat=repeat)
-    return Measured(one, np.arange(3), np.full((2, 1), joint), np.full((2, 1), summed), np.nan, np.nan)
+    return Measured(one, np.arange(3), np.full((2, 1), joint), np.full((2, 1), summed), np.nan, np.nan, {})
 
 
 # --- weights of units

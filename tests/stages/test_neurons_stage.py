@@ -96,6 +96,13 @@ def test_a_density_without_units_is_told_so(tmp_path):
         stages.neurons(run)
 
 
+def test_too_few_examples_are_refused_before_any_network_is_trained(tmp_path):
+    run = planned(tmp_path / "r")
+    with pytest.raises(DataError, match="16 or more memorized examples"):
+        stages.neurons(run)
+    assert not (run.path / "neurons").exists()
+
+
 def test_too_few_networks_are_told_how_many_and_what_they_cost(tmp_path):
     run = planned(tmp_path / "r")
     run.plan["probe"]["expected_seconds"] = 600.0  # for two networks
