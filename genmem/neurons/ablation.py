@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -149,16 +150,22 @@ class Ablation:
         """Compare a few examples with passes, for the units that change their log p most."""
         rows = self.rows[:TRIED]
         try:
-            found = fast.log_p(rows, units)
+            found = fast.log_p(rows, units, draws=1)
         except Exception:  # a network may fail in any way on shapes it was not made for
             return False
-        most = np.argsort(-np.abs(found - self.base[rows, None]).max(0))[:TRIED_UNITS]
-        found, some = found[:, most], [units[i] for i in most]
-        sets = [[(layer, unit)] for unit in some]
-        which = np.repeat(np.arange(len(some)), len(rows))
-        truth = self._of_pairs(np.tile(rows, len(some)), which, sets).reshape(len(some), -1).T
-        allowed = TOLERANCE * np.maximum(10, np.abs(self.base[rows]))[:, None]
-        return bool(np.all(np.abs(found - truth) <= allowed))
+        plain = self._by_one_draw(rows)
+        most = np.argsort(-np.abs(found - plain[:, None]).max(0))[:TRIED_UNITS]
+        some = [units[i] for i in most]
+        masks = masks_of([[(layer, unit)] for unit in some], self.wirings)
+        every, which = np.tile(rows, len(some)), np.repeat(np.arange(len(some)), len(rows))
+        with edited(self.module, self.wirings, self.baseline, Edits(masks, which, every)):
+            truth = self._by_one_draw(every).reshape(len(some), -1).T
+        allowed = TOLERANCE * np.maximum(10, np.abs(plain))[:, None]
+        return bool(np.all(np.abs(found[:, most] - truth) <= allowed))
+
+    @torch.no_grad()
+    def _by_one_draw(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        return self.logp.log_weights(rows, draws=1)[0].double().cpu().numpy()
 
 
 def _wired(

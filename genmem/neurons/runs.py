@@ -156,10 +156,10 @@ class LogP:
         with torch.no_grad():
             return summarise(self.log_weights(rows), self.bound)[0]
 
-    def log_weights(self, rows: NDArray[np.intp]) -> Tensor:
+    def log_weights(self, rows: NDArray[np.intp], draws: int | None = None) -> Tensor:
         """Return the log weights of rows under a fixed q, or of networks without one: (draws, len(rows)).
 
-        Of a network with noise of its own, they must be one block of `blocks`.
+        Of a network with noise of its own, they must be one block of `blocks`. `draws` asks for the first few draws.
         """
         x = self.x[rows]
         if not self.batches:
@@ -167,7 +167,10 @@ class LogP:
         if self.exact:
             found: Tensor = self.module.log_weights(x, 1)  # type: ignore[operator]
             return found
-        parts = [self.module.log_weights(x, len(noise), noise=noise, **self.q(rows)) for noise in self.noise(rows)]  # type: ignore[operator]
+        parts = [
+            self.module.log_weights(x, len(noise), noise=noise, **self.q(rows))  # type: ignore[operator]
+            for noise in self.noise(rows, draws)
+        ]
         return torch.cat(parts)
 
     def blocks(self, size: int) -> list[NDArray[np.intp]]:
@@ -185,14 +188,16 @@ class LogP:
         """Return the argument `posterior` of the network's log weights, if it takes one."""
         return {} if self.fixed is None else {"posterior": tuple(part[rows] for part in self.fixed)}
 
-    def noise(self, rows: NDArray[np.intp]) -> Iterator[Tensor]:
-        """Return the draws of these rows, some at a time: (draws, len(rows), *noise_shape)."""
+    def noise(self, rows: NDArray[np.intp], draws: int | None = None) -> Iterator[Tensor]:
+        """Return the draws of these rows, or the first few, some at a time: (draws, len(rows), *noise_shape)."""
         shape = noise_shape(self.module) or ()
-        return noise_of_rows(shape, rows, self.n_samples, seed=self.seed, purpose=EVALUATION, keys=(), like=self.x)
+        return noise_of_rows(
+            shape, rows, draws or self.n_samples, seed=self.seed, purpose=EVALUATION, keys=(), like=self.x
+        )
 
 
 def log_p_of(log_weights: Tensor, bound: bool) -> Tensor:
-    """Return log p from log weights (draws, n), for differentiation: (n,)."""
+    """Return log p from log weights (draws, ...), with its gradient: (...)."""
     weights = log_weights.to(torch.float64)
     return weights.mean(0) if bound else torch.logsumexp(weights, 0) - math.log(len(weights))
 
