@@ -56,7 +56,7 @@ class RankOne:
             some = rows[i : i + ROWS]
             noise = None if self.logp.exact else torch.cat(list(self.logp.noise(some)))[:draws]
             count = 1 if noise is None else len(noise)
-            at_once = max(1, self.kept_at_once // (len(some) * count))
+            at_once = max(1, min(self.rows_at_once, self.kept_at_once // (len(some) * count)))
             for j in range(0, len(units), at_once):
                 found[i : i + ROWS, j : j + at_once] = self._log_p(some, noise, list(units[j : j + at_once])).T
         return found

@@ -130,6 +130,12 @@ class LogP:
         self, module: nn.Module, X: Tensor, *, posterior: str, n_samples: int, steps: int, seed: int, part: str
     ) -> None:
         _require(module, posterior, n_samples, steps)
+        if part == "encoder" and posterior == "fixed":
+            raise ModelError(
+                expected='posterior "refit" or "encoder" for units of the encoder',
+                got='"fixed"',
+                do="Change posterior: a q that does not change hides all that they do.",
+            )
         self.module, self.n_samples, self.seed = module, n_samples, seed
         self.exact, self.bound = estimate_of(module) == "exact", estimate_of(module) == "bound"
         self.refits = has_posterior(module)
