@@ -30,6 +30,7 @@ BENCHES = {
     "posterior": [],
     "search": [],
     "neighbors": ["search", "copying", "memory"],
+    "neurons": [],
     "regions": [],
     "densities": ["--sizes", "2000", "10000"],
     "held_out": [],

@@ -138,3 +138,61 @@ def density_of(make, d=4, seed=0, log_prob=squared, bound=False):
     """Return an untrained density around a network, as `from_module` makes it; it is not normalized."""
     torch.manual_seed(seed)
     return from_module(make, loss=loss, log_prob=log_prob, bound=bound).make_module((d,)).eval()
+
+
+# --- a decoder whose memory is known
+
+FAR = 12.0  # latent place of the memorized example; that of others is below 6
+PRECISION = 20.0
+
+
+def factor_model(share, d=12, latent=3, n=40, seed=0):
+    """Return a linear factor decoder with one unit that knows one example, and data: (module, X, r).
+
+    The mean of x is W z + b + share u(z) r. Columns of W are orthogonal to each other and to r, u(z) is 1 where the
+    first example is and 0 where the others are, and r is what W z + b leaves of the first example. Its posterior is
+    then the same with and without u, and the encoder is exact: every importance weight is p(x).
+
+    Hidden units are relu(z), relu(-z) and two ramps; in the last hidden layer the first `2 latent` pass through, and
+    the last one is u.
+    """
+    from genmem.models.likelihoods import make_likelihood
+    from genmem.models.vae_module import VAEModule
+
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(d, latent + 1, generator=generator, dtype=torch.float64))[0]
+    W = basis[:, :latent] * torch.tensor([0.5, 1.0, 0.8], dtype=torch.float64)
+    r = 1.5 * basis[:, latent]
+    b = torch.randn(d, generator=generator, dtype=torch.float64)
+    z = torch.randn(n, latent, generator=generator, dtype=torch.float64)
+    z[0, 0] = FAR
+    X = z @ W.T + b
+    X[1:] += torch.randn(n - 1, d, generator=generator, dtype=torch.float64) * PRECISION**-0.5
+    X[0] += r
+    likelihood = make_likelihood("gaussian", variance="scalar", levels=None, components=1, top=None, channels=1)
+    encoder, decoder = nn.Linear(d, 2 * latent), _factors(W, b, share * r)
+    module = VAEModule((d,), encoder=encoder, decoder=decoder, likelihood=likelihood, latent_dim=latent, width=d)
+    certain = 1 + PRECISION * W.square().sum(0)
+    with torch.no_grad():
+        encoder.weight.copy_(torch.cat([PRECISION * W.T / certain[:, None], torch.zeros(latent, d)]))
+        encoder.bias.copy_(torch.cat([-PRECISION * (W.T @ b) / certain, -certain.log()]))
+        module.log_variance.fill_(-torch.tensor(PRECISION).log())
+    return module.eval(), X.float().numpy(), r
+
+
+def _factors(W, b, memory):
+    latent = W.shape[1]
+    first, second = nn.Linear(latent, 2 * latent + 2), nn.Linear(2 * latent + 2, 2 * latent + 1)
+    last = nn.Linear(2 * latent + 1, len(W))
+    with torch.no_grad():
+        ramp = torch.zeros(2, latent)
+        ramp[:, 0] = 1
+        first.weight.copy_(torch.cat([torch.eye(latent), -torch.eye(latent), ramp]))
+        first.bias.copy_(torch.cat([torch.zeros(2 * latent), torch.tensor([7 - FAR, 6 - FAR])]))
+        second.weight.zero_()
+        second.weight[: 2 * latent, : 2 * latent] = torch.eye(2 * latent)
+        second.weight[-1, -2:] = torch.tensor([1.0, -1.0])  # one ramp less the other: 0, then 1
+        second.bias.zero_()
+        last.weight.copy_(torch.cat([W, -W, memory[:, None]], 1))
+        last.bias.copy_(b)
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)

@@ -30,7 +30,7 @@ def mean_values(network, layer, shape, X):
 
     def edit(name, value):
         if name == layer:
-            seen.append(value.detach().reshape(-1, *shape).double())
+            seen.append(value.detach().reshape(-1, *shape).double().clone())
         return value
 
     network(X, edit)

@@ -60,7 +60,7 @@ def log_prob(module: nn.Module, X: Tensor, *, draws: int, seed: int, keys: tuple
     module.eval()
     try:
         blocks = [
-            summarise(_log_weights(module, X[start : start + BLOCK], draws, seed, (*keys, start // BLOCK)), bound)
+            summarise(block_log_weights(module, X[start : start + BLOCK], draws, seed, (*keys, start // BLOCK)), bound)
             for start in range(0, len(X), BLOCK)
         ]
     finally:
@@ -69,7 +69,7 @@ def log_prob(module: nn.Module, X: Tensor, *, draws: int, seed: int, keys: tuple
     return LogProbs(log_p, effective, variance)
 
 
-def _log_weights(module: nn.Module, x: Tensor, draws: int, seed: int, keys: tuple[int, ...]) -> Tensor:
+def block_log_weights(module: nn.Module, x: Tensor, draws: int, seed: int, keys: tuple[int, ...]) -> Tensor:
     """Return the log weights of one block: (draws, block), a bounded number of rows at a time."""
     x = x.to(torch.float32)
     shape, streams = noise_shape(module), range(-(-draws // DRAWS))

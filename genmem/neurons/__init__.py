@@ -5,6 +5,7 @@
 
 from genmem.neurons.drops import Drops, drops, joint_drop
 from genmem.neurons.interventions import ablate, record
+from genmem.neurons.scorers import SCORERS
 from genmem.neurons.units import Coverage, Unit, coverage_of, units_of
 
-__all__ = ["Coverage", "Drops", "Unit", "ablate", "coverage_of", "drops", "joint_drop", "record", "units_of"]
+__all__ = ["SCORERS", "Coverage", "Drops", "Unit", "ablate", "coverage_of", "drops", "joint_drop", "record", "units_of"]

@@ -93,15 +93,20 @@ def effective_weight(layer: nn.Linear) -> Tensor:
     return found.T
 
 
+def per_unit(layer: nn.Module, values: Tensor, bias: bool = False) -> Tensor:
+    """Return numbers of a layer's weights or biases, (n, numbers) each flat, by unit: (n, channels, numbers)."""
+    channels = channels_of(layer) or 1
+    if bias or not isinstance(layer, TRANSPOSED):
+        return values.reshape(len(values), channels, -1)
+    grouped = values.reshape(len(values), layer.groups, layer.in_channels // layer.groups, channels // layer.groups, -1)
+    return grouped.movedim(3, 2).reshape(len(values), channels, -1)
+
+
 def incoming(layer: nn.Module) -> Tensor:
     """Return the weights that make each unit, without its bias: (channels, weights)."""
     if isinstance(layer, nn.Linear):
         return effective_weight(layer)
-    weight = cast(Tensor, layer.weight).detach()
-    if not isinstance(layer, TRANSPOSED):
-        return weight.reshape(len(weight), -1)
-    grouped = weight.reshape(layer.groups, -1, layer.out_channels // layer.groups, *weight.shape[2:])
-    return grouped.movedim(2, 1).reshape(layer.out_channels, -1)
+    return per_unit(layer, cast(Tensor, layer.weight).detach().reshape(1, -1))[0]
 
 
 def outgoing(layer: nn.Module) -> Tensor:

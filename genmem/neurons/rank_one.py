@@ -10,7 +10,7 @@ change of log p(x | z) is, with the residual r,
 and one matrix product serves all units. Whether either holds is tested against passes with the units replaced.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -18,16 +18,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from genmem.models.evaluation import summarise
 from genmem.models.likelihoods import MIN_LOG_VARIANCE
 from genmem.models.vae_module import VAEModule
 from genmem.neurons.edits import Baseline
 from genmem.neurons.layers import effective_weight
-from genmem.neurons.runs import LogP
+from genmem.neurons.runs import LogP, log_p_of
 from genmem.neurons.wiring import Place, Wiring, changed
 
 ROWS = 256  # examples at once
-CACHED = 2**19  # numbers of the widest layer at once that stay in a core's cache
+CACHED = 2**21  # numbers in the layers after the units, at once: they stay in a core's cache
 
 
 class RankOne:
@@ -37,7 +36,7 @@ class RankOne:
         logp: with a fixed q, or of a network that needs none.
         wiring: of a layer with a `reader`.
         baseline: what replaces the units.
-        width: numbers that one row has in the layers after the units.
+        width: numbers that one row has in all layers.
         memory: bytes for intermediate results.
     """
 
@@ -46,36 +45,39 @@ class RankOne:
         self.logp, self.module, self.baseline, self.wiring = logp, logp.module, baseline, wiring
         self.reader = wiring.reader
         self.columns = effective_weight(cast(nn.Linear, self.module.get_submodule(self.reader))).T.contiguous()
-        self.values = max(width, min(CACHED, memory // 16))
-        self.width = width
-
-    def log_p(self, rows: NDArray[np.intp], units: Sequence[int]) -> NDArray[np.float64]:
-        """Return log p of some examples with each unit replaced: (n, units), nats."""
-        found = [self._log_p(rows[i : i + ROWS], list(units)) for i in range(0, len(rows), ROWS)]
-        return np.concatenate(found)
+        self.rows_at_once = max(1, min(CACHED, memory // 16) // width)
+        self.kept_at_once = max(1, memory // 32)
 
     @torch.no_grad()
-    def _log_p(self, rows: NDArray[np.intp], units: list[int]) -> NDArray[np.float64]:
-        at_once = self._units_at_once(len(rows))
-        parts = [self._of_some(rows, units[i : i + at_once]) for i in range(0, len(units), at_once)]
-        return np.concatenate(parts).T
+    def log_p(self, rows: NDArray[np.intp], units: Sequence[int], draws: int | None = None) -> NDArray[np.float64]:
+        """Return log p of some examples with each unit replaced: (n, units), nats; by the first few draws if asked."""
+        found = np.empty((len(rows), len(units)))
+        for i in range(0, len(rows), ROWS):
+            some = rows[i : i + ROWS]
+            noise = None if self.logp.exact else torch.cat(list(self.logp.noise(some)))[:draws]
+            count = 1 if noise is None else len(noise)
+            at_once = max(1, min(self.rows_at_once, self.kept_at_once // (len(some) * count)))
+            for j in range(0, len(units), at_once):
+                found[i : i + ROWS, j : j + at_once] = self._log_p(some, noise, list(units[j : j + at_once])).T
+        return found
 
-    def _units_at_once(self, n: int) -> int:
-        return max(1, self.values // (n * self.width))
+    def _log_p(self, rows: NDArray[np.intp], noise: Tensor | None, units: list[int]) -> NDArray[np.float64]:
+        """Return log p for a few units: (units, n). All draws are rows side by side."""
+        count = 1 if noise is None else len(noise)
+        every = np.tile(rows, count)
+        flat = None if noise is None else noise.reshape(1, len(every), *noise.shape[2:])
+        size = self._size(len(units))
+        weights = [
+            self._log_weights(every[i : i + size], None if flat is None else flat[:, i : i + size], units)
+            for i in range(0, len(every), size)
+        ]
+        by_draw = torch.cat(weights, 1).reshape(len(units), count, len(rows)).transpose(0, 1)
+        found: NDArray[np.float64] = log_p_of(by_draw, self.logp.bound).cpu().numpy()
+        return found
 
-    def _of_some(self, rows: NDArray[np.intp], units: list[int]) -> NDArray[np.float64]:
-        """Return log p for a few units: (units, n)."""
-        weights = torch.stack([self._log_weights(rows, noise, units) for noise in self._draws(rows)])
-        found: NDArray[np.float64] = summarise(weights.flatten(1), self.logp.bound)[0]
-        return found.reshape(len(units), len(rows))
-
-    def _draws(self, rows: NDArray[np.intp]) -> Iterator[Tensor | None]:
-        """Yield the noise of each draw, (1, n, *noise_shape); None once if log p is exact."""
-        if self.logp.exact:
-            yield None
-            return
-        for some in self.logp.noise(rows):
-            yield from (draw.unsqueeze(0) for draw in some)
+    def _size(self, units: int) -> int:
+        """Return how many rows may pass at once."""
+        return max(1, self.rows_at_once // units)
 
     def _run(self, rows: NDArray[np.intp], noise: Tensor | None) -> Tensor:
         given = {} if noise is None else {"noise": noise, **self.logp.q(rows)}
@@ -83,7 +85,7 @@ class RankOne:
         return found
 
     def _log_weights(self, rows: NDArray[np.intp], noise: Tensor | None, units: list[int]) -> Tensor:
-        """Return the log weights of one draw: (units, n)."""
+        """Return the log weights of rows, one draw each: (units, rows)."""
         shifts: list[Tensor] = []
 
         def note(read: Tensor) -> Tensor:
@@ -117,8 +119,8 @@ class Quadratic(RankOne):
         """Return whether p(x | z) is such a Gaussian."""
         return isinstance(module, VAEModule) and module.likelihood.learns_variance
 
-    def _units_at_once(self, n: int) -> int:
-        return max(1, self.values // n)
+    def _size(self, units: int) -> int:
+        return ROWS
 
     def _log_weights(self, rows: NDArray[np.intp], noise: Tensor | None, units: list[int]) -> Tensor:
         module, seen = cast(VAEModule, self.module), {}

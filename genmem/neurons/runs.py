@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genmem.errors import ModelError
-from genmem.models.evaluation import estimate_of, log_prob, noise_of_rows, summarise
+from genmem.models.evaluation import BLOCK, block_log_weights, estimate_of, log_prob, noise_of_rows, summarise
 from genmem.models.posterior import has_posterior, refit_posterior
 from genmem.seeding import seed_for
 from genmem.training.ensemble import isolated_streams, noise_shape
@@ -130,12 +130,19 @@ class LogP:
         self, module: nn.Module, X: Tensor, *, posterior: str, n_samples: int, steps: int, seed: int, part: str
     ) -> None:
         _require(module, posterior, n_samples, steps)
+        if part == "encoder" and posterior == "fixed":
+            raise ModelError(
+                expected='posterior "refit" or "encoder" for units of the encoder',
+                got='"fixed"',
+                do="Change posterior: a q that does not change hides all that they do.",
+            )
         self.module, self.n_samples, self.seed = module, n_samples, seed
         self.exact, self.bound = estimate_of(module) == "exact", estimate_of(module) == "bound"
         self.refits = has_posterior(module)
         self.x = X.to(next(iter(module.parameters())).device, torch.float32)
         self.steps = steps if posterior == "refit" else 0
-        self.batches = self.exact or noise_shape(module) is not None
+        self.own_noise = noise_shape(module) is None
+        self.batches = self.exact or not self.own_noise
         self.fixed: tuple[Tensor, Tensor] | None = None
         if self.refits and posterior != "refit" and not (posterior == "encoder" and part == "encoder"):
             found = refit_posterior(module, self.x, steps=steps if posterior == "fixed" else 0, draws=1, seed=seed)
@@ -155,23 +162,50 @@ class LogP:
         with torch.no_grad():
             return summarise(self.log_weights(rows), self.bound)[0]
 
-    def log_weights(self, rows: NDArray[np.intp]) -> Tensor:
-        """Return the log weights of rows under a fixed q, or of networks without one: (draws, len(rows))."""
+    def log_weights(self, rows: NDArray[np.intp], draws: int | None = None) -> Tensor:
+        """Return the log weights of rows under a fixed q, or of networks without one: (draws, len(rows)).
+
+        Of a network with noise of its own, they must be one block of `blocks`. `draws` asks for the first few draws.
+        """
         x = self.x[rows]
+        if not self.batches:
+            return block_log_weights(self.module, x, self.n_samples, self.seed, (int(rows[0]) // BLOCK,))
         if self.exact:
             found: Tensor = self.module.log_weights(x, 1)  # type: ignore[operator]
             return found
-        parts = [self.module.log_weights(x, len(noise), noise=noise, **self.q(rows)) for noise in self.noise(rows)]  # type: ignore[operator]
+        parts = [
+            self.module.log_weights(x, len(noise), noise=noise, **self.q(rows))  # type: ignore[operator]
+            for noise in self.noise(rows, draws)
+        ]
         return torch.cat(parts)
+
+    def blocks(self, size: int) -> list[NDArray[np.intp]]:
+        """Return all rows in blocks of at most this size, or of the size that the noise of the network asks for."""
+        size = size if self.batches else BLOCK
+        return [np.arange(i, min(len(self), i + size)) for i in range(0, len(self), size)]
+
+    def called(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return the rows that the network is called with for a block: a network with noise of its own gets more."""
+        if self.batches:
+            return rows
+        return np.concatenate([rows, np.full(BLOCK - len(rows), rows[-1])])
 
     def q(self, rows: NDArray[np.intp]) -> dict[str, Any]:
         """Return the argument `posterior` of the network's log weights, if it takes one."""
         return {} if self.fixed is None else {"posterior": tuple(part[rows] for part in self.fixed)}
 
-    def noise(self, rows: NDArray[np.intp]) -> Iterator[Tensor]:
-        """Return the draws of these rows, some at a time: (draws, len(rows), *noise_shape)."""
+    def noise(self, rows: NDArray[np.intp], draws: int | None = None) -> Iterator[Tensor]:
+        """Return the draws of these rows, or the first few, some at a time: (draws, len(rows), *noise_shape)."""
         shape = noise_shape(self.module) or ()
-        return noise_of_rows(shape, rows, self.n_samples, seed=self.seed, purpose=EVALUATION, keys=(), like=self.x)
+        return noise_of_rows(
+            shape, rows, draws or self.n_samples, seed=self.seed, purpose=EVALUATION, keys=(), like=self.x
+        )
+
+
+def log_p_of(log_weights: Tensor, bound: bool) -> Tensor:
+    """Return log p from log weights (draws, ...), with its gradient: (...)."""
+    weights = log_weights.to(torch.float64)
+    return weights.mean(0) if bound else torch.logsumexp(weights, 0) - math.log(len(weights))
 
 
 def _require(module: nn.Module, posterior: str, n_samples: int, steps: int) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -120,35 +121,44 @@ def _on_input(change: Change) -> Callable[[nn.Module, Any, Any], Any]:
 
 
 class Passes:
-    """Runs a network on a few examples, records the tensors at all places, and replaces some."""
+    """Runs a network on a few examples, records the tensors at all places, and replaces some; a context."""
 
-    def __init__(self, module: nn.Module, run: Run) -> None:
-        self.module, self.run = module, run
+    def __init__(self, module: nn.Module) -> None:
         self.layers = layers_with_units(module)
         functions = [name for name, part in module.named_modules() if name and _is_function(part)]
-        self.places = [
+        places = [
             *(Place(name, side) for name in self.layers for side in ("output", "input")),
             *(Place(name, "output") for name in functions),
         ]
         self.order: list[Place] = []
+        self._seen: dict[Place, list[Tensor]] = {}
+        self._changes: Mapping[Place, Change] = {}
+        self._hooks = changed(module, {place: self._visiting(place) for place in places})
 
-    def __call__(self, changes: Mapping[Place, Change] | None = None) -> tuple[dict[Place, list[Tensor]], Tensor]:
+    def __enter__(self) -> "Passes":
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._hooks.__exit__(*error)
+
+    @torch.no_grad()
+    def __call__(
+        self, run: Run, changes: Mapping[Place, Change] | None = None
+    ) -> tuple[dict[Place, list[Tensor]], Tensor]:
         """Return the tensors at each place, before they are replaced, and what the network returns."""
-        seen: dict[Place, list[Tensor]] = {}
-        self.order = []
+        self._seen, self._changes, self.order = {}, changes or {}, []
+        result = run()
+        return self._seen, result
 
-        def noting(place: Place) -> Change:
-            def note(value: Tensor) -> Tensor:
-                seen.setdefault(place, []).append(value.detach().clone())  # activations may overwrite it
-                self.order.append(place)
-                return value
+    def _visiting(self, place: Place) -> Change:
+        def visit(value: Tensor) -> Tensor:
+            self._seen.setdefault(place, []).append(value.detach().clone())  # activations may overwrite it
+            self.order.append(place)
+            change = self._changes.get(place)
+            return value if change is None else change(value)
 
-            return note
-
-        with torch.no_grad(), ExitStack() as blocks:
-            blocks.enter_context(changed(self.module, {place: noting(place) for place in self.places}))
-            blocks.enter_context(changed(self.module, changes or {}))
-            return seen, self.run()
+        return visit
 
 
 def _is_function(part: nn.Module) -> bool:
@@ -164,7 +174,7 @@ class Trial(Protocol):
     def __call__(self) -> Tensor:
         """Return log p of each, by one draw."""
 
-    def twice(self, other: bool) -> object:
+    def twice(self, other: bool) -> Tensor:
         """Run it with two draws if it takes noise; `other` changes the first example and its noise."""
 
 
@@ -176,31 +186,26 @@ def find_wiring(module: nn.Module, trial: Trial, scopes: Mapping[str, str]) -> t
         trial: runs it.
         scopes: the layers in question, each with the part of the network that it belongs to.
     """
-    passes = Passes(module, trial)
-    base, result = passes()
-    called = list(passes.order)
     found, left_out = {}, {}
-    for name in scopes:
-        outputs = base.get(Place(name, "output"), [])
-        positions = positions_in(passes.layers[name], outputs[0]) if outputs else None
-        if not outputs:
-            left_out[name] = "is never called as a layer while log p is computed"
-        elif positions is None:
-            left_out[name] = "is called without a dimension for examples"
-        else:
-            found[name] = _Test(passes, name, positions, base, result, called, scopes).wiring()
-    return _ordered(passes, trial, found), left_out
+    with Passes(module) as passes:
+        base, result = passes(trial)
+        called = list(passes.order)
+        for name in scopes:
+            outputs = base.get(Place(name, "output"), [])
+            positions = positions_in(passes.layers[name], outputs[0]) if outputs else None
+            if not outputs:
+                left_out[name] = "is never called as a layer while log p is computed"
+            elif positions is None:
+                left_out[name] = "is called without a dimension for examples"
+            else:
+                found[name] = _Test(passes, trial, name, positions, base, result, called, scopes).wiring()
+        return _ordered(passes, trial, found), left_out
 
 
 def _ordered(passes: Passes, trial: Trial, found: Mapping[str, Wiring]) -> dict[str, Wiring]:
     """Determine the order of rows: change one example, and see which rows differ."""
-    one, _ = Passes(passes.module, lambda: _nothing(trial.twice(False)))()
-    other, _ = Passes(passes.module, lambda: _nothing(trial.twice(True)))()
+    one, other = (passes(partial(trial.twice, other))[0] for other in (False, True))
     return {name: replace(wiring, order=_order(wiring, one, other, trial.n)) for name, wiring in found.items()}
-
-
-def _nothing(_: object) -> Tensor:
-    return torch.empty(0)
 
 
 def _order(
@@ -226,6 +231,7 @@ class _Test:
     def __init__(
         self,
         passes: Passes,
+        trial: Trial,
         name: str,
         positions: int,
         base: Mapping[Place, list[Tensor]],
@@ -233,7 +239,8 @@ class _Test:
         called: list[Place],
         scopes: Mapping[str, str],
     ) -> None:
-        self.passes, self.name, self.positions, self.base, self.result = passes, name, positions, base, result
+        self.passes, self.trial, self.name, self.positions = passes, trial, name, positions
+        self.base, self.result = base, result
         self.called, self.scopes = called, scopes
         self.channels = channels_of(passes.layers[name]) or 0
         self.own = Place(name, "output")
@@ -244,7 +251,7 @@ class _Test:
 
     def wiring(self) -> Wiring:
         """Return how the units can be edited."""
-        moved, _ = self.passes({self.own: lambda value: value + self._noise_like(value)})
+        moved, _ = self.passes(self.trial, {self.own: lambda value: value + self._noise_like(value)})
         readers = [place for place, values in moved.items() if self._differs(place, values)]
         mine = self.scopes.get(self.name)
         hidden = any(p.side == "input" and self.scopes.get(p.module) == mine for p in readers)
@@ -276,8 +283,8 @@ class _Test:
         if not places or bool((each == each[0]).all()):  # whatever a place adds could be the same in all rows, too
             return []
         rows = self.output + self.noise
-        one, _ = self.passes({**self._others(1), self.own: _giving(rows)})
-        rolled, _ = self.passes({**self._others(2), self.own: _giving(self._rolled(rows))})
+        one, _ = self.passes(self.trial, {**self._others(1), self.own: _giving(rows)})
+        rolled, _ = self.passes(self.trial, {**self._others(2), self.own: _giving(self._rolled(rows))})
         return [p for p in places if p in rolled and _alike(self._rolled(one[p][0]), rolled[p][0])]
 
     def _rolled(self, value: Tensor) -> Tensor:
@@ -310,8 +317,8 @@ class _Test:
             which = sets[(first + torch.arange(len(whole))) % len(sets)][:, :, None].to(whole.device)
             start = whole[:1].expand_as(whole)
             edited = torch.where(which, start + noise, start).reshape(self.output.shape)
-            plain, _ = self.passes({self.own: _giving(start.reshape(self.output.shape))})
-            found, _ = self.passes({self.own: _giving(edited)})
+            plain, _ = self.passes(self.trial, {self.own: _giving(start.reshape(self.output.shape))})
+            found, _ = self.passes(self.trial, {self.own: _giving(edited)})
             good = [p for p in good if _kept(plain[p][0].reshape(shape), found[p][0].reshape(shape), which)]
             first += len(whole)
         return good
@@ -319,7 +326,7 @@ class _Test:
     def _is_all(self, places: tuple[Place, ...]) -> bool:
         """Return whether the network returns the same if the units change everywhere but here."""
         keep = {p: _giving(self.base[p][0]) for p in places}
-        _, result = self.passes({self.own: lambda value: value + self.noise, **keep})
+        _, result = self.passes(self.trial, {self.own: lambda value: value + self.noise, **keep})
         return _alike(self.result, result)
 
     def _reader(self, places: tuple[Place, ...]) -> str | None:
