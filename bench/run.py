@@ -48,6 +48,7 @@ BENCHES = {
     "agreement": [],
     "influence_study": None,
     "neighbor_study": ["digits", "planted"],
+    "neuron_study": [],
     "trajectory": None,
     "device": None,  # bench/device.sh, for a machine with CUDA
 }

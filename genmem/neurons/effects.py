@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from genmem.neurons.contrast import FloatArray, Rows, Sets, contrast, grid, strongest
 from genmem.neurons.drops import joint_drop
+from genmem.neurons.edits import as_examples
 from genmem.neurons.interventions import ablate
 from genmem.neurons.localize import Measured
 from genmem.neurons.units import Unit, units_of
@@ -99,7 +100,7 @@ def _pictures(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     if not (callable(getattr(network, "drawn", None)) and callable(getattr(network, "posterior", None))):
         return (np.empty((len(X), 0), np.float32),) * 2
-    z = network.posterior(torch.as_tensor(X, dtype=torch.float32))[0]
+    z = network.posterior(as_examples(X).to(next(network.parameters()).device))[0]
     before = _mean_of(network, z)
     with ablate(network, units, "mean", reference=reference):
         return before, _mean_of(network, z)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from genmem.neurons.contrast import FloatArray, per_damage, strongest
 from genmem.neurons.drops import drops
+from genmem.neurons.edits import as_examples
 from genmem.neurons.interventions import record
 from genmem.neurons.unit_weights import Shares, learning_weights
 from genmem.neurons.units import Unit, module_of
@@ -48,12 +49,14 @@ class Injected:
         gain: nats that the example gained.
         score: (units,) of every unit, by which they are ranked.
         recall: share of the trained units among the 5% with the highest score; NaN if the gain is below 40 nats.
+        network: the copy that learned.
     """
 
     units: tuple[Unit, ...]
     gain: float
     score: FloatArray
     recall: float
+    network: nn.Module
 
 
 def inject(
@@ -84,12 +87,13 @@ def inject(
     module, one = module_of(network), np.asarray(x)[None]
     chosen = _active(module, one, units, planted, stream(seed, "planted units"), reference)
     taught = copy.deepcopy(module)
-    _teach(taught, torch.as_tensor(one, dtype=torch.float32), chosen, gain, seed)
+    _teach(taught, as_examples(one), chosen, gain, seed)
     how = {**how, "reference": reference, "seed": seed_for(seed, "planted drops")}
     before, after = drops(module, one, units, **how), drops(taught, one, units, **how)
     gained = float(after.log_prob[0] - before.log_prob[0])
     score = per_damage(after.values[0] - before.values[0], damage)
-    return Injected(tuple(chosen), gained, score, recall_of(score, units, chosen) if gained >= gain else np.nan)
+    recall = recall_of(score, units, chosen) if gained >= gain else np.nan
+    return Injected(tuple(chosen), gained, score, recall, taught)
 
 
 def recall_of(score: FloatArray, units: Sequence[Unit], planted: Sequence[Unit], share: float = TOP) -> float:
@@ -117,7 +121,7 @@ def _active(
 
 def _values(module: nn.Module, layers: Sequence[str], X: NDArray[Any], known: NDArray[Any]) -> dict[str, FloatArray]:
     """Return the mean value of every unit over examples, draws and positions, by layer."""
-    x = torch.as_tensor(X, dtype=torch.float32, device=next(module.parameters()).device)
+    x = as_examples(X).to(next(module.parameters()).device)
     with torch.no_grad(), isolated_streams(x.device, 0), record(module, layers, reference=known) as values:
         module.log_weights(x, DRAWS)  # type: ignore[operator]
     return {
@@ -131,9 +135,10 @@ def _teach(module: nn.Module, x: Tensor, units: Sequence[Unit], gain: float, see
     x = x.to(next(module.parameters()).device)
     shares = learning_weights(module, units, x)
     module.train(False)
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name in shares)
     parameters = dict(module.named_parameters())
+    trained = {name: parameter.requires_grad for name, parameter in parameters.items()}
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name in shares)
     optimizer = torch.optim.Adam([parameters[name] for name in shares], lr=RATE)
     with isolated_streams(x.device, seed_for(seed, "teaching")):
         goal = _loss(module, x, 8 * DRAWS).item() - 1.1 * gain
@@ -145,6 +150,9 @@ def _teach(module: nn.Module, x: Tensor, units: Sequence[Unit], gain: float, see
                 optimizer.step()
             if step % 10 == 9 and _loss(module, x, 8 * DRAWS).item() <= goal:
                 break
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(trained[name])
+        parameter.grad = None
 
 
 def _loss(module: nn.Module, x: Tensor, draws: int) -> Tensor:

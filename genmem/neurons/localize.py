@@ -15,7 +15,7 @@ from genmem.neurons.injection import Injected, inject
 from genmem.neurons.judge import SPLITS, Evidence, by_repeat
 from genmem.neurons.repeats import over_repeats
 from genmem.neurons.unit_weights import weight_norms
-from genmem.neurons.units import module_of
+from genmem.neurons.units import Unit, module_of
 from genmem.neurons.verdict import PERMUTATIONS, Verdict, decide
 from genmem.protocols import Listener, Progress, ignore
 from genmem.run.storage import Arrays
@@ -119,6 +119,7 @@ def measure(
     share: float = SHARE,
     seed: int = 0,
     injection: bool = True,
+    units: Sequence[Unit] | None = None,
     **how: Any,
 ) -> Measured:
     """Return the evidence of one network: a pure function of the network, the design and its number.
@@ -130,12 +131,13 @@ def measure(
         share: of the examples that count as memorized.
         seed: of all choices.
         injection: whether the positive control is done.
-        how: settings of `drops`.
+        units: that are ablated; all of `units_of` by default.
+        how: further settings of `drops`.
     """
     chosen, held_out = design.chosen(number, share, seed), design.held_out[number]
     positions, X = chosen.used, np.asarray(design.X)
     how = {"seed": seed_for(seed, "neurons draws", number), "reference": X[~held_out], **how}
-    found = drops(network, X[positions], **how)
+    found = drops(network, X[positions], units, **how)
     evidence = _evidence(network, found, chosen, positions, int(design.repeat[number]))
     rng = stream(seed, "neurons confirm", number)
     joint, summed = confirm(network, X[positions], found, evidence, rng, **how)

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats as scipy_stats
 
-from genmem import stats
 from genmem.errors import DataError
 from genmem.neurons.contrast import FloatArray
 
@@ -101,13 +100,3 @@ def _flipped(values: FloatArray, seed: int) -> FloatArray:
     floor = 1e-12 * np.maximum(np.abs(values).max(0), 1e-300)
     error = np.maximum(np.sqrt(np.maximum(variance, 0) / count), floor)
     return np.asarray((mean / error).max(1))
-
-
-def share_of(part: float, whole: float) -> float:
-    """Return part / whole, NaN if the whole is not positive."""
-    return part / whole if whole > 0 else float("nan")
-
-
-def summary(values: ArrayLike) -> tuple[float, float, tuple[float, float]]:
-    """Return mean, standard error and t interval over repeats."""
-    return stats.mean_interval(values)

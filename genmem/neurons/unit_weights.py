@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from genmem.neurons.contrast import FloatArray
+from genmem.neurons.layers import incoming
 from genmem.neurons.units import Unit, wired
 
 Shares = dict[str, Tensor]  # by parameter, which of its entries
@@ -15,14 +16,9 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 def weight_norms(module: nn.Module, units: Sequence[Unit]) -> FloatArray:
     """Return the norm of the incoming weights of each unit, without its bias: (units,)."""
-    norms = {layer: _norms(module.get_submodule(layer)) for layer, _ in units}
+    layers = {layer: module.get_submodule(layer) for layer, _ in units}
+    norms = {name: incoming(layer).double().norm(dim=1).cpu().numpy() for name, layer in layers.items()}
     return np.array([norms[layer][index] for layer, index in units])
-
-
-def _norms(part: nn.Module) -> FloatArray:
-    weight = part.get_parameter("weight").detach().double()
-    weight = weight.transpose(0, 1) if isinstance(part, TRANSPOSED) else weight
-    return np.asarray(weight.flatten(1).norm(dim=1).cpu() if weight.dim() > 1 else weight.abs().cpu())
 
 
 def learning_weights(module: nn.Module, units: Sequence[Unit], x: Tensor) -> Shares:

@@ -14,8 +14,9 @@ from scipy import stats as scipy_stats
 
 from genmem.neurons.contrast import FloatArray
 from genmem.neurons.judge import SPLITS, Evidence, Judgement, judge, permutation_p
-from genmem.neurons.repeats import LEVEL, summary
+from genmem.neurons.repeats import LEVEL
 from genmem.protocols import Listener, Progress, ignore
+from genmem.stats import mean_interval
 
 PERMUTATIONS = 99
 DECIDES = "out"
@@ -154,7 +155,7 @@ def _ruled(judgements: Mapping[str, Judgement], controls: Sequence[Control], sco
 
 
 def _memorized(scores: FloatArray) -> Control:
-    mean, _, (low, high) = summary(scores)
+    mean, _, (low, high) = mean_interval(scores)
     said = f"The mean score of the chosen examples in other repeats is {mean:.2f} nats ({low:.2f} to {high:.2f})."
     return Control("memorization", bool(low > 0), mean, said)
 
@@ -173,13 +174,13 @@ def _negative(judged: Judgement) -> Control:
 
 
 def _recalled(recall: FloatArray, chance: float) -> Control:
-    mean, _, (low, high) = summary(recall)
+    mean, _, (low, high) = mean_interval(recall)
     said = f"Of the units with an injected example, {mean:.0%} ({low:.0%} to {high:.0%}) are found; {chance:.0%} are "
     return Control("injected example", bool(low > chance), mean, f"{said}by chance.")
 
 
 def _additive(ratio: FloatArray) -> Control:
-    mean, _, (low, high) = summary(ratio)
+    mean, _, (low, high) = mean_interval(ratio)
     said = f"Ablated together, the chosen units lower log p by {mean:.2f} ({low:.2f} to {high:.2f}) of the sum of "
     apart = low > ADDITIVE[1] or high < ADDITIVE[0]  # the interval lies outside; a wide one does not
     return Control("additivity", not apart, mean, f"{said}what they do one by one.")
