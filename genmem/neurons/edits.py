@@ -130,7 +130,8 @@ def _of_donors(module: nn.Module, wirings: Mapping[str, Wiring], reference: Tens
     parts: dict[Key, list[Tensor]] = {}
     for start, seen in enumerate(_reference_passes(module, wirings, reference, 1, seed)):
         n = min(AT_ONCE, len(reference) - start * AT_ONCE)
-        for (layer, place), value in seen:
+        first = dict(reversed(seen))  # of a layer that is called several times
+        for (layer, place), value in first.items():
             parts.setdefault((layer, place), []).append(_by_example(wirings[layer].order, value, n))
     return {key: torch.cat(values) for key, values in parts.items()}
 

@@ -139,7 +139,7 @@ class LogP:
         self.module, self.n_samples, self.seed = module, n_samples, seed
         self.exact, self.bound = estimate_of(module) == "exact", estimate_of(module) == "bound"
         self.refits = has_posterior(module)
-        self.x = X.to(next(iter(module.parameters())).device, torch.float32)
+        self.x = X.to(next(iter(module.parameters()), X))
         self.steps = steps if posterior == "refit" else 0
         self.own_noise = noise_shape(module) is None
         self.batches = self.exact or not self.own_noise

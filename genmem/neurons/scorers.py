@@ -187,45 +187,62 @@ def _require_order(ablation: Ablation) -> None:
 
 def _first_order(ablation: Ablation, rows: NDArray[np.intp]) -> dict[str, Scores]:
     """Return the scores of all units for some examples, by layer: (n, channels)."""
-    leaves: list[tuple[Key, Tensor, Tensor]] = []  # at each call: the values, and zeros added to them
+    slopes = _Slopes(ablation, rows)
+    if all(wiring.order for wiring in ablation.wirings.values()):
+        return slopes.of_all()
+    return slopes.one_by_one()
 
-    def adding(wiring: Wiring, key: Key) -> Change:
+
+class _Slopes:
+    """The slopes of log p of some examples by the values of units, wherever these are edited."""
+
+    def __init__(self, ablation: Ablation, rows: NDArray[np.intp]) -> None:
+        self.ablation, self.rows, self.called = ablation, rows, ablation.logp.called(rows)
+        self.leaves: list[tuple[Key, Tensor, Tensor]] = []  # at each call: the values, and zeros added to them
+        with ExitStack() as hooks:
+            for wiring in ablation.wirings.values():
+                for place in wiring.places:
+                    adding = self._adding(wiring, (wiring.layer, place))
+                    hooks.enter_context(changed(ablation.module, {place: adding}))
+            with torch.enable_grad():
+                self.log_p = log_p_of(ablation.logp.log_weights(rows), ablation.logp.bound)
+
+    def of_all(self) -> dict[str, Scores]:
+        """Return the scores by one backward pass: no row belongs to two examples."""
+        found = self._nothing()
+        for wiring, effect in self._effects(self.log_p.sum()):
+            each = by_example(wiring, effect, len(self.called)).sum((0, 2, 4))
+            found[wiring.layer] += each[: len(self.rows)].cpu().numpy()
+        return found
+
+    def one_by_one(self) -> dict[str, Scores]:
+        """Return the scores by a backward pass for each example."""
+        found = self._nothing()
+        for i in range(len(self.rows)):
+            for wiring, effect in self._effects(self.log_p[i]):
+                found[wiring.layer][i] += effect.sum((0, 2)).cpu().numpy()
+        return found
+
+    def _adding(self, wiring: Wiring, key: Key) -> Change:
         def add(value: Tensor) -> Tensor:
             zeros = torch.zeros_like(value).requires_grad_()
-            leaves.append((key, in_rows(wiring, value).detach(), zeros))
+            self.leaves.append((key, in_rows(wiring, value).detach(), zeros))
             return value + zeros
 
         return add
 
-    with ExitStack() as hooks:
-        for wiring in ablation.wirings.values():
-            for place in wiring.places:
-                hooks.enter_context(changed(ablation.module, {place: adding(wiring, (wiring.layer, place))}))
-        with torch.enable_grad():
-            log_p = log_p_of(ablation.logp.log_weights(rows), ablation.logp.bound)
-    called = ablation.logp.called(rows)
-    found = {name: np.zeros((len(rows), wiring.channels)) for name, wiring in ablation.wirings.items()}
+    def _nothing(self) -> dict[str, Scores]:
+        return {name: np.zeros((len(self.rows), w.channels)) for name, w in self.ablation.wirings.items()}
 
-    def add_up(target: Tensor, where: int | None) -> None:
-        zeros = [added for *_, added in leaves]
+    def _effects(self, target: Tensor) -> Iterator[tuple[Wiring, Tensor]]:
+        """Yield slope times deviation at each call: (rows, channels, positions)."""
+        zeros = [added for *_, added in self.leaves]
         slopes: Sequence[Tensor | None] = torch.autograd.grad(target, zeros, retain_graph=True, allow_unused=True)
-        for (key, values, _), slope in zip(leaves, slopes, strict=True):
-            if slope is None:
-                continue
-            wiring = ablation.wirings[key[0]]
-            effect = in_rows(wiring, slope).double() * _deviation(ablation, wiring, key, values, called).double()
-            if where is None:
-                each = by_example(wiring, effect, len(called)).sum((0, 2, 4))
-                found[key[0]] += each[: len(rows)].cpu().numpy()
-            else:
-                found[key[0]][where] += effect.sum((0, 2)).cpu().numpy()
-
-    if all(wiring.order for wiring in ablation.wirings.values()):
-        add_up(log_p.sum(), None)
-    else:
-        for i in range(len(rows)):
-            add_up(log_p[i], i)
-    return found
+        for (key, values, _), slope in zip(self.leaves, slopes, strict=True):
+            if slope is not None:
+                wiring = self.ablation.wirings[key[0]]
+                deviation = _deviation(self.ablation, wiring, key, values, self.called)
+                yield wiring, in_rows(wiring, slope).double() * deviation.double()
 
 
 def _deviation(ablation: Ablation, wiring: Wiring, key: Key, values: Tensor, called: NDArray[np.intp]) -> Tensor:

@@ -90,6 +90,17 @@ def test_rank_one_with_other_likelihoods(likelihood):
     np.testing.assert_allclose(found.values, again, rtol=1e-4, atol=2e-5)
 
 
+def test_in_double_precision_nothing_is_lost():
+    model = vae(hidden=(40, 30))
+    single = [drops(model, V, posterior=q, reference=KNOWN).values for q in ("encoder", "refit")]
+    model.module_.double()
+    for found, q in zip(single, ("encoder", "refit"), strict=True):
+        double = drops(model, V, posterior=q, reference=KNOWN)
+        again = joint_drop(model, V, [[unit] for unit in double.units], posterior=q, reference=KNOWN)
+        np.testing.assert_allclose(double.values, again, rtol=1e-8, atol=1e-9)
+        np.testing.assert_allclose(found, double.values, rtol=1e-3, atol=1e-4)
+
+
 def test_a_refitted_q_is_refitted_to_the_edited_decoder():
     module = vae().module_
     found = drops(module, V, reference=KNOWN, seed=5)
