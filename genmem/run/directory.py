@@ -53,7 +53,8 @@ class Run(Shards):
     """One audit on disk.
 
     Files: run.json (the plan), splits.npz, data/, shards/0007.npz, weights/0007.safetensors, trajectory/,
-    results/*.npz, stopping.json, audit.json, scores.parquet, report.html. A shard is a pure function of the
+    results/*.npz, stopping.json, audit.json, scores.parquet, report.html; neurons/, a run of networks on halves, and
+    neurons-drops/ if `genmem neurons` was asked for. A shard is a pure function of the
     plan and its index, so work to do is exactly what has no file yet.
 
     Contents that were read and verified are reused until the file changes: splits, labels and small arrays for as long

@@ -206,6 +206,7 @@ def _compute(run: Run, halves: Run, model: DeepDensity, asked: dict[str, Any], p
     start, seed, share = time.perf_counter(), asked["seed"], asked["share"]
     design, module = _design(halves, asked["repeats"]), fresh_module(make_task(halves, model).recipe(), 0)
     rows = np.flatnonzero(np.isfinite(design.log_probs).all(1))
+    refuse_few(len(np.unique(design.repeat[rows])))  # others failed
     measured = []
     for done, row in enumerate(rows.tolist()):
         progress(Progress("neurons", done, len(rows) + 1, f"ablating units of network {done + 1} of {len(rows)}"))
