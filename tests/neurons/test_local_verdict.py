@@ -43,7 +43,7 @@ def test_unusual_examples_are_not_called_local(rng):
     ("change", "name"),
     [
         ({"recall": [0.05, 0.1, 0.0, 0.02]}, "injected example"),
-        ({"additivity": [1.5, 1.6]}, "additivity"),
+        ({"additivity": [1.5, 1.6, 1.55]}, "additivity"),
         ({"memorization": [-1.0, 1.0] * 4}, "memorization"),
     ],
 )
