@@ -93,9 +93,9 @@ def compare(name, size, hidden, latent, n, draws, rounds):
 def main(argv=None):
     parser = options(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.set_defaults(
-        sizes=(("64-128-64-8", 64, (128, 64), 8, 200), ("784-512-256-16", 784, (512, 256), 16, 50)), draws=16
-    )
+    small = ("64-128-64-8", 64, (128, 64), 8)
+    large = ("784-512-256-16", 784, (512, 256), 16)
+    parser.set_defaults(sizes=((*small, 200), (*small, 800), (*large, 50)), draws=16)
     asked = parse(parser, argv, rounds=1, sizes=(("8-6-4-2", 8, (6, 4), 2, 20),), draws=4)
     torch.set_num_threads(1)
     print(machine())

@@ -25,8 +25,8 @@ from genmem.neurons.layers import effective_weight
 from genmem.neurons.runs import LogP, log_p_of
 from genmem.neurons.wiring import Place, Wiring, changed
 
-ROWS = 256  # examples at once
-CACHED = 2**21  # numbers in the layers after the units, at once: they stay in a core's cache
+ROWS = 1024  # examples at once
+AT_ONCE = 2**22  # numbers in all layers at once: with more, they leave the cache
 
 
 class RankOne:
@@ -45,7 +45,7 @@ class RankOne:
         self.logp, self.module, self.baseline, self.wiring = logp, logp.module, baseline, wiring
         self.reader = wiring.reader
         self.columns = effective_weight(cast(nn.Linear, self.module.get_submodule(self.reader))).T.contiguous()
-        self.rows_at_once = max(1, min(CACHED, memory // 16) // width)
+        self.rows_at_once = max(1, min(AT_ONCE, memory // 16) // width)
         self.kept_at_once = max(1, memory // 32)
 
     @torch.no_grad()
@@ -120,7 +120,7 @@ class Quadratic(RankOne):
         return isinstance(module, VAEModule) and module.likelihood.learns_variance
 
     def _size(self, units: int) -> int:
-        return ROWS
+        return min(ROWS, self.rows_at_once)
 
     def _log_weights(self, rows: NDArray[np.intp], noise: Tensor | None, units: list[int]) -> Tensor:
         module, seen = cast(VAEModule, self.module), {}

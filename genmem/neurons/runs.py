@@ -47,16 +47,22 @@ def passed(module: nn.Module, x: Tensor, rows: NDArray[np.intp], draws: int, see
     like = next(iter(module.parameters()), x)
     x = x.to(like.device, like.dtype)
     with isolated_streams(x.device, seed):
-        if not has_log_p(module):
-            output = module(x)
-            return output if isinstance(output, Tensor) else torch.empty(0)
-        shape = noise_shape(module)
-        if shape is None:
-            found: Tensor = module.log_weights(x, draws)  # type: ignore[operator]
-            return found
-        (noise,) = noise_of_rows(shape, rows, draws, seed=seed, purpose="neuron noise", keys=(), like=x)
-        found = module.log_weights(x, draws, noise=noise)  # type: ignore[operator]
-        return found
+        return _called(module, x, draws, _noise_for(module, x, rows, draws, seed))
+
+
+def _noise_for(module: nn.Module, x: Tensor, rows: NDArray[np.intp], draws: int, seed: int) -> Tensor | None:
+    shape = noise_shape(module)
+    if shape is None:
+        return None
+    return next(noise_of_rows(shape, rows, draws, seed=seed, purpose="neuron noise", keys=(), like=x))
+
+
+def _called(module: nn.Module, x: Tensor, draws: int, noise: Tensor | None) -> Tensor:
+    if not has_log_p(module):
+        output = module(x)
+        return output if isinstance(output, Tensor) else torch.empty(0)
+    found: Tensor = module.log_weights(x, draws, **({} if noise is None else {"noise": noise}))  # type: ignore[operator]
+    return found
 
 
 class Tried:
@@ -77,10 +83,14 @@ class Tried:
         self.x = examples[torch.linspace(0, len(examples) - 1, TRIED).round().long()].to(torch.float32)
         like = next(iter(module.parameters()), self.x)
         self.x = self.x.to(like)
+        self._noise = _noise_for(module, self.x, np.arange(self.n), 1, 0)
 
     def __call__(self) -> Tensor:
         """Return log p of each example by one draw, or the network's output."""
-        return passed(self.module, self.x, np.arange(self.n), 1, 0)
+        if self._noise is not None:
+            return _called(self.module, self.x, 1, self._noise)
+        with isolated_streams(self.x.device, 0):
+            return _called(self.module, self.x, 1, None)
 
     def twice(self, other: bool) -> Tensor:
         """Run the network with two draws; `other` changes the first example and its noise."""

@@ -98,8 +98,8 @@ def wired(
         scopes = _scopes(module, part, trial.x)
         for name in layers or ():
             require_layer({n: module.get_submodule(n) for n in scopes}, name, f"the {part}")
-        asked = {n: s for n, s in scopes.items() if layers is None or n in layers}
-        found, left_out = find_wiring(module, trial, asked)
+        asked = [name for name in scopes if layers is None or name in layers]
+        found, left_out = find_wiring(module, trial, asked, scopes)
     if layers is None:
         left_out |= {name: reason for name, w in found.items() if (reason := _why_not(module, w))}
         left_out |= _uncovered(module, set(scopes.values()))

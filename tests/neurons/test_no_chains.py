@@ -177,7 +177,7 @@ def test_attention_says_what_it_leaves_out():
 
 @pytest.mark.slow
 def test_a_convolutional_vae():
-    images = RNG.random((30, 8, 8)).astype(np.float32)
+    images = np.random.default_rng(5).random((30, 8, 8)).astype(np.float32)
     model = genmem.ConvVAE(width=4, latent_dim=2, epochs=2).fit(images)
     for posterior in ("encoder", "refit"):
         settings = {"posterior": posterior, "reference": images, "steps": 5}
@@ -193,7 +193,7 @@ def test_a_convolutional_vae():
 def test_a_pyro_pair():
     from pyro_pairs import vae
 
-    data = RNG.standard_normal((40, 6)).astype(np.float32)
+    data = np.random.default_rng(5).standard_normal((40, 6)).astype(np.float32)
     model = genmem.from_pyro(vae, epochs=1).fit(data)
     unit = units_of(model)[1]
     found = drops(model, data[:5], [unit], reference=data)
@@ -207,7 +207,7 @@ def test_a_pyro_pair():
 
 @pytest.mark.slow
 def test_units_of_an_encoder_change_the_estimate():
-    data = RNG.standard_normal((40, 6)).astype(np.float32)
+    data = np.random.default_rng(5).standard_normal((40, 6)).astype(np.float32)
     module = genmem.VAE(hidden=[6, 5], latent_dim=2, epochs=2, likelihood="gaussian").fit(data).module_
     settings = {"reference": data, "part": "encoder"}
     found = drops(module, data[:5], posterior="encoder", **settings)
@@ -221,7 +221,7 @@ def test_units_of_an_encoder_change_the_estimate():
 @pytest.mark.slow
 @pytest.mark.parametrize("posterior", ["refit", "encoder"])
 def test_passes_stay_within_the_memory(posterior):
-    data = RNG.standard_normal((300, 30)).astype(np.float32)
+    data = np.random.default_rng(5).standard_normal((300, 30)).astype(np.float32)
     module = genmem.VAE(hidden=[60, 50], latent_dim=2, epochs=1, likelihood="gaussian").fit(data).module_
     largest = []
 
