@@ -86,7 +86,7 @@ def injection(asked):
         model = vae(asked.epochs).fit(X[~held_out])
         _inject_some(model, X, held_out, number, asked, found)
     for planted, scores in found.items():
-        gains = scores.pop("gain")
+        gains = scores.pop("gain", [])
         print(f"\n{planted} units, {len(gains)} injections, gain {told(gains, 0)} nats; recall in the top 5%")
         for name, values in scores.items():
             print(f"  {name:<38} {told(values, 2)}")
