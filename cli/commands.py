@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from genmem_cli.copying import copycheck, neighbors
-from genmem_cli.options import POSTERIOR, a_run, attributing, computing, planning, refitting, scoring
+from genmem_cli.options import POSTERIOR, a_run, ablating, attributing, computing, planning, refitting, scoring
 from genmem_cli.progress import bars
 from genmem_cli.running import command_line, library
 
@@ -106,7 +106,18 @@ def influence(run_directory: str, **how: Any) -> None:
     click.echo(" ".join(part for part in said if part), err=True)
 
 
-ALL = (audit, plan, refit, fit, posterior, score, neighbors, regions, report, influence, copycheck)
+@click.command(epilog='Python: genmem.stages.neurons(genmem.Run.open("runs/digits"))')
+@a_run
+@ablating
+def neurons(run_directory: str, **how: Any) -> None:
+    """Test whether memorization is local in few units of the networks of RUN; update the report."""
+    about = _stage("neurons", run_directory, **how)
+    click.echo(about["sentence"])
+    for control in about["controls"]:
+        click.echo(f"{'passed' if control['passed'] else 'FAILED'}: {control['sentence']}", err=True)
+
+
+ALL = (audit, plan, refit, fit, posterior, score, neighbors, regions, report, influence, neurons, copycheck)
 
 
 def _asked(asked: dict[str, Any]) -> dict[str, Any]:

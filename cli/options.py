@@ -102,6 +102,7 @@ _PLANNING: list[Decorator] = [
     *_TABLES,
     _option("--score-epochs", AutoOr(several=True), "Epochs after which every example is scored.", "auto"),
     _option("--importance-samples", AutoOr(), "Draws for each log p of an auto-encoder; auto is 64.", "auto"),
+    click.option("--keep-weights", is_flag=True, help="Store the weights of every refit, as auto-encoders do anyway."),
     _option("--device", str, "cpu, cuda or cuda:1 [default: CUDA if available]."),
 ]
 
@@ -187,6 +188,31 @@ _ATTRIBUTING: list[Decorator] = [
     ),
     _option("--seed", click.IntRange(min=0), "Seed of draws, samples and the choice of examples [default: the run's]."),
     click.option("--recompute", is_flag=True, help="Compute everything again, including unfinished sums."),
+]
+
+
+def ablating(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of the test of locality."""
+    return _adding(command, _ABLATING)
+
+
+_ABLATING: list[Decorator] = [
+    _option("--repeats", click.IntRange(min=1), "Number of complementary halves: twice as many networks.", 8),
+    _option(
+        "--share", click.FloatRange(0, 0.25, min_open=True), "Share of the examples that count as memorized.", 0.05
+    ),
+    _option("--baseline", click.Choice(["mean", "zero", "resample"]), "What replaces an ablated unit.", "mean"),
+    _option(
+        "--posterior",
+        click.Choice(["refit", "fixed", "encoder"]),
+        "Whether posteriors are fitted under every edit (refit), once (fixed), or not at all.",
+        "refit",
+    ),
+    _option("--splits", click.IntRange(min=1), "Random halves on which units are chosen and judged.", 40),
+    _option("--permutations", click.IntRange(min=1), "Exchanges of cases and controls.", 99),
+    _option("--seed", click.IntRange(min=0), "Seed of all choices [default: the run's]."),
+    _option("--workers", AutoOr(), "Number of processes that train networks.", "auto"),
+    click.option("--recompute", is_flag=True, help="Compute damaged files and failed refits again."),
 ]
 
 

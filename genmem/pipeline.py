@@ -70,6 +70,7 @@ def audit(
     seed: int = 0,
     score_epochs: Sequence[int] | Literal["auto"] = "auto",
     importance_samples: int | Literal["auto"] = "auto",
+    keep_weights: bool = False,
     posterior: str = "auto",
     estimator: str = "mean_log",
     executor: Executor | None = None,
@@ -119,6 +120,7 @@ def audit(
         seed: seed of all randomness.
         score_epochs: epochs at which every example is scored; "auto" is five epochs up to the last.
         importance_samples: draws for each log p of an auto-encoder; "auto" is 64.
+        keep_weights: store the weights of every refit; auto-encoders do so in any case.
         posterior: "auto", "amortised" or "refit": whether the amortization gap is removed (see `stages.posterior`).
         estimator: "mean_log", "log_mean", or "adjusted", which adds shrunken scores to the first.
         executor: where refits run (see `refit`).
@@ -163,6 +165,7 @@ def audit(
         "seed": seed,
         "score_epochs": score_epochs,
         "importance_samples": importance_samples,
+        "keep_weights": keep_weights,
     }
     later = {"estimator": estimator, "posterior": posterior, "target_reliability": target_reliability}
     later |= {"influence": influence, "copies": copies}

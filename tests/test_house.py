@@ -17,7 +17,7 @@ LAYERS = (
     ("stages",),
     ("report", "plots"),
     ("findings",),
-    ("leaveout", "influence", "neighbors", "regions"),
+    ("leaveout", "influence", "neighbors", "regions", "neurons"),
     ("gradients",),
     ("models",),
     ("training",),
@@ -28,7 +28,7 @@ LAYERS = (
 )
 LAYER_OF = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 FLOOR_MAY_IMPORT = {"numpy", "scipy", "genmem"} | set(sys.stdlib_module_names)
-QUESTIONS = {"leaveout", "influence", "neighbors", "regions"}
+QUESTIONS = {"leaveout", "influence", "neighbors", "regions", "neurons"}
 MOST_LINES = 400
 UNPICKLING = re.compile(r"import pickle|allow_pickle=True|torch\.load\((?!.*weights_only=True)|joblib\.load")
 MOST_AT_ROOT = 8

@@ -53,6 +53,7 @@ CONTENTS: dict[str, type | None] = {
     "match?": str,
     "score_epochs": None,
     "importance_samples": int,
+    "keep_weights?": bool,
     "versions?": dict,
     "probe?": dict,
     "probe?.method": str,

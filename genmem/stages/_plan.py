@@ -54,6 +54,7 @@ def plan(
     seed: int = 0,
     score_epochs: Sequence[int] | Literal["auto"] = "auto",
     importance_samples: int | Literal["auto"] = "auto",
+    keep_weights: bool = False,
     request: Mapping[str, Any] | None = None,
 ) -> Run:
     """Load and prepare the data, set up the model, choose splits and the method of refitting, and write the plan.
@@ -101,6 +102,7 @@ def plan(
         match=match,
         score_epochs=_score_epochs(chosen, score_epochs),
         importance_samples=importance_samples,
+        keep_weights=keep_weights,
     )
     with stage(run, "plan", start):
         if request is not None:

@@ -69,10 +69,20 @@ def test_stages_out_of_order_say_what_is_missing(table, capsys):
 
 
 @pytest.mark.slow
+def test_neurons_says_what_is_missing(table, capsys):
+    run(["plan", "x.npy", "--out", "r", *QUICK])
+    assert run(["neurons", "r", "--repeats", "2"]) == 2
+    assert "16 networks; got 2" in capsys.readouterr().err
+    assert run(["neurons", "r"]) == 2
+    assert "16 or more memorized examples" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_python_lines_of_the_help_run(table, capsys):
     assert run(["audit", "digits", "--out", "runs/digits", "--subset", "60", *QUICK]) == 0
     lines = [command.epilog.removeprefix("Python: ") for command in ALL]
-    lines = [line for line in lines if "runs/digits" in line and "Run.open" in line]
+    # `genmem neurons` needs more than 60 examples
+    lines = [line for line in lines if "runs/digits" in line and "Run.open" in line and "neurons" not in line]
     assert len(lines) >= 8
     # Each line has a package of its own, as if it were the first of its process; the libraries are loaded once.
     code = """
