@@ -48,7 +48,7 @@ def test_the_command_prints_them(tmp_path, capsys):
     folder = folder_of(tmp_path / "im", 12)
     (folder / "secret.txt").touch()
     assert command(["plan", str(folder), "--model", "kde", "--folds", "2", "--out", str(tmp_path / "run")]) == 0
-    assert capsys.readouterr().out.splitlines()[0] == NOTE
+    assert NOTE in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.slow
