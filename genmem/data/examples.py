@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from genmem.data.arrays import as_array, blocks, first_where, identical_groups
 from genmem.data.files import Raw, read, read_labels, tidy_labels
-from genmem.data.images import classes_in_words, image_shape_of
+from genmem.data.images import alpha_in_words, classes_in_words, image_shape_of
 from genmem.data.named_labels import labels_by_name, order_in_words
 from genmem.data.precision import Precision, examples_in
 from genmem.errors import DataError
@@ -112,7 +112,7 @@ def load(
     tidy, of_labels = _beside("label", labels, label_array, label_column, raw, name)
     belong, of_groups = _beside("group", groups, None, group_column, raw, name)
     shape = (8, 8) if name == "digits" else image_shape_of(X.shape)
-    notes = (*raw.notes, *of_labels, *of_groups)
+    notes = (*raw.notes, *alpha_in_words(raw.X), *of_labels, *of_groups)
     data = Data(X, tidy, np.arange(len(X)), name, raw.names, raw.columns, shape, groups=belong, notes=notes)
     return data if subset is None else _subset(data, subset, seed)
 

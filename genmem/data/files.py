@@ -21,7 +21,7 @@ from genmem.data.image_files import is_image_name
 from genmem.data.image_tables import holds_images, images_of
 from genmem.data.images import read_images
 from genmem.data.other_kinds import what_it_is
-from genmem.data.parquet_shards import shards_in
+from genmem.data.parquet_shards import read_shards, shards_in
 from genmem.data.tables import examples_of, only_column, read_table
 from genmem.errors import DataError
 
@@ -90,7 +90,7 @@ def read(
 
 
 def _read_image_table(path: Path, label_column: str | None, group_column: str | None) -> Raw:
-    table = read_table(path)
+    table = read_shards(path) if path.is_dir() else read_table(path)
     pictures, (labels, groups), names, notes = images_of(table, path, label=label_column, group=group_column)
     return Raw(pictures.X, labels, names=names, groups=groups, notes=notes, see_through=pictures.see_through)
 

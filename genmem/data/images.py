@@ -132,6 +132,16 @@ def as_one_kind_of_image(
     return images, images[0].shape[1:]
 
 
+def alpha_in_words(X: NDArray[Any]) -> tuple[str, ...]:
+    """Return a note if images of bytes in an array seem to have an alpha channel, which is then a value like others."""
+    if X.dtype != np.uint8 or X.ndim != 4 or 4 not in (X.shape[1], X.shape[3]) or min(sorted(X.shape[1:])[1:]) < 8:
+        return ()
+    return (
+        "Images of four channels are taken as they are: if the fourth is transparency, what it hides counts too; put "
+        "them on one background to avoid this.",
+    )
+
+
 def check_backgrounds(arrays: Arrays, see_through: list[int], sources: list[str]) -> None:
     """Refuse transparent images, which were put on white, beside opaque ones that are not on white.
 

@@ -13,7 +13,7 @@ from genmem.data.arrays import Triple, as_array
 from genmem.data.encoding import Scale, mixed_space
 from genmem.data.files import kind_of, read, reading
 from genmem.data.image_tables import holds_images
-from genmem.data.images import as_one_kind_of_image, check_backgrounds, check_levels, image_shape_of
+from genmem.data.images import alpha_in_words, as_one_kind_of_image, check_backgrounds, check_levels, image_shape_of
 from genmem.data.tables import Columns, checked_names, columns_of, read_table, same_columns
 from genmem.errors import DataError
 
@@ -198,7 +198,9 @@ def _of_arrays(given: list[_Read]) -> ThreeSets:
     check_levels(arrays, [part.source for part in given], shape is not None)
     together = (arrays[0], arrays[1], arrays[2])
     names = {part.name.rstrip("s"): part.names for part in given if part.names is not None}
-    sources, notes = {part.name: part.source for part in given}, {part.name: part.notes for part in given if part.notes}
+    sources = {part.name: part.source for part in given}
+    told = {part.name: (*part.notes, *alpha_in_words(_with_rows(part))) for part in given}
+    notes = {name: said for name, said in told.items() if said}
     return ThreeSets(together, together, sources, shape, names=names, notes=notes)
 
 

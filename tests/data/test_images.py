@@ -6,6 +6,7 @@ from PIL import Image
 from sources import refused
 
 from genmem.data import load
+from genmem.data.three_sets import load_three
 
 
 @pytest.fixture
@@ -66,3 +67,13 @@ def test_refused_folders(tmp_path, rng):
     save_images(tmp_path, {"a/2.png": np.zeros((8, 9), np.uint8)})
     refused("1 of 2 images outside subfolders, the first 1.png", tmp_path)
     refused("folder that holds the images", tmp_path / "1.png")
+
+
+def test_four_channels_of_an_array_are_told(rng):
+    four = rng.integers(0, 256, (3, 8, 9, 4), dtype=np.uint8)
+    for X in (four, four.transpose(0, 3, 1, 2)):
+        assert load(X).notes[0].startswith("Images of four channels are taken as they are")
+    for X in (four[..., :3], four[:, :4], four.astype(np.float32), four[..., 0]):
+        assert load(X).notes == ()
+    sets = load_three(four, four[:2], four[1:])
+    assert set(sets.notes) == {"train", "test", "samples"}
