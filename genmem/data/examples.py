@@ -107,6 +107,7 @@ def load(
         label_array=label_array,
         label_column=None if of_images and _is_path(labels) else label_column,
         group_column=None if of_images and _is_path(groups) else group_column,
+        classes=labels is None,
     )
     X = examples_in(precision, raw.X, name, raw.columns, least=2)
     tidy, of_labels = _beside("label", labels, label_array, label_column, raw, name)
@@ -117,9 +118,9 @@ def load(
     return data if subset is None else _subset(data, subset, seed)
 
 
-def _read(source: Any, **options: str | None) -> tuple[Raw, str]:
+def _read(source: Any, classes: bool = True, **options: str | None) -> tuple[Raw, str]:
     if _is_path(source):
-        return read(Path(source), **options), os.fspath(source)
+        return read(Path(source), classes=classes, **options), os.fspath(source)
     _refuse_options(_name_of(source), **options)
     return (_digits(), "digits") if isinstance(source, str) else (Raw(as_array(source)), "array")
 

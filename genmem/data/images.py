@@ -15,12 +15,14 @@ from genmem.errors import DataError
 _NEARLY_WHITE = 0.96
 
 
-def read_images(folder: Path) -> tuple[Pictures, NDArray[Any] | None, NDArray[np.str_], tuple[str, ...]]:
+def read_images(
+    folder: Path, *, classes: bool = True
+) -> tuple[Pictures, NDArray[Any] | None, NDArray[np.str_], tuple[str, ...]]:
     """Return the images of a folder, their labels, their names within the folder, and notes on what was read.
 
     Images are read in the order of their names, numbers compared as numbers. The label of an image in a subfolder is
     the name of its top-level subfolder. Symbolic links are followed; hidden files and files with other suffixes are
-    skipped. See `read_pictures` for what is done to an image.
+    skipped. See `read_pictures` for what is done to an image. Without `classes`, subfolders are no labels.
 
     Raises:
         DataError: there are no images, one cannot be read, sizes differ, or only some are in subfolders.
@@ -32,7 +34,7 @@ def read_images(folder: Path) -> tuple[Pictures, NDArray[Any] | None, NDArray[np
             got=f"none; {skipped_words(found.skipped).rstrip('.')}" if found.skipped else "none",
             do=_instead(found.skipped),
         )
-    labels = _class_folders(folder, found.names)
+    labels = _class_folders(folder, found.names) if classes else None
     pictures = read_pictures(found.names, os.fspath(folder), lambda name: open(folder / name, "rb"))
     return pictures, labels, np.array(found.names), (*found.notes(), *pictures.notes())
 
@@ -62,7 +64,7 @@ def _class_folders(folder: Path, names: list[str]) -> NDArray[np.str_] | None:
         raise DataError(
             expected=f"all images of {folder} in subfolders, whose names are then the labels, or none",
             got=f"{len(alone)} of {len(names)} images outside subfolders, the first {alone[0]}",
-            do="Move all images into subfolders, or all into the folder itself.",
+            do="Move all images into subfolders, or all into the folder itself, or pass labels (--labels).",
         )
     return np.array([part[0] for part in parts])
 

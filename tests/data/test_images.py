@@ -66,6 +66,8 @@ def test_refused_folders(tmp_path, rng):
     (tmp_path / "2.png").unlink()
     save_images(tmp_path, {"a/2.png": np.zeros((8, 9), np.uint8)})
     refused("1 of 2 images outside subfolders, the first 1.png", tmp_path)
+    assert load(tmp_path, labels=[5, 6]).labels.tolist() == [5, 6]
+    assert load_three(tmp_path, tmp_path, tmp_path).names["train"] == ["1.png", "a/2.png"]
     refused("folder that holds the images", tmp_path / "1.png")
 
 
