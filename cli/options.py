@@ -100,6 +100,9 @@ _PLANNING: list[Decorator] = [
     _option("--groups", click.Path(), "A file of groups, like labels: examples of one group are left out together."),
     _option("--group-column", str, "Name of the column of groups in a table, such as patient."),
     *_TABLES,
+    click.option(
+        "--pixels/--numbers", default=None, help="Whether bytes are 8-bit pixels [default: decided, and told]."
+    ),
     _option("--score-epochs", AutoOr(several=True), "Epochs after which every example is scored.", "auto"),
     _option("--importance-samples", AutoOr(), "Draws for each log p of an auto-encoder; auto is 64.", "auto"),
     click.option("--keep-weights", is_flag=True, help="Store the weights of every refit, as auto-encoders do anyway."),

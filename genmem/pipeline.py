@@ -57,6 +57,7 @@ def audit(
     decimal: str | None = None,
     na: str | Sequence[str] | None = None,
     drop: str | Sequence[str] = (),
+    pixels: bool | None = None,
     subset: int | None = None,
     folds: int | None = None,
     repeats: int = 8,
@@ -106,6 +107,7 @@ def audit(
         decimal: decimal mark of a text table; detected by default.
         na: words of a text table that mark a missing value (see `load`).
         drop: columns of a table to leave out.
+        pixels: whether bytes are 8-bit pixels or numbers (see `load`).
         subset: audit only this many examples, drawn at random.
         folds: number K of folds: each refit leaves out one K-th of the examples; 5 by default.
         repeats: number L of independent partitions into folds; standard errors come from them.
@@ -153,6 +155,7 @@ def audit(
         "decimal": decimal,
         "na": na,
         "drop": drop,
+        "pixels": pixels,
         "subset": subset,
         "folds": folds,
         "repeats": repeats,

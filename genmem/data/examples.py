@@ -14,6 +14,7 @@ from genmem.data.csv_files import TableOptions
 from genmem.data.files import Raw, read, read_labels, tidy_labels
 from genmem.data.images import alpha_in_words, classes_in_words, image_shape_of
 from genmem.data.named_labels import labels_by_name, order_in_words
+from genmem.data.pixels import as_meant
 from genmem.data.precision import Precision, examples_in
 from genmem.errors import DataError
 from genmem.seeding import stream
@@ -74,6 +75,7 @@ def load(
     decimal: str | None = None,
     na: str | Sequence[str] | None = None,
     drop: str | Sequence[str] = (),
+    pixels: bool | None = None,
     subset: int | None = None,
     seed: int = 0,
     precision: Precision = "single",
@@ -96,6 +98,8 @@ def load(
         decimal: decimal mark of a text table, "." or ","; detected by default.
         na: words of a text table that mark a missing value, instead of "", NA, NaN, null and the like.
         drop: columns of a table to leave out. `na` and `drop` are lists, or text with commas.
+        pixels: whether bytes, and whole numbers of a table, are 8-bit pixels (True) or numbers (False). By default,
+            those of images are pixels; those of tables, and those up to 63 but above 1, are numbers.
         subset: keep this many examples, drawn at random without replacement, in their original order.
         seed: of the draw.
         precision: "single"; "needed", which keeps float64 if rounding to float32 would change a column by more than a
@@ -119,10 +123,11 @@ def load(
     }
     raw, name = _read(source, options, named, classes=labels is None)
     X = examples_in(precision, raw.X, name, raw.columns, least=2)
+    X, meant = as_meant(X, name, pixels, encoded=raw.names is not None)
     tidy, of_labels = _beside("label", labels, label_array, label_column, raw, name)
     belong, of_groups = _beside("group", groups, None, group_column, raw, name)
     shape = (8, 8) if name == "digits" else image_shape_of(X.shape)
-    notes = (*raw.notes, *alpha_in_words(raw.X), *of_labels, *of_groups)
+    notes = (*raw.notes, *meant, *alpha_in_words(raw.X), *of_labels, *of_groups)
     data = Data(X, tidy, np.arange(len(X)), name, raw.names, raw.columns, shape, groups=belong, notes=notes)
     return data if subset is None else _subset(data, subset, seed)
 

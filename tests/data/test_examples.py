@@ -180,7 +180,7 @@ def test_binarise(pixels):
     assert not ready.X[pixels.X == 0].any() and ready.X[pixels.X == 255].all()
     residual = ready.X - pixels.X / 255
     assert abs(residual.mean()) < 4 * 0.5 / np.sqrt(residual.size)
-    dark = prepare(load(np.full((300, 1000), 51, np.uint8)), "bernoulli", 0)
+    dark = prepare(load(np.full((300, 1000), 51, np.uint8), pixels=True), "bernoulli", 0)
     assert abs(dark.X.mean() - 0.2) < 4 * 0.4 / np.sqrt(300_000)
 
 
