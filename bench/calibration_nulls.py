@@ -1,7 +1,8 @@
 """Do tests keep their size where their usual assumptions fail, and with what power?
 
 Prints tables of docs/calibration.md: tests of single examples where log p of held-out examples is noisier than that of
-training examples, and tests of groups whose examples share noise. `--run FOLDER` takes the scores of groups from a
+training examples, scores of examples that no model trained on where folds are unequal, and tests of groups whose
+examples share noise. `--run FOLDER` takes the scores of groups from a
 finished run, such as the default audit of digits. `--smoke` runs a few studies.
 """
 
@@ -61,6 +62,71 @@ def _rates(study, n, folds, repeats, law, shared, memorized, ratio):
     return (p[null] <= 0.05).mean(), (p[null] <= 0.01).mean(), false_share(flagged, truth > 0), power
 
 
+# --- unequal folds
+
+
+def fitted_normal(X, Y, held):
+    """Log p of Y under the normal law fitted to the examples of X that each split keeps."""
+    n, d = X.shape
+    keep = ~held / (~held).sum(1, keepdims=True)
+    mean = keep @ X
+    covariance = (keep @ (X[:, :, None] * X[:, None]).reshape(n, -1)).reshape(-1, d, d) - mean[:, :, None] * mean[
+        :, None
+    ]
+    apart = Y - mean[:, None]  # (splits, n, d)
+    squares = np.einsum("sni,sij,snj->sn", apart, np.linalg.inv(covariance), apart, optimize=True)
+    return -0.5 * (squares + np.linalg.slogdet(covariance)[1][:, None] + d * np.log(2 * np.pi))
+
+
+ONE_BIG = np.r_[np.zeros(120, int), np.repeat(np.arange(1, 9), 10)]
+POWER_LAW = np.repeat(np.arange(12), [50, 40, 30, 20, 15, 10, 10, 8, 6, 5, 4, 2])
+DESIGNS = {
+    "one group of 120, eight of 10": lambda seed: Splits.k_fold(200, 4, 4, seed=seed, groups=ONE_BIG),
+    "the same, each left out once": lambda seed: Splits.leave_out(200, ONE_BIG, seed=seed),
+    "12 groups of 50 to 2": lambda seed: Splits.k_fold(200, 5, 4, seed=seed, groups=POWER_LAW),
+    "10 groups of 20": lambda seed: Splits.k_fold(200, 5, 4, seed=seed, groups=np.arange(200) % 10),
+    "folds of random sizes": lambda seed: random_sizes(200, 5, 4, seed),
+    "equal folds": lambda seed: Splits.k_fold(200, 5, 4, seed=seed),
+}
+
+
+def random_sizes(n, folds, repeats, seed):
+    """Folds of 10 to 30% of the examples, dealt anew in each repeat."""
+    rng, sizes = np.random.default_rng(seed), (np.array([0.1, 0.15, 0.2, 0.25, 0.3]) * n).astype(int)
+    fold = np.stack([rng.permutation(np.repeat(np.arange(folds), sizes)) for _ in range(repeats)])
+    held = (fold[:, None] == np.arange(folds)[:, None]).reshape(-1, n)
+    return Splits(held, np.repeat(np.arange(repeats), folds), np.arange(folds * repeats))
+
+
+def folds(smoke, n=200, d=8):
+    """Scores of rows no model trained on, with labels of in and out as the others; apart where nothing balances."""
+    head = ["design", "balanced: never trained", "size at .05", "flagged", "trained"]
+    table("Unequal folds, normal law of 8 dimensions", [*head, "not balanced", "never trained", "told", "trained"])
+    for name, design in DESIGNS.items():
+        found = []
+        for study in range(3 if smoke else 100):
+            rng, splits = np.random.default_rng([4, study]), design(study)
+            X, fresh = rng.standard_normal((2, n, d))
+            one, other = (
+                memorization_score(
+                    fitted_normal(X, Y, splits.held_out), splits.held_out, repeat=splits.repeat, seed=study
+                )
+                for Y in (fresh, X)
+            )
+            biased = np.zeros(n, bool) if other.uneven is None else other.uneven.size_bias != 0
+            tested = one.p_value[np.isfinite(one.p_value)]
+            size = (tested <= 0.05).mean() if len(tested) else np.nan
+            cells = [one.score[~biased].mean(), size, (one.q_value < 0.05).mean(), other.score[~biased].mean()]
+            told = (
+                [one.score[biased].mean(), other.uneven.size_bias[biased].mean(), other.score[biased].mean()]
+                if biased.any()
+                else []
+            )
+            found.append([*cells, biased.mean(), *told])
+        shown = [one for one in found if len(one) == max(map(len, found))]
+        row(name, *(pm(column, 3) for column in zip(*shown, strict=True)))
+
+
 # --- groups
 
 
@@ -111,7 +177,7 @@ def groups(smoke, scores):
 
 def main(argv=None):
     parser = options(__doc__)
-    parts = {"ratios": ratios, "groups": groups}
+    parts = {"ratios": ratios, "folds": folds, "groups": groups}
     parser.add_argument("--only", nargs="*", choices=parts, default=list(parts))
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="a finished run whose scores make the groups")
     given = parse(parser, argv)

@@ -30,6 +30,7 @@ BENCHES = {
     "posterior": [],
     "search": [],
     "neighbors": ["search", "copying", "memory"],
+    "neurons": [],
     "regions": [],
     "densities": ["--sizes", "2000", "10000"],
     "held_out": [],
@@ -37,6 +38,7 @@ BENCHES = {
     "calibration": [],
     "calibration_truth": [],
     "calibration_list": [],
+    "calibration_groups": [],
     "calibration_nulls": [],
     "curves": [],
     "adjusted": [],
@@ -49,6 +51,7 @@ BENCHES = {
     "agreement": [],
     "influence_study": None,
     "neighbor_study": ["digits", "planted"],
+    "neuron_study": [],
     "trajectory": None,
     "device": None,  # bench/device.sh, for a machine with CUDA
 }

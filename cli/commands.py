@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from genmem_cli.copying import copycheck, neighbors
-from genmem_cli.options import POSTERIOR, a_run, attributing, computing, planning, refitting, scoring
+from genmem_cli.options import POSTERIOR, a_run, ablating, attributing, computing, planning, refitting, scoring
 from genmem_cli.progress import bars
 from genmem_cli.running import command_line, library
 
@@ -31,6 +31,8 @@ def audit(workers: Any, dask: Any, lanes: Any, recompute: bool, **asked: Any) ->
     how = {"workers": workers, "dask": dask, "lanes": lanes, "recompute": recompute}
     with bars() as progress:
         done = library().audit(**_asked(asked), **how, progress=progress, announce=partial(_announce, err=True))
+    for note in done.summary["data"]["notes"]:
+        click.echo(note)
     for finding in done.findings:
         click.echo(finding["sentence"])
     click.echo(done.path)
@@ -41,6 +43,7 @@ def audit(workers: Any, dask: Any, lanes: Any, recompute: bool, **asked: Any) ->
 def plan(**asked: Any) -> None:
     """Write the plan of an audit of DATA, and estimate its time, memory and disk space."""
     run = library().stages.plan(**_asked(asked))
+    _show(run.data())
     _announce(run, err=False)
     click.echo(run.path)
 
@@ -103,7 +106,18 @@ def influence(run_directory: str, **how: Any) -> None:
     click.echo(" ".join(part for part in said if part), err=True)
 
 
-ALL = (audit, plan, refit, fit, posterior, score, neighbors, regions, report, influence, copycheck)
+@click.command(epilog='Python: genmem.stages.neurons(genmem.Run.open("runs/digits"))')
+@a_run
+@ablating
+def neurons(run_directory: str, **how: Any) -> None:
+    """Test whether memorization is local in few units of the networks of RUN; update the report."""
+    about = _stage("neurons", run_directory, **how)
+    click.echo(about["sentence"])
+    for control in about["controls"]:
+        click.echo(f"{'passed' if control['passed'] else 'FAILED'}: {control['sentence']}", err=True)
+
+
+ALL = (audit, plan, refit, fit, posterior, score, neighbors, regions, report, influence, neurons, copycheck)
 
 
 def _asked(asked: dict[str, Any]) -> dict[str, Any]:
@@ -117,6 +131,13 @@ def _asked(asked: dict[str, Any]) -> dict[str, Any]:
     asked["settings"] = settings or None
     line = python_line(library().audit, asked)
     return {**asked, "request": {"command": command_line("audit"), "python": line}}
+
+
+def _show(data: Any) -> None:
+    from genmem.data.as_read import as_read
+
+    for sentence in as_read(data):
+        click.echo(sentence)
 
 
 def _announce(run: "Run", *, err: bool) -> None:

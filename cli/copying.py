@@ -27,6 +27,8 @@ def copycheck(fail_if: str | None, **asked: Any) -> None:
 
     with bars() as progress:
         found = library().stages.check_copies(**asked, fail_if=fail_if, command=command_line(), progress=progress)
+    for note in found.notes:
+        click.echo(note, err=True)
     click.echo(headline(found.check.verdict, found.check.sentence))
     if found.failed:
         click.echo(f"--fail-if holds: {fail_if}", err=True)

@@ -13,7 +13,7 @@ from genmem.version import __version__
 from genmem_cli import commands
 from genmem_cli.progress import watch_interrupts
 
-INTERRUPTED = 130
+INTERRUPTED, CLOSED = 130, 141  # as a shell reports SIGINT and SIGPIPE
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -59,6 +59,8 @@ def run(arguments: list[str]) -> int:
     except GenmemError as error:
         click.echo(f"Error: {error}", err=True)
         return 2
+    except SystemExit:  # of click, with 1, if nobody reads what is printed; that is no condition of --fail-if
+        return CLOSED
     except (KeyboardInterrupt, click.Abort):
         again = shlex.join(["genmem", *arguments])
         click.echo(f"\nInterrupted. Finished work is kept; to resume, run the same command: {again}", err=True)

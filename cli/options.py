@@ -62,6 +62,12 @@ def _option(name: str, kind: Any, help_text: str, default: Any = None, **more: A
     return click.option(name, type=kind, default=default, show_default=default is not None, help=help_text, **more)
 
 
+_TABLES: list[Decorator] = [
+    _option("--sep", str, "Separator of the fields of text tables [default: detected]."),
+    _option("--decimal", click.Choice([".", ","]), "Decimal mark of text tables [default: detected]."),
+    _option("--na", str, "Words for missing values in text tables, separated by commas [default: NA, NaN, null...]."),
+    _option("--drop", str, "Columns of tables to leave out, separated by commas.", default=""),
+]
 _PLANNING: list[Decorator] = [
     click.argument("data"),
     _option("--model", str, "The model: a built-in name or package.module:factory.", "vae"),
@@ -87,14 +93,16 @@ _PLANNING: list[Decorator] = [
     click.option(
         "--set", "settings", type=Setting(), multiple=True, help="A setting of the model, such as latent_dim=16."
     ),
-    _option("--labels", click.Path(), "A file of labels (.npy, .csv, .txt, IDX)."),
+    _option("--labels", click.Path(), "A file of labels (.npy, .csv, .txt, IDX), for images also with their names."),
     _option("--array", str, "Name of the array of examples in an .npz file."),
     _option("--label-array", str, "Name of the array of labels in an .npz file."),
     _option("--label-column", str, "Name of the column of labels in a table."),
     _option("--groups", click.Path(), "A file of groups, like labels: examples of one group are left out together."),
     _option("--group-column", str, "Name of the column of groups in a table, such as patient."),
+    *_TABLES,
     _option("--score-epochs", AutoOr(several=True), "Epochs after which every example is scored.", "auto"),
     _option("--importance-samples", AutoOr(), "Draws for each log p of an auto-encoder; auto is 64.", "auto"),
+    click.option("--keep-weights", is_flag=True, help="Store the weights of every refit, as auto-encoders do anyway."),
     _option("--device", str, "cpu, cuda or cuda:1 [default: CUDA if available]."),
 ]
 
@@ -183,6 +191,31 @@ _ATTRIBUTING: list[Decorator] = [
 ]
 
 
+def ablating(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of the test of locality."""
+    return _adding(command, _ABLATING)
+
+
+_ABLATING: list[Decorator] = [
+    _option("--repeats", click.IntRange(min=1), "Number of complementary halves: twice as many networks.", 8),
+    _option(
+        "--share", click.FloatRange(0, 0.25, min_open=True), "Share of the examples that count as memorized.", 0.05
+    ),
+    _option("--baseline", click.Choice(["mean", "zero", "resample"]), "What replaces an ablated unit.", "mean"),
+    _option(
+        "--posterior",
+        click.Choice(["refit", "fixed", "encoder"]),
+        "Whether posteriors are fitted under every edit (refit), once (fixed), or not at all.",
+        "refit",
+    ),
+    _option("--splits", click.IntRange(min=1), "Random halves on which units are chosen and judged.", 40),
+    _option("--permutations", click.IntRange(min=1), "Exchanges of cases and controls.", 99),
+    _option("--seed", click.IntRange(min=0), "Seed of all choices [default: the run's]."),
+    _option("--workers", AutoOr(), "Number of processes that train networks.", "auto"),
+    click.option("--recompute", is_flag=True, help="Compute damaged files and failed refits again."),
+]
+
+
 def a_run(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the argument that names a run directory."""
     return click.argument("run_directory", metavar="RUN", type=click.Path())(command)
@@ -234,6 +267,7 @@ _SETS: list[Decorator] = [
     ),
     _option("--scale", click.Choice(["range", "spread"]), "Scale numeric columns, for equal weights of all columns."),
     _option("--id-column", str, "A column of tables that only identifies rows."),
+    *_TABLES,
     _option("--image-shape", Shape(), "Height and width of images given as flat rows: 28x28 or 32x32x3."),
 ]
 _CHECKING: list[Decorator] = [

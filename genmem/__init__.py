@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         data_copying_test,
         distance_ratio,
     )
+    from genmem.neurons import ablate, drops, units_of
     from genmem.pipeline import Audit, audit
     from genmem.protocols import Density, draw
     from genmem.run import Run, Splits
@@ -91,6 +92,7 @@ _HOMES = {
         "data_copying_test",
         "distance_ratio",
     ),
+    "genmem.neurons": ("ablate", "drops", "units_of"),
     "genmem.pipeline": ("Audit", "audit"),
     "genmem.protocols": ("Density", "draw"),
     "genmem.run": ("Run", "Splits"),
@@ -105,6 +107,7 @@ _PACKAGES = (  # `genmem.stages.score(run)`, as the help texts and docs write it
     "leaveout",
     "models",
     "neighbors",
+    "neurons",
     "plots",
     "regions",
     "report",
@@ -146,6 +149,7 @@ __all__ = [
     "Trained",
     "Trajectory",
     "__version__",
+    "ablate",
     "audit",
     "checkpoint_weights",
     "conformal_rows",
@@ -154,6 +158,7 @@ __all__ = [
     "data_copying_test",
     "distance_ratio",
     "draw",
+    "drops",
     "from_module",
     "from_pyro",
     "influence_scores",
@@ -169,6 +174,7 @@ __all__ = [
     "refit",
     "save_model",
     "self_influence",
+    "units_of",
 ]
 
 

@@ -53,6 +53,10 @@ def audit(
     label_column: str | None = None,
     groups: Any = None,
     group_column: str | None = None,
+    sep: str | None = None,
+    decimal: str | None = None,
+    na: str | Sequence[str] | None = None,
+    drop: str | Sequence[str] = (),
     subset: int | None = None,
     folds: int | None = None,
     repeats: int = 8,
@@ -66,6 +70,7 @@ def audit(
     seed: int = 0,
     score_epochs: Sequence[int] | Literal["auto"] = "auto",
     importance_samples: int | Literal["auto"] = "auto",
+    keep_weights: bool = False,
     posterior: str = "auto",
     estimator: str = "mean_log",
     executor: Executor | None = None,
@@ -97,6 +102,10 @@ def audit(
             file like `labels`. They are left out together, and standard errors of means, regions and attack rates are
             by group.
         group_column: name of the column of groups in a table.
+        sep: separator of the fields of a text table; detected by default.
+        decimal: decimal mark of a text table; detected by default.
+        na: words of a text table that mark a missing value (see `load`).
+        drop: columns of a table to leave out.
         subset: audit only this many examples, drawn at random.
         folds: number K of folds: each refit leaves out one K-th of the examples; 5 by default.
         repeats: number L of independent partitions into folds; standard errors come from them.
@@ -111,6 +120,7 @@ def audit(
         seed: seed of all randomness.
         score_epochs: epochs at which every example is scored; "auto" is five epochs up to the last.
         importance_samples: draws for each log p of an auto-encoder; "auto" is 64.
+        keep_weights: store the weights of every refit; auto-encoders do so in any case.
         posterior: "auto", "amortised" or "refit": whether the amortization gap is removed (see `stages.posterior`).
         estimator: "mean_log", "log_mean", or "adjusted", which adds shrunken scores to the first.
         executor: where refits run (see `refit`).
@@ -139,6 +149,10 @@ def audit(
         "label_column": label_column,
         "groups": groups,
         "group_column": group_column,
+        "sep": sep,
+        "decimal": decimal,
+        "na": na,
+        "drop": drop,
         "subset": subset,
         "folds": folds,
         "repeats": repeats,
@@ -151,6 +165,7 @@ def audit(
         "seed": seed,
         "score_epochs": score_epochs,
         "importance_samples": importance_samples,
+        "keep_weights": keep_weights,
     }
     later = {"estimator": estimator, "posterior": posterior, "target_reliability": target_reliability}
     later |= {"influence": influence, "copies": copies}

@@ -10,7 +10,8 @@ import pytest
 from genmem_cli.main import run
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = [page for page in ("custom-models.md", "pyro.md", "diffusion.md", "copycheck.md") if (DOCS / page).exists()]
+WITH_CODE = ("custom-models.md", "pyro.md", "diffusion.md", "copycheck.md", "neurons.md")
+PAGES = [page for page in WITH_CODE if (DOCS / page).exists()]
 SMALL = ["--epochs", "1", "--repeats", "1", "--folds", "2", "--subset", "60"]
 
 

@@ -1,17 +1,19 @@
 """The examples of an audit: loaded, checked, and prepared once."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genmem.data.arrays import as_array, blocks, first_where, identical_groups
+from genmem.data.csv_files import TableOptions
 from genmem.data.files import Raw, read, read_labels, tidy_labels
-from genmem.data.images import image_shape_of
+from genmem.data.images import classes_in_words, image_shape_of
+from genmem.data.named_labels import labels_by_name, order_in_words
 from genmem.data.precision import Precision, examples_in
 from genmem.errors import DataError
 from genmem.seeding import stream
@@ -33,6 +35,7 @@ class Data:
         columns: the names of the columns of a table, or None.
         image_shape: (h, w) or (h, w, 3) if an example can be shown as an image (by `to_images`), or None.
         preparation: how the values were transformed, once.
+        notes: sentences on how the source was read, and what was left out.
     """
 
     X: NDArray[Any]
@@ -44,6 +47,7 @@ class Data:
     image_shape: tuple[int, ...] | None = None
     preparation: str = "as given"
     groups: NDArray[Any] | None = None
+    notes: tuple[str, ...] = ()
 
     def take(self, positions: ArrayLike) -> "Data":
         """Return the examples at `positions`, in that order, or those where a mask is True."""
@@ -66,6 +70,10 @@ def load(
     labels: str | os.PathLike[str] | ArrayLike | None = None,
     group_column: str | None = None,
     groups: str | os.PathLike[str] | ArrayLike | None = None,
+    sep: str | None = None,
+    decimal: str | None = None,
+    na: str | Sequence[str] | None = None,
+    drop: str | Sequence[str] = (),
     subset: int | None = None,
     seed: int = 0,
     precision: Precision = "single",
@@ -79,10 +87,15 @@ def load(
         label_array: the array of an .npz file that holds the labels.
         label_column: the column of a table that holds the labels.
         labels: labels as an array or in a separate file (.npy, .csv of one column, .txt, IDX). They replace the labels
-            of a folder of images or of "digits".
+            of a folder of images or of "digits". For a folder, a table or .txt file may also name the image of each
+            label; of several columns, `label_column` is then the one of the labels.
         group_column: the column of a table that says which rows belong together.
         groups: the same as an array or in a separate file, as for `labels`: examples of one group (a patient, a film,
             augmentations of one image) have the same value.
+        sep: separator of the fields of a text table; detected by default.
+        decimal: decimal mark of a text table, "." or ","; detected by default.
+        na: words of a text table that mark a missing value, instead of "", NA, NaN, null and the like.
+        drop: columns of a table to leave out. `na` and `drop` are lists, or text with commas.
         subset: keep this many examples, drawn at random without replacement, in their original order.
         seed: of the draw.
         precision: "single"; "needed", which keeps float64 if rounding to float32 would change a column by more than a
@@ -96,26 +109,49 @@ def load(
     >>> data.X.shape, data.X.dtype.name, data.image_shape
     ((100, 64), 'float32', (8, 8))
     """
-    raw, name = _read(
-        source, array=array, label_array=label_array, label_column=label_column, group_column=group_column
-    )
+    options = table_options(sep, decimal, na, drop)
+    of_images = _is_path(source) and os.path.isdir(source)  # columns of files beside it: see `labels_by_name`
+    named = {
+        "array": array,
+        "label_array": label_array,
+        "label_column": None if of_images and _is_path(labels) else label_column,
+        "group_column": None if of_images and _is_path(groups) else group_column,
+    }
+    raw, name = _read(source, options, named)
     X = examples_in(precision, raw.X, name, raw.columns, least=2)
-    tidy = _beside("label", labels, label_array or label_column, raw.labels, len(X), name)
-    belong = _beside("group", groups, group_column, raw.groups, len(X), name)
+    tidy, of_labels = _beside("label", labels, label_array, label_column, raw, name)
+    belong, of_groups = _beside("group", groups, None, group_column, raw, name)
     shape = (8, 8) if name == "digits" else image_shape_of(X.shape)
-    data = Data(X, tidy, np.arange(len(X)), name, raw.names, raw.columns, shape, groups=belong)
+    notes = (*raw.notes, *of_labels, *of_groups)
+    data = Data(X, tidy, np.arange(len(X)), name, raw.names, raw.columns, shape, groups=belong, notes=notes)
     return data if subset is None else _subset(data, subset, seed)
 
 
-def _read(source: Any, **options: str | None) -> tuple[Raw, str]:
-    is_path = isinstance(source, str | os.PathLike) and source != "digits"
-    if is_path:
-        return read(Path(source), **options), os.fspath(source)
-    _refuse_options(_name_of(source), **options)
+def table_options(
+    sep: str | None, decimal: str | None, na: str | Sequence[str] | None, drop: str | Sequence[str]
+) -> TableOptions:
+    """Return the options of tables, as they are given in Python or on the command line."""
+    words = None if na is None else tuple(_listed(na))
+    return TableOptions(None if sep is None else sep.replace("\\t", "\t"), decimal, words, tuple(_listed(drop)))
+
+
+def _listed(given: str | Sequence[str]) -> list[str]:
+    return [part.strip() for part in given.split(",") if given] if isinstance(given, str) else list(given)
+
+
+def _read(source: Any, options: TableOptions, named: Mapping[str, str | None]) -> tuple[Raw, str]:
+    if _is_path(source):
+        return read(Path(source), options=options, **named), os.fspath(source)
+    of_tables = {**options.given, **({"drop": options.drop} if options.drop else {})}
+    _refuse_options(_name_of(source), **named, **of_tables)
     return (_digits(), "digits") if isinstance(source, str) else (Raw(as_array(source)), "array")
 
 
-def _refuse_options(source: str | None, **options: str | None) -> None:
+def _is_path(source: Any) -> TypeGuard[str | os.PathLike[str]]:
+    return isinstance(source, str | os.PathLike) and source != "digits"
+
+
+def _refuse_options(source: str | None, **options: Any) -> None:
     for name, value in options.items():
         if value is not None:
             raise DataError(
@@ -140,22 +176,31 @@ def _digits() -> Raw:
 
 
 def _beside(
-    what: str, given: Any, named: str | None, found: NDArray[Any] | None, n: int, source: str
-) -> NDArray[Any] | None:
-    """Return the labels or groups: those given, or those found in the source."""
-    if given is not None and named is not None:
+    what: str, given: Any, array: str | None, column: str | None, raw: Raw, source: str
+) -> tuple[NDArray[Any] | None, tuple[str, ...]]:
+    """Return the labels or groups, those given or those found in the source, and notes on them."""
+    if given is None:
+        found = raw.labels if what == "label" else raw.groups
+        is_told = found is not None and raw.names is not None and column is None
+        notes = (classes_in_words(found),) if found is not None and is_told else ()
+        return None if found is None else tidy_labels(found, len(raw.X), source, what), notes
+    by_name = None
+    if array is None and raw.names is not None and _is_path(given):
+        by_name = labels_by_name(Path(given), raw.names.tolist(), what, column)
+    if by_name is None and (array or column) is not None:
         options = "groups (--groups) and group_column (--group-column)"
         if what == "label":
             options = "labels, label_array and label_column"
         raise DataError(
             expected=f"{what}s from one source",
-            got=f"{named!r} and {_name_of(given)}",
+            got=f"{array or column!r} and {_name_of(given)}",
             do=f"Pass only one of {options}.",
         )
-    if given is not None:
-        is_path = isinstance(given, str | os.PathLike)
-        found = read_labels(Path(given), what) if is_path else as_array(given, f"{what}s")
-    return None if found is None else tidy_labels(found, n, _name_of(given) or source, what)
+    if by_name is not None:
+        return tidy_labels(by_name[0], len(raw.X), os.fspath(given), what), by_name[1]
+    found = read_labels(Path(given), what) if _is_path(given) else as_array(given, f"{what}s")
+    tidy = tidy_labels(found, len(raw.X), _name_of(given) or source, what)
+    return tidy, () if raw.names is None else (order_in_words(tidy, raw.names.tolist(), what),)
 
 
 def _subset(data: Data, size: int, seed: int) -> Data:

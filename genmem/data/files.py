@@ -3,35 +3,50 @@
 Nothing is unpickled and nothing is downloaded.
 """
 
-import gzip
-import math
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genmem.data.images import IMAGE_SUFFIXES, read_images
-from genmem.data.tables import examples_of, only_column, read_table
+from genmem.data.cifar import is_cifar, read_cifar
+from genmem.data.csv_files import TableOptions, is_text_table
+from genmem.data.folders import files_below
+from genmem.data.idx import is_idx, read_idx
+from genmem.data.image_files import is_image_name
+from genmem.data.image_tables import holds_images, images_of
+from genmem.data.images import read_images
+from genmem.data.other_kinds import what_it_is
+from genmem.data.parquet_shards import shards_in
+from genmem.data.table_files import DETECT, examples_of, only_column, only_data, read_table
+from genmem.data.tensors import SUFFIXES, is_sparse, read_sparse, read_tensors
 from genmem.errors import DataError
 
-KINDS = "a .npy, .npz, .csv or .parquet file, an MNIST-style IDX file, or a folder of images"
-_IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+KINDS = (
+    "a .npy, .npz, .csv, .tsv, .parquet, .safetensors or .pt file, an MNIST-style IDX file, a .bin file of CIFAR, or a "
+    "folder of images"
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Raw:
-    """The contents of a file: examples, and labels, groups, file names and column names if it has them."""
+    """The contents of a file: examples, and labels, groups, file names and column names if it has them.
+
+    `notes`: sentences on how they were read, and what was left out. `see_through`: how many images had transparent
+    pixels.
+    """
 
     X: NDArray[Any]
     labels: NDArray[Any] | None = None
     names: NDArray[Any] | None = None
     columns: tuple[str, ...] | None = None
     groups: NDArray[Any] | None = None
+    notes: tuple[str, ...] = ()
+    see_through: int = 0
 
 
 def read(
@@ -41,6 +56,7 @@ def read(
     label_array: str | None = None,
     label_column: str | None = None,
     group_column: str | None = None,
+    options: TableOptions = DETECT,
 ) -> Raw:
     """Read a file or a folder of images; the kind is determined by the suffix or the first bytes.
 
@@ -50,31 +66,52 @@ def read(
         label_array: the array of an .npz file that holds the labels.
         label_column: the column of a table that holds the labels.
         group_column: the column of a table that says which rows belong together.
+        options: how tables are read.
 
     Raises:
         DataError: the path is missing, unreadable, damaged or of an unknown kind, or an option does not apply to it.
     """
     kind = kind_of(path)
-    if kind != "npz":
-        _refuse_option("array", array, ".npz files", path)
-        _refuse_option("label_array", label_array, ".npz files", path)
+    if kind not in ("npz", "tensors"):
+        _refuse_option("array", array, ".npz files and files of tensors", path)
+        _refuse_option("label_array", label_array, ".npz files and files of tensors", path)
     if kind not in ("csv", "parquet"):
         _refuse_option("label_column", label_column, ".csv and .parquet files", path)
         _refuse_option("group_column", group_column, ".csv and .parquet files", path)
+        _refuse_option("drop", ",".join(options.drop) or None, ".csv and .parquet files", path)
+        for name, value in options.given.items():
+            _refuse_option(name, value, "text tables (.csv, .tsv)", path)
     with reading(path):
+        if kind == "parquet" and holds_images(path):
+            return _read_image_table(path, label_column, group_column)
+        if kind == "cifar":
+            images, classes, said = read_cifar(path)
+            return Raw(images, classes, notes=said)
         if kind == "npz":
             return _read_npz(path, array, label_array)
+        if kind == "tensors":
+            return _read_tensors(path, array, label_array)
         if kind in ("csv", "parquet"):
-            X, (labels, groups), columns = examples_of(read_table(path), path, label=label_column, group=group_column)
-            return Raw(X, labels, columns=columns, groups=groups)
+            table, notes = read_table(path, options)
+            table, more = only_data(table, path, options.drop)
+            X, (labels, groups), columns = examples_of(table, path, label=label_column, group=group_column)
+            return Raw(X, labels, columns=columns, groups=groups, notes=notes + more)
         if kind == "images":
-            X, labels, names = read_images(path)
-            return Raw(X, labels, names=names)
+            pictures, labels, names, notes = read_images(path)
+            return Raw(pictures.X, labels, names=names, notes=notes, see_through=pictures.see_through)
         return Raw(read_npy(path) if kind == "npy" else read_idx(path))
 
 
+def _read_image_table(path: Path, label_column: str | None, group_column: str | None) -> Raw:
+    table, _ = read_table(path)
+    pictures, (labels, groups), names, notes = images_of(table, path, label=label_column, group=group_column)
+    return Raw(pictures.X, labels, names=names, groups=groups, notes=notes, see_through=pictures.see_through)
+
+
 def kind_of(path: Path) -> str:
-    """Return "npy", "npz", "csv", "parquet", "idx" or "images", by the suffix or the first bytes.
+    """Return "npy", "npz", "tensors", "csv", "parquet", "idx", "cifar" or "images", by the suffix or the first bytes.
+
+    A folder of .parquet files without images is "parquet".
 
     Raises:
         DataError: the path does not exist or is of another kind.
@@ -87,20 +124,29 @@ def kind_of(path: Path) -> str:
                 do="Correct the path, or name the built-in data set: digits.",
             )
         if path.is_dir():
-            return "images"
+            return "parquet" if shards_in(path) and not files_below(path, is_image_name).names else "images"
         suffix = path.suffix.lower()
-        if suffix in (".npy", ".npz", ".csv", ".parquet"):
+        if is_text_table(path):
+            return "csv"
+        if suffix in (".npy", ".npz", ".parquet"):
             return suffix[1:]
-        if path.is_file() and (suffix == ".gz" or _is_idx(path)):
+        if suffix in SUFFIXES:
+            return "tensors"
+        if path.is_file() and suffix == ".bin" and (is_cifar(path) or not is_idx(path)):
+            return "cifar"
+        if path.is_file() and ((suffix == ".gz" and not path.stem.endswith(".tar")) or is_idx(path)):
             return "idx"
-    if suffix in IMAGE_SUFFIXES:
+        known = what_it_is(path)
+    if known is not None:
+        raise DataError(expected=KINDS, got=f"{path}, which is {known[0]}", do=known[1])
+    if is_image_name(path.name):
         do = "Pass the folder that holds the images."
     else:
         do = "Save the examples as an array with numpy.save; files are never unpickled."
     raise DataError(expected=KINDS, got=str(path), do=do)
 
 
-def _refuse_option(name: str, value: str | None, where: str, path: Path) -> None:
+def _refuse_option(name: str, value: object, where: str, path: Path) -> None:
     if value is not None:
         raise DataError(
             expected=f"{name} only with {where}",
@@ -166,6 +212,8 @@ def read_npy(path: Path) -> NDArray[Any]:
 
 
 def _read_npz(path: Path, array: str | None, label_array: str | None) -> Raw:
+    if array is None and label_array is None and (sparse := _sparse(path)) is not None:
+        return sparse
     with zipfile.ZipFile(path) as archive:
         members = [name for name in archive.namelist() if name.endswith(".npy")]
         shapes = {name.removesuffix(".npy"): _shape_in(archive, name) for name in members}
@@ -180,6 +228,22 @@ def _read_npz(path: Path, array: str | None, label_array: str | None) -> Raw:
             )
     with np.load(path, allow_pickle=False) as stored:
         return Raw(stored[array], None if label_array is None else stored[label_array])
+
+
+def _sparse(path: Path) -> Raw | None:
+    with zipfile.ZipFile(path) as archive:
+        names = {name.removesuffix(".npy") for name in archive.namelist()}
+    return Raw(read_sparse(path), notes=("A sparse matrix was made dense.",)) if is_sparse(names) else None
+
+
+def _read_tensors(path: Path, array: str | None, label_array: str | None) -> Raw:
+    found = read_tensors(path)
+    shapes = {name: value.shape for name, value in found.items()}
+    array = _candidate(shapes, path) if array is None else array
+    for name in (array, label_array):
+        if name is not None and name not in found:
+            raise DataError(expected=f"a tensor in {path}: {_listing(shapes)}", got=repr(name), do="Name one of these.")
+    return Raw(found[array], None if label_array is None else found[label_array])
 
 
 def _shape_in(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
@@ -204,46 +268,6 @@ def _listing(shapes: dict[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "no arrays"
 
 
-# --- IDX
-
-
-def _is_idx(path: Path) -> bool:
-    with open(path, "rb") as file:
-        head = file.read(4)
-    return len(head) == 4 and head[:2] == b"\0\0" and head[2] in _IDX_TYPES
-
-
-def read_idx(path: Path) -> NDArray[Any]:
-    """Return the array of an IDX file (the format of MNIST), gzipped or not.
-
-    The file holds four bytes (0, 0, type, number of dimensions), the dimensions as big-endian 32-bit integers, and the
-    values.
-
-    Raises:
-        DataError: the file is not in this format, or its length does not match its header.
-    """
-    with reading(path), _maybe_gzip(path) as file:
-        head = file.read(4)
-        if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _IDX_TYPES:
-            raise ValueError(f"it starts with {head.hex(' ') or 'nothing'}, not with 00 00 and an IDX type")
-        sizes = file.read(4 * head[3])
-        if len(sizes) < 4 * head[3]:
-            raise ValueError("its header is truncated")
-        shape = np.frombuffer(sizes, ">u4").tolist()
-        kind, content = np.dtype(_IDX_TYPES[head[2]]), file.read()
-        if len(content) != math.prod(shape) * kind.itemsize:
-            meant = f"{math.prod(shape) * kind.itemsize} for {tuple(shape)}"
-            raise ValueError(f"it holds {len(content)} bytes of values; its header says {meant}")
-        values = np.frombuffer(content, kind).reshape(shape)
-        return values.astype(kind.newbyteorder("="))
-
-
-def _maybe_gzip(path: Path) -> IO[bytes]:
-    with open(path, "rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if zipped else open(path, "rb")  # type: ignore[return-value]
-
-
 # --- labels
 
 
@@ -265,7 +289,7 @@ def read_labels(path: Path, what: str = "label") -> NDArray[Any]:
         if kind == "txt":
             return _lines(path)
         if kind == "csv":
-            return only_column(read_table(path), path, what)
+            return only_column(read_table(path)[0], path, what)
     raise DataError(
         expected=f"{what}s in a .npy, .csv, .txt or IDX file",
         got=str(path),

@@ -1,60 +1,56 @@
-"""Image folders, read with Pillow; arrays that can be shown as images; sets of images in a common form."""
+"""Image folders; arrays that can be shown as images; sets of images in a common form."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genmem.data.arrays import blocks
+from genmem.data.folders import counted, files_below, skipped_words, some
+from genmem.data.image_files import Pictures, is_image_name, read_pictures
 from genmem.errors import DataError
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+_NEARLY_WHITE = 0.96
 
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+def read_images(folder: Path) -> tuple[Pictures, NDArray[Any] | None, NDArray[np.str_], tuple[str, ...]]:
+    """Return the images of a folder, their labels, their names within the folder, and notes on what was read.
 
-
-def read_images(folder: Path) -> tuple[NDArray[np.uint8], NDArray[Any] | None, NDArray[np.str_]]:
-    """Return the images of a folder in the order of their names, their labels, and their names within the folder.
-
-    The label of an image in a subfolder is the name of its top-level subfolder. Hidden files and files with other
-    suffixes are skipped. If all images are gray the array is (n, h, w), else (n, h, w, 3); transparency is dropped.
+    Images are read in the order of their names, numbers compared as numbers. The label of an image in a subfolder is
+    the name of its top-level subfolder. Symbolic links are followed; hidden files and files with other suffixes are
+    skipped. See `read_pictures` for what is done to an image.
 
     Raises:
         DataError: there are no images, one cannot be read, sizes differ, or only some are in subfolders.
     """
-    names = _image_names(folder)
-    labels = _class_folders(folder, names)
-    size, colour = _size_and_colour(folder, names)
-    X = np.empty((len(names), *size, *((3,) if colour else ())), np.uint8)
-    for i, name in enumerate(names):
-        with _opened(folder / name) as image:
-            X[i] = np.asarray(image.convert("RGB" if colour else "L"))
-    return X, labels, np.array(names)
-
-
-def _image_names(folder: Path) -> list[str]:
-    def refuse(error: OSError) -> None:
-        raise error
-
-    names = []
-    for root, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        shown = [name for name in files if not name.startswith(".")]
-        images = [Path(root, name) for name in shown if Path(name).suffix.lower() in IMAGE_SUFFIXES]
-        names += [path.relative_to(folder).as_posix() for path in images]
-    if not names:
+    found = files_below(folder, is_image_name)
+    if not found.names:
         raise DataError(
-            expected=f"images in {folder} ({' '.join(IMAGE_SUFFIXES)})",
-            got="none",
-            do="Correct the path, or save the images in one of these formats.",
+            expected=f"images in {folder}, such as .png or .jpg",
+            got=f"none; {skipped_words(found.skipped).rstrip('.')}" if found.skipped else "none",
+            do=_instead(found.skipped),
         )
-    return sorted(names)
+    labels = _class_folders(folder, found.names)
+    pictures = read_pictures(found.names, os.fspath(folder), lambda name: open(folder / name, "rb"))
+    return pictures, labels, np.array(found.names), (*found.notes(), *pictures.notes())
+
+
+def _instead(skipped: dict[str, list[str]]) -> str:
+    if ".bin" in skipped:
+        return "Pass one .bin file of CIFAR; files joined end to end (cat data_batch_*.bin > train.bin) are one too."
+    readable = [name for suffix in (".npy", ".npz", ".csv", ".parquet") for name in skipped.get(suffix, ())]
+    if readable:
+        return f"Pass a file instead of the folder, such as {readable[0]}."
+    return "Correct the path, or save the images in one of these formats."
+
+
+def classes_in_words(labels: NDArray[Any]) -> str:
+    """Return the sentence that names the subfolders of a folder of images, which are its labels."""
+    classes, counts = np.unique(labels, return_counts=True)
+    each = [f"{name} ({count:,})" for name, count in zip(classes.tolist(), counts.tolist(), strict=True)]
+    return f"Labels are the names of {counted(len(each), 'subfolder')}: {some(each, 12)}."
 
 
 def _class_folders(folder: Path, names: list[str]) -> NDArray[np.str_] | None:
@@ -69,50 +65,6 @@ def _class_folders(folder: Path, names: list[str]) -> NDArray[np.str_] | None:
             do="Move all images into subfolders, or all into the folder itself.",
         )
     return np.array([part[0] for part in parts])
-
-
-def _size_and_colour(folder: Path, names: list[str]) -> tuple[tuple[int, int], bool]:
-    first, colour = None, False
-    for name in names:
-        with _opened(folder / name) as image:
-            _refuse_deep(image, folder / name)
-            size = (image.height, image.width)
-            colour |= image.mode not in ("1", "L", "LA")
-        first = first or size
-        if size != first:
-            raise DataError(
-                expected=f"images of one size (height x width) in {folder}",
-                got=f"{first[0]} x {first[1]} in {names[0]} but {size[0]} x {size[1]} in {name}",
-                do="Resize or crop them to one size.",
-            )
-    assert first is not None
-    return first, colour
-
-
-def _refuse_deep(image: "Image", path: Path) -> None:
-    if image.mode.startswith("I") or image.mode == "F":
-        raise DataError(
-            expected="images with 8 bits per channel",
-            got=f"mode {image.mode!r} in {path}",
-            do="Convert the images, or save them as one .npy array.",
-        )
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator["Image"]:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            yield image
-    except DataError:
-        raise
-    except Exception as error:  # a damaged image raises OSError, SyntaxError, ValueError, struct.error, ...
-        raise DataError(
-            expected="readable images",
-            got=f"{path}, which cannot be read ({' '.join(str(error).split())[:200]})",
-            do="Replace or remove this file.",
-        ) from error
 
 
 def image_shape_of(shape: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -178,6 +130,48 @@ def as_one_kind_of_image(
     if len({X.shape[1:] for X in images}) > 1:
         images = [X if X.ndim == 4 else np.repeat(X[..., None], 3, axis=3) for X in images]
     return images, images[0].shape[1:]
+
+
+def check_backgrounds(arrays: Arrays, see_through: list[int], sources: list[str]) -> None:
+    """Refuse transparent images, which were put on white, beside opaque ones that are not on white.
+
+    Edges tell: of a set without transparent images, at least half as many pixels of the edges must be white as of those
+    in which more than a few images (1 in 20) had transparent pixels.
+
+    Args:
+        arrays: images, (n, h, w) or (n, h, w, 3) each.
+        see_through: the number of images of each array that had transparent pixels.
+        sources: the origin of each array, for the message.
+
+    Raises:
+        DataError: some sets had transparent pixels, and others seem to have another background.
+    """
+    put = {
+        source: _white_edges(X)
+        for X, count, source in zip(arrays, see_through, sources, strict=True)
+        if count > len(X) / 20
+    }
+    for X, count, source in zip(arrays, see_through, sources, strict=True):
+        if not put or count or not (white := _white_edges(X)) < min(put.values()) / 2:
+            continue
+        raise DataError(
+            expected="the images of all three sets on one background",
+            got=f"opaque images in {source}, with {white:.0%} of the pixels at their edges white, beside transparent "
+            f"ones in {min(put, key=lambda source: put[source])} (on white, {min(put.values()):.0%})",
+            do="Put the transparent images on the background the generator was trained with, and save them opaque.",
+        )
+
+
+def _white_edges(X: NDArray[Any]) -> float:
+    """Return the share of pixels at the edges that are white, or nearly, as after compression."""
+    white: NDArray[np.bool_] = X >= _NEARLY_WHITE * _top(X)
+    shown = white if X.ndim == 3 else np.asarray(white.all(3))
+    edges = np.concatenate([shown[:, 0], shown[:, -1], shown[:, :, 0], shown[:, :, -1]], axis=1)
+    return float(edges.mean())
+
+
+def _top(X: NDArray[Any]) -> int:
+    return 255 if X.dtype == np.uint8 or X.max() > 1 else 1
 
 
 def check_levels(arrays: Arrays, sources: list[str], are_images: bool) -> None:

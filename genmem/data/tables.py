@@ -1,160 +1,14 @@
-"""Tables: .csv and .parquet files, read with pyarrow; columns of numbers and of categories from any kind of table."""
+"""Tables as columns of numbers, dates and categories, from memory or from files."""
 
 import datetime
 import numbers
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genmem.errors import DataError
-
-
-def read_table(path: Path) -> Any:
-    """Return a .csv file (comma-separated, the first line holds the names of the columns) or .parquet file.
-
-    Raises:
-        DataError: a .csv file has no line of names. Damaged files raise errors of pyarrow.
-    """
-    if path.suffix.lower() == ".csv":
-        return _read_csv(path)
-    from pyarrow import parquet
-
-    with parquet.ParquetFile(path) as file:
-        return file.read()
-
-
-def _read_csv(path: Path) -> Any:
-    from pyarrow import csv
-
-    # One thread: only then does pyarrow report which row is ragged.
-    table = csv.read_csv(path, read_options=csv.ReadOptions(use_threads=False))
-    names = table.column_names
-    if all(_is_number(name) for name in names) and names != [str(i) for i in range(len(names))]:
-        raise DataError(
-            expected=f"a first line of column names in {path}",
-            got=f"numbers: {_some(names)}",
-            do="Add a line of names at the top; otherwise the first example would be read as names.",
-        )
-    return table
-
-
-def examples_of(
-    table: Any, path: Path, **roles: str | None
-) -> tuple[NDArray[Any], list[NDArray[Any] | None], tuple[str, ...]]:
-    """Return the numbers of a table (n, columns), the values of the columns with a role, and the names of the others.
-
-    Args:
-        table: an Arrow table.
-        path: the file, for errors.
-        roles: for each role ("label", "group") the column that has it, or None.
-
-    Raises:
-        DataError: a column is unnamed, repeated, not numeric or has missing values, or one with a role does not exist.
-    """
-    names, found = checked_names(table.column_names, path, roles), []
-    for column in roles.values():
-        found.append(None if column is None else _values(table.column(names.index(column)), column, path))
-    kept = [name for name in names if name not in roles.values()]
-    table = table.select(kept)
-    _refuse_text(table, path)
-    values = [_values(table.column(i), name, path) for i, name in enumerate(kept)]
-    return np.column_stack(values), found, tuple(kept)
-
-
-def only_column(table: Any, path: Path, what: str = "label") -> NDArray[Any]:
-    """Return the values of a table with one column.
-
-    Raises:
-        DataError: there are more columns, or missing values.
-    """
-    if table.num_columns != 1:
-        raise DataError(
-            expected=f"one column of {what}s in {path}",
-            got=f"{table.num_columns} columns: {_some(table.column_names)}",
-            do=f"Keep only the column of {what}s.",
-        )
-    return _values(table.column(0), table.column_names[0], path)
-
-
-def checked_names(names: list[str], path: Path, roles: Mapping[str, str | None]) -> list[str]:
-    """Return the names of the columns of a table.
-
-    Raises:
-        DataError: a name is missing or repeated, a column with a role does not exist, or no other is left.
-    """
-    unnamed = [str(i + 1) for i, name in enumerate(names) if not name or name.startswith("__index_level_")]
-    if unnamed:
-        raise DataError(
-            expected=f"a name for every column of {path}",
-            got=f"none for column {_some(unnamed)} (the index of a data frame?)",
-            do="Write the table without its index (index=False), or name the column.",
-        )
-    if len(set(names)) < len(names):
-        raise DataError(
-            expected=f"a different name for every column of {path}",
-            got=f"repeated: {_some([name for name in dict.fromkeys(names) if names.count(name) > 1])}",
-            do="Rename them.",
-        )
-    given = {role: column for role, column in roles.items() if column is not None}
-    for role, column in given.items():
-        if column not in names:
-            raise DataError(
-                expected=f"the {role}s in a column of {path}: {_some(names)}",
-                got=repr(column),
-                do=f"Pass one of these as {role}_column (--{role}-column).",
-            )
-    if not set(names) - set(given.values()):
-        only = " and ".join(f"the {role}s, {column!r}" for role, column in given.items())
-        raise DataError(
-            expected=f"a column of numbers in {path}",
-            got=f"only {only}" if names else "no columns",
-            do="Add the columns that the model learns.",
-        )
-    return names
-
-
-def _refuse_text(table: Any, path: Path) -> None:
-    from pyarrow import types
-
-    numeric = (types.is_integer, types.is_floating, types.is_boolean, types.is_null)
-    text = [f"{f.name} ({f.type})" for f in table.schema if not any(test(f.type) for test in numeric)]
-    if text:
-        raise DataError(
-            expected=f"columns of numbers in {path}",
-            got=f"{len(text)} of another kind: {_some(text)}",
-            do="Encode these columns as numbers, drop them, or pass one as label_column (--label-column) or as "
-            "group_column (--group-column).",
-        )
-
-
-def _values(column: Any, name: str, path: Path) -> NDArray[Any]:
-    if column.null_count:
-        row = column.is_null().to_pylist().index(True)
-        raise DataError(
-            expected=f"a value in every row of column {name!r} of {path}",
-            got=f"{column.null_count} missing, the first in row {row} (counted from 0)",
-            do="Fill in these values, or drop their rows.",
-        )
-    return np.asarray(column.to_numpy()) if len(column) else np.zeros(0)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _some(items: list[str], most: int = 8) -> str:
-    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
-
-
-# --- tables from memory
-
 
 Columns: TypeAlias = dict[str, NDArray[Any]]
 Table: TypeAlias = Any  # a mapping, a pyarrow table, a data frame, or an array with or without named fields
@@ -366,4 +220,10 @@ def _written(value: Any) -> str:
         return str(int(value))
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
+    if isinstance(value, list | tuple | dict | set | np.ndarray):
+        raise DataError(
+            expected="single values in a column of categories",
+            got=f"a {type(value).__name__} of {len(value)} values",
+            do="Make each of its values a column, or drop the column.",
+        )
     return str(value).strip()

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genmem.data.arrays import Triple, as_array
+from genmem.data.csv_files import TableOptions, TextTable, typed
 from genmem.data.encoding import Scale, mixed_space
 from genmem.data.files import kind_of, read, reading
-from genmem.data.images import as_one_kind_of_image, check_levels, image_shape_of
-from genmem.data.tables import Columns, checked_names, columns_of, read_table, same_columns
+from genmem.data.image_tables import holds_images
+from genmem.data.images import as_one_kind_of_image, check_backgrounds, check_levels, image_shape_of
+from genmem.data.table_files import DETECT, checked_names, only_data, read_untyped
+from genmem.data.tables import Columns, columns_of, same_columns
 from genmem.errors import DataError
 
 Source: TypeAlias = Any  # a path, or an array, mapping, pyarrow table or data frame
@@ -34,6 +37,7 @@ class ThreeSets:
         columns: names of the columns of tables.
         names: by kind of row ("train", "test", "sample"), the name of each row; empty if rows have only numbers.
         words: a description of distances between the arrays.
+        notes: by set, sentences on how its source was read, and what was left out.
     """
 
     arrays: Triple
@@ -43,6 +47,7 @@ class ThreeSets:
     columns: tuple[str, ...] | None = None
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     words: str = "values as given"
+    notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +58,11 @@ class _Read:
     source: str
     X: NDArray[Any] | None = None
     table: Columns | None = None
+    text: TextTable | None = None
     names: Sequence[str] | None = None
     is_folder: bool = False
+    notes: tuple[str, ...] = ()
+    see_through: int = 0
 
     @property
     def is_tabular(self) -> bool:
@@ -71,6 +79,7 @@ def load_three(
     categorical: str | Collection[str] | None = None,
     scale: Scale | None = None,
     id_column: str | None = None,
+    options: TableOptions = DETECT,
 ) -> ThreeSets:
     """Load training examples, held-out examples and samples, and convert them to one form.
 
@@ -93,6 +102,7 @@ def load_three(
         categorical: columns whose numbers are codes, as a list or as text with commas.
         scale: of numeric columns: "range" or "spread" of `train`; if given, every table is encoded.
         id_column: a column that only identifies rows; it is not compared.
+        options: how files of tables are read.
 
     Raises:
         DataError: a source is missing, damaged or of an unknown kind; the sets do not have one form, or their scales
@@ -103,13 +113,13 @@ def load_three(
     ((2, 4), [[3, 'x']])
     """
     wanted = _arrays_named(array)
-    given = [
-        _read(source, name, which) for source, name, which in zip((train, test, samples), _SETS, wanted, strict=True)
-    ]
+    coded = _listed(categorical)
+    named = zip((train, test, samples), _SETS, wanted, strict=True)
+    given = _typed([_read(source, name, which, options) for source, name, which in named], coded)
     if array is not None and not any(part.source.endswith(".npz") for part in given):
         raise DataError(expected="array only with .npz files", got=repr(array), do="Drop --array.")
     if any(part.is_tabular for part in given):
-        return _of_tables(given, _listed(categorical), scale, id_column)
+        return _of_tables(given, coded, scale, id_column)
     for name, value in (("categorical", categorical), ("scale", scale), ("id_column", id_column)):
         if value:
             raise DataError(
@@ -121,9 +131,9 @@ def load_three(
 # --- one source
 
 
-def _read(source: Source, name: str, array: str | None) -> _Read:
+def _read(source: Source, name: str, array: str | None, options: TableOptions) -> _Read:
     if isinstance(source, str | os.PathLike):
-        return _from_path(Path(source), name, array)
+        return _from_path(Path(source), name, array, options)
     is_table = isinstance(source, Mapping) or hasattr(source, "column_names") or hasattr(source, "columns")
     X = None if is_table else as_array(source)
     if X is None or X.dtype.names:
@@ -131,20 +141,39 @@ def _read(source: Source, name: str, array: str | None) -> _Read:
     return _Read(name, "array", X)
 
 
-def _from_path(path: Path, name: str, array: str | None) -> _Read:
+def _typed(given: list[_Read], categorical: Collection[str]) -> list[_Read]:
+    """Return the sources with columns of text tables typed, as one over all sets; categories stay as written."""
+    texts = [part.text for part in given if part.text is not None]
+    tables, notes = typed(texts, categorical) if texts else ([], ())
+    found, left = [], iter(tables)
+    for part in given:
+        if part.text is not None:
+            part = replace(part, table=columns_of(next(left), part.source), notes=(*part.notes, *notes))
+            notes = ()  # once
+        found.append(part)
+    return found
+
+
+def _from_path(path: Path, name: str, array: str | None, options: TableOptions) -> _Read:
     if not path.exists():
         raise DataError(expected=f"{name}: a file or folder at {path}", got="nothing there", do="Correct the path.")
     source, kind = os.fspath(path), kind_of(path)
-    if kind in ("csv", "parquet"):
+    with reading(path):
+        are_images = kind == "images" or (kind == "parquet" and holds_images(path))
+    if kind in ("csv", "parquet") and not are_images:
         with reading(path):
-            table = read_table(path)
+            read_as = read_untyped(path, options)
+            is_text = isinstance(read_as, TextTable)
+            table, notes = only_data(read_as.table if is_text else read_as, path, options.drop)
             checked_names(table.column_names, path, {})
-            return _Read(name, source, table=columns_of(table, source))
+            if is_text:
+                return _Read(name, source, text=replace(read_as, table=table), notes=(*read_as.notes, *notes))
+            return _Read(name, source, table=columns_of(table, source), notes=notes)
     if kind == "npz":
         return _Read(name, source, read(path, array=array or _array_for(path, name)).X)
     raw = read(path)
     names = None if raw.names is None else raw.names.tolist()
-    return _Read(name, source, raw.X, names=names, is_folder=kind == "images")
+    return _Read(name, source, raw.X, names=names, is_folder=are_images, notes=raw.notes, see_through=raw.see_through)
 
 
 def _array_for(path: Path, name: str) -> str | None:
@@ -183,13 +212,20 @@ def _of_arrays(given: list[_Read]) -> ThreeSets:
     known = [shape for shape in shapes if shape is not None]
     if len(known) == 3:
         arrays, shape = as_one_kind_of_image(arrays, known, [part.source for part in given])
+        if shape[:2] == arrays[0].shape[1:3]:
+            check_backgrounds(arrays, [part.see_through for part in given], [part.source for part in given])
     else:
         shape = next((shape for shape in known if all(np.prod(shape) == X[0].size for X in arrays)), None)
     _require_one("shape", arrays, [f"{X.shape[1:]} in {part.source}" for part, X in zip(given, arrays, strict=True)])
     check_levels(arrays, [part.source for part in given], shape is not None)
     together = (arrays[0], arrays[1], arrays[2])
     names = {part.name.rstrip("s"): part.names for part in given if part.names is not None}
-    return ThreeSets(together, together, {part.name: part.source for part in given}, shape, names=names)
+    sources = {part.name: part.source for part in given}
+    return ThreeSets(together, together, sources, shape, names=names, notes=_notes(given))
+
+
+def _notes(given: list[_Read]) -> dict[str, tuple[str, ...]]:
+    return {part.name: part.notes for part in given if part.notes}
 
 
 def _with_rows(part: _Read) -> NDArray[Any]:
@@ -216,9 +252,10 @@ def _of_tables(given: list[_Read], categorical: list[str], scale: Scale | None, 
     together = (values[0], values[1], values[2])
     sources = {part.name: part.source for part in given}
     if plain:
-        return ThreeSets(together, together, sources, columns=tuple(train), names=names, words=_weights(train))
+        words = _weights(train)
+        return ThreeSets(together, together, sources, None, tuple(train), names, words, _notes(given))
     arrays, words = mixed_space(train, test, samples, categorical=categorical, scale=scale or "range")
-    return ThreeSets(arrays, together, sources, columns=tuple(train), names=names, words=words)
+    return ThreeSets(arrays, together, sources, None, tuple(train), names, words, _notes(given))
 
 
 def _by_position(part: _Read, columns: list[str] | None, id_column: str | None) -> Columns:

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from genmem.data.as_read import as_read
 from genmem.findings.checks import checks
 from genmem.findings.copies import copies_of, find_copies
 from genmem.findings.influence import find_influence, influence_of
 from genmem.findings.memorization import find
+from genmem.findings.neurons import find_neurons, neurons_of
 from genmem.findings.records import from_json, to_json
 from genmem.leaveout.posterior import correction_of, estimate_of, has_encoder, sampled
 from genmem.regions import Group
@@ -46,10 +48,11 @@ def summarise(run: Run) -> dict[str, Any]:
         "environment": _environment(run),
         "wall_time": {**times, "total": round(sum(times.values()), 3)},
         "checks": to_json(checks(run)),
-        "findings": to_json(find(run, groups) + find_influence(run) + find_copies(run)),
+        "findings": to_json(find(run, groups) + find_influence(run) + find_copies(run) + find_neurons(run)),
         "groups": stored,
         **({} if shaped is None else {"influence": shaped.asked()}),
         **({} if copied is None else {"copies": copied.asked()}),
+        **({} if (units := neurons_of(run)) is None else {"neurons": units.asked()}),
         "limitations": _limitations(run),
         "files": {"scores": "scores.parquet", "report": "report.html"},
     }
@@ -112,6 +115,7 @@ def _data(run: Run) -> dict[str, Any]:
         "image_shape": about["image_shape"],
         "columns": about["columns"],
         "names": data.names is not None,
+        "as_read": as_read(data),
     }
 
 

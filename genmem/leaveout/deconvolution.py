@@ -17,7 +17,6 @@ from scipy.stats import t as student_t
 
 from genmem.errors import DataError
 from genmem.leaveout.estimators import BoolArray, FloatArray
-from genmem.leaveout.nulls import student
 from genmem.leaveout.scoring import MemorizationScores, untested
 from genmem.seeding import stream
 from genmem.stats import Rate
@@ -120,7 +119,7 @@ def _noisy(scores: MemorizationScores) -> _Noisy:
             got=f'"{scores.estimator}" scores of {scores.n_repeats}',
             do="Add repeats: the noise of a score is known from three on.",
         )
-    found = student(scores.per_repeat, True, scores.variance_factor)
+    found = scores.law()
     error = np.sqrt(found.variance / found.repeats)
     known = np.isfinite(error) & np.isfinite(scores.score) & scores.balanced
     if not known.any():

@@ -15,7 +15,7 @@
 - "mean_log", one repeat: no test. One held-out value per example does not tell noise from memorization; if its noise is
   assumed to be that of training examples, sizes at .05 are up to .16 where its variance is three times theirs.
 - "log_mean": permutation within each repeat, 999 draws, or all arrangements if there are fewer, so that p is never
-  below 1 / K at one repeat of K folds.
+  below 1 / K at one repeat of K folds. It is exact only if log p varies as much out as in.
 """
 
 from typing import NamedTuple

@@ -4,7 +4,6 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from genmem.errors import DataError
-from genmem.leaveout.nulls import student
 from genmem.leaveout.scoring import MemorizationScores, untested
 
 
@@ -36,7 +35,7 @@ def naming_power(scores: MemorizationScores, delta: float, level: float = 0.05) 
             got=f'"{scores.estimator}" scores of {scores.n_repeats}',
             do="Add repeats: the noise of a score is known from three on.",
         )
-    found = student(scores.per_repeat, scores.moderated, scores.variance_factor)
+    found = scores.law()
     error = np.sqrt(found.variance / found.repeats)
     known = np.isfinite(error) & np.isfinite(scores.q_value)
     if not known.any():

@@ -101,6 +101,7 @@ def make_task(run: Run, model: Any = None) -> Task:
         importance_samples=run.importance_samples,
         method=choice["method"],
         device=choice["device"],
+        keep_weights=run.keeps_weights,
         n_keep=int((~run.splits().held_out).sum(1).min()),
         n_matched=run.n_matched,
     )

@@ -151,6 +151,10 @@ class MemorizationScores:
             return np.full((2, len(self.score)), np.nan)
         return nulls.student_interval(self.per_repeat, level, self.moderated, _factor(self.uneven))
 
+    def law(self) -> nulls.Student:
+        """Return mean, variance and degrees of freedom of the scores over repeats, as tests and intervals use them."""
+        return nulls.student(self.per_repeat, self.moderated, _factor(self.uneven))
+
     @property
     def variance_factor(self) -> FloatArray | None:
         """By how much the variance over repeats is too small, (n,), or None if repeats are independent (`Uneven`)."""

@@ -61,6 +61,7 @@ class Task:
     importance_samples: int
     method: str
     device: str
+    keep_weights: bool
     n_keep: int  # the fewest examples any refit trains on: the batches of all refits are those for it
     n_matched: int | None  # the examples of the model whose number of steps all refits take; None: `n_keep`
 

@@ -97,7 +97,7 @@ def refit_networks(task: Task, X: NDArray[Any], group: Group, lanes: int, report
     """
     recipe, found = task.recipe(), Found(len(group), len(task.score_epochs), len(X))
     template = fresh_module(recipe, 0)
-    _make_room(found, template, len(task.score_epochs))
+    _make_room(found, template, len(task.score_epochs), task.keep_weights)
     refits = _Refits(task, recipe, as_tensor(X, torch.device(task.device)), group, found, report)
     apart = noise_shape(template) is None
     start, lanes = 0, lanes if task.method == "lanes" else 1
@@ -111,10 +111,10 @@ def refit_networks(task: Task, X: NDArray[Any], group: Group, lanes: int, report
     return found, lanes
 
 
-def _make_room(found: Found, module: nn.Module, n_epochs: int) -> None:
+def _make_room(found: Found, module: nn.Module, n_epochs: int, keep_weights: bool) -> None:
     for name in NOISE:
         found.add(name, n_epochs)
-    if callable(getattr(module, "posterior", None)):  # posteriors may be fitted later
+    if keep_weights or callable(getattr(module, "posterior", None)):  # posteriors may be fitted later
         for name, value in module.state_dict().items():
             found.add(f"weights/{name}", *value.shape, dtype=np.float32)
 
@@ -236,8 +236,9 @@ def compute_shards(
 
     Each shard has `log_probs` (splits, epochs, n) float32, nats, and for networks `effective_draws`, `variance_in` and
     `variance_out` (splits, epochs): the effective sample size and the variance over draws of `log_prob`, averaged over
-    the examples trained on or held out. Networks with a `posterior` keep their trained weights, as
-    `weights/<name in the state dict>` (splits, *shape). `versions` (splits,) holds those of the libraries, as JSON.
+    the examples trained on or held out. Networks with a `posterior`, and all if the task asks for it, keep their
+    trained weights, as `weights/<name in the state dict>` (splits, *shape). `versions` (splits,) holds those of the
+    libraries, as JSON.
 
     A refit fails if it raises, diverges or yields a log p that is not finite. Its rows are NaN, and `failed` (splits,)
     says why; it is "" for other refits.

@@ -100,7 +100,7 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
             DataError: the model does not accept these data.
             ModelError: a setting is out of range.
         """
-        self._check_settings()
+        self.check_settings()
         return self._copy()
 
     def _copy(self) -> Self:
@@ -226,7 +226,8 @@ class DeepDensity(BaseEstimator, ABC):  # type: ignore[misc]
                 expected=f"a fitted {type(self).__name__}", got="an unfitted one", do="Call `fit(X)` first."
             )
 
-    def _check_settings(self) -> None:
+    def check_settings(self) -> None:
+        """Raise a ModelError if a setting is out of range."""
         if "epochs" not in vars(self):
             raise ModelError(
                 expected="settings that the constructor stored",

@@ -97,8 +97,9 @@ class ConvVAE(VAEDensity):
     def _find_standards(self, X: NDArray[Any], left_out: list[int]) -> tuple[Numbers, Numbers]:
         return find_standards(X, left_out, per_column=False)
 
-    def _check_settings(self) -> None:
-        super()._check_settings()
+    def check_settings(self) -> None:
+        """Raise a ModelError if a setting is out of range."""
+        super().check_settings()
         for name in ("shift", "scale"):
             value = getattr(self, name)
             require(name, value, lambda v: np.ndim(v) == 0 or len(v) == 0, "None, one number, or []")

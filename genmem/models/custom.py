@@ -113,7 +113,7 @@ def from_module(
         device=device,
         random_state=random_state,
     )
-    model._check_settings()
+    model.check_settings()
     return model
 
 
@@ -153,7 +153,7 @@ class ModuleDensity(DeepDensity):
         Raises:
             ModelError: the network or a function violates the contract of `from_module`.
         """
-        self._check_settings()
+        self.check_settings()
         self._try(np.asarray(X))
         return self._copy()
 
@@ -171,8 +171,9 @@ class ModuleDensity(DeepDensity):
         with isolated_streams(torch.device("cpu"), seed_for(self.random_state, "trial", seed)):
             return self.recipe(event_shape, 1, seed=0).make_module()  # type: ignore[return-value]
 
-    def _check_settings(self) -> None:
-        super()._check_settings()
+    def check_settings(self) -> None:
+        """Raise a ModelError if a setting is out of range."""
+        super().check_settings()
         for name in ("network", "loss", "log_prob", "log_weights", "sampler"):
             makes = name == "network"
             check_callable(

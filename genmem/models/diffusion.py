@@ -132,7 +132,7 @@ class DiffusionModel(DeepDensity):
             DataError: X is neither vectors nor images, or every column is constant.
             ModelError: a setting is out of range, the network cannot be made, or diffusers is not installed.
         """
-        self._check_settings()
+        self.check_settings()
         as_tensor(X, torch.device("cpu"))
         if X.ndim > 4 or (X.ndim == 4 and X.shape[-1] not in CHANNELS):
             raise DataError(
@@ -191,8 +191,9 @@ class DiffusionModel(DeepDensity):
             value = np.asarray(getattr(self, name))
             require(name, value, lambda v: v.shape in ((), (size,)), f"a number, or {size} of them")
 
-    def _check_settings(self) -> None:
-        super()._check_settings()
+    def check_settings(self) -> None:
+        """Raise a ModelError if a setting is out of range."""
+        super().check_settings()
         require("block_out_channels", self.block_out_channels, are_counts, "a list of channels, such as [32, 64]")
         for name in ("width", "depth", "layers_per_block"):
             require(name, getattr(self, name), is_count, "an integer >= 1")

@@ -10,6 +10,7 @@ weight; the default), "exact" (one row, log p itself) or "bound" (log p is at le
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,7 +60,7 @@ def log_prob(module: nn.Module, X: Tensor, *, draws: int, seed: int, keys: tuple
     module.eval()
     try:
         blocks = [
-            summarise(_log_weights(module, X[start : start + BLOCK], draws, seed, (*keys, start // BLOCK)), bound)
+            summarise(block_log_weights(module, X[start : start + BLOCK], draws, seed, (*keys, start // BLOCK)), bound)
             for start in range(0, len(X), BLOCK)
         ]
     finally:
@@ -68,7 +69,7 @@ def log_prob(module: nn.Module, X: Tensor, *, draws: int, seed: int, keys: tuple
     return LogProbs(log_p, effective, variance)
 
 
-def _log_weights(module: nn.Module, x: Tensor, draws: int, seed: int, keys: tuple[int, ...]) -> Tensor:
+def block_log_weights(module: nn.Module, x: Tensor, draws: int, seed: int, keys: tuple[int, ...]) -> Tensor:
     """Return the log weights of one block: (draws, block), a bounded number of rows at a time."""
     x = x.to(torch.float32)
     shape, streams = noise_shape(module), range(-(-draws // DRAWS))
@@ -94,6 +95,37 @@ def stream_noise(shape: tuple[int, ...], seed: int, device: torch.device) -> Ten
     if device.type == "cuda":
         return torch.randn(full, generator=torch.Generator(device).manual_seed(seed), device=device)
     return torch.from_numpy(np.random.Generator(np.random.PCG64(seed)).standard_normal(full, dtype=np.float32))
+
+
+def noise_of_rows(
+    shape: tuple[int, ...],
+    rows: NDArray[np.intp],
+    count: int,
+    *,
+    seed: int,
+    purpose: str,
+    keys: tuple[int, ...],
+    like: Tensor,
+) -> Iterator[Tensor]:
+    """Yield `count` draws of noise, `DRAWS` at a time: (<= DRAWS, n, *shape), the same for a row in any batch.
+
+    Args:
+        shape: of one draw.
+        rows: (n,) the position of each example in the data.
+        count: draws.
+        seed: with `purpose` and `keys`, the source of the noise.
+        purpose: what it is for; "evaluation noise" is that of `log_prob`.
+        keys: see `log_prob`.
+        like: gives device and dtype.
+    """
+    blocks, offsets = np.divmod(rows, BLOCK)
+    for stream, first in enumerate(range(0, count, DRAWS)):
+        drawn = like.new_empty((DRAWS, len(rows), *shape))
+        for block in np.unique(blocks):
+            here = np.flatnonzero(blocks == block)
+            own = seed_for(seed, purpose, *keys, int(block), stream)
+            drawn[:, here] = stream_noise(shape, own, like.device)[:, offsets[here]].to(drawn.dtype)
+        yield drawn[: count - first]
 
 
 def _whole(x: Tensor) -> Tensor:

@@ -243,7 +243,7 @@ class Flow(DeepDensity):
             DataError: X does not suit `logit`, or every column is constant.
             ModelError: a setting is out of range.
         """
-        self._check_settings()
+        self.check_settings()
         if self.logit is not None:
             _check_range(X, self.logit)
         resolved = self._copy()
@@ -257,8 +257,9 @@ class Flow(DeepDensity):
             )
         return resolved
 
-    def _check_settings(self) -> None:
-        super()._check_settings()
+    def check_settings(self) -> None:
+        """Raise a ModelError if a setting is out of range."""
+        super().check_settings()
         require("kind", self.kind, KINDS.__contains__, f"one of {', '.join(KINDS)}")
         require("transforms", self.transforms, is_count, "an integer >= 1")
         require("hidden", self.hidden, are_counts, "a list of layer widths, such as [128, 128]")

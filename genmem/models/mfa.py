@@ -86,7 +86,7 @@ class MixtureOfFactorAnalysers(PairDensity):
             DataError: every column is constant, `columns` belong to other data, or X is not an array of finite numbers.
             ModelError: a setting is out of range.
         """
-        self._check_settings()
+        self.check_settings()
         as_tensor(X, CPU)  # raises an error unless it is a numeric array of finite values
         resolved = self._copy()
         if self.columns is None:
@@ -99,8 +99,9 @@ class MixtureOfFactorAnalysers(PairDensity):
             )
         return super(MixtureOfFactorAnalysers, resolved).resolve(X)
 
-    def _check_settings(self) -> None:
-        super()._check_settings()
+    def check_settings(self) -> None:
+        """Raise a ModelError if a setting is out of range."""
+        super().check_settings()
         require("components", self.components, is_count, "an integer >= 1")
         require("factors", self.factors, is_count, "an integer >= 1")
         require("columns", self.columns, _are_columns, "None or a [mean, standard deviation] of each column")

@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genmem.errors import ModelError
-from genmem.models.evaluation import BLOCK, DRAWS, LogProbs, stream_noise, summarise
-from genmem.seeding import seed_for
+from genmem.models.evaluation import LogProbs, noise_of_rows, summarise
 from genmem.training.ensemble import noise_shape
 
 STEPS = 50
@@ -123,15 +122,8 @@ class _Some:
         return found
 
     def noise(self, purpose: str, count: int) -> Iterator[Tensor]:
-        """Yield `count` draws of noise, `DRAWS` at a time: (<= DRAWS, n, latent), the same for a row in any batch."""
-        blocks, offsets = np.divmod(self.rows, BLOCK)
-        for stream, first in enumerate(range(0, count, DRAWS)):
-            drawn = self.x.new_empty((DRAWS, len(self.rows), *self.shape))
-            for block in np.unique(blocks):
-                here = np.flatnonzero(blocks == block)
-                seed = seed_for(self.seed, purpose, *self.keys, int(block), stream)
-                drawn[:, here] = stream_noise(self.shape, seed, self.x.device)[:, offsets[here]].to(drawn.dtype)
-            yield drawn[: count - first]
+        """Return `count` draws of noise, `DRAWS` at a time: (<= DRAWS, n, latent), the same for a row in any batch."""
+        return noise_of_rows(self.shape, self.rows, count, seed=self.seed, purpose=purpose, keys=self.keys, like=self.x)
 
 
 def _refit_some(some: _Some, steps: int, draws: int) -> tuple[NDArray[np.floating], ...]:

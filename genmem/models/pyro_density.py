@@ -100,8 +100,9 @@ class PyroDensity(PairDensity):
             )
         return pair[0], pair[1]
 
-    def _check_settings(self) -> None:
-        super()._check_settings()
+    def check_settings(self) -> None:
+        """Raise a ModelError if a setting is out of range."""
+        super().check_settings()
         require("make_pair", self.make_pair, callable, "a function of event_shape that returns (model, guide)")
 
 

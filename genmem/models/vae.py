@@ -76,7 +76,7 @@ class VAEDensity(DeepDensity):
             DataError: X does not suit the likelihood, or every column is constant.
             ModelError: a setting is out of range.
         """
-        self._check_settings()
+        self.check_settings()
         check_values(X, self.likelihood, self.levels)
         resolved = self._copy()
         if self.likelihood == "discretized_logistic":
@@ -124,8 +124,9 @@ class VAEDensity(DeepDensity):
         colour = len(event_shape) == 3 and event_shape[-1] == 3
         return 3 if colour and self.likelihood == "discretized_logistic" else 1
 
-    def _check_settings(self) -> None:
-        super()._check_settings()
+    def check_settings(self) -> None:
+        """Raise a ModelError if a setting is out of range."""
+        super().check_settings()
         require("latent_dim", self.latent_dim, is_count, "an integer >= 1")
         require("likelihood", self.likelihood, LIKELIHOODS.__contains__, f"one of {', '.join(LIKELIHOODS)}")
         require("variance", self.variance, VARIANCES.__contains__, f"one of {', '.join(VARIANCES)}")
@@ -244,8 +245,9 @@ class VAE(VAEDensity):
             found = found[-(X[0].size - len(found)) % CACHE_LINE :]
         return found
 
-    def _check_settings(self) -> None:
-        super()._check_settings()
+    def check_settings(self) -> None:
+        """Raise a ModelError if a setting is out of range."""
+        super().check_settings()
         require("hidden", self.hidden, lambda v: are_counts(v, 0), "a list of layer widths, such as [128, 64]")
 
 

@@ -223,11 +223,14 @@ class VAEModule(nn.Module):
     def sample(self, n: int) -> Tensor:
         """Return n draws of x: (n, *event)."""
         weight = next(self.decoder.parameters())
-        z = torch.randn(n, *self.noise_shape, device=weight.device, dtype=weight.dtype)
+        return self.drawn(torch.randn(n, *self.noise_shape, device=weight.device, dtype=weight.dtype))
+
+    def drawn(self, z: Tensor) -> Tensor:
+        """Return a draw of x given each z, (n, latent): (n, *event)."""
         parts = torch.split(z, max(1, SAMPLED_AT_ONCE // self.width))
         x = torch.cat([self.likelihood.sample(self.decoder(part), self._log_variance()) for part in parts])
         x = x if self.standards is None else self.standards.undo(x)
-        return self._with_constants(x).view(n, *self.event_shape)
+        return self._with_constants(x).view(len(z), *self.event_shape)
 
     def described(self, x: Tensor) -> Tensor:
         """Return the input of the likelihood: x without constant columns, on the likelihood's scale, (batch, kept)."""

@@ -15,7 +15,7 @@ from genmem.data.arrays import fingerprint
 from genmem.findings.records import Finding
 from genmem.plots import Group
 from genmem.regions import corrected, most_in_need
-from genmem.report import attribution, words
+from genmem.report import attribution, neurons, words
 from genmem.report.copies import QUESTION as COPIES
 from genmem.report.copies import CopyResults, copies, copies_of_run
 from genmem.report.pictures import GROUPS, album, differ, drawn, figures
@@ -82,9 +82,11 @@ def _context(results: Results) -> dict[str, Any]:
     answers, findings = verdicts(results), ranked(results.findings)
     top, shaped = _listed(results), attribution.attribution(results)
     answers += attribution.verdict(results, shaped)
+    located = neurons.located(results)
     copied = copies_of_run(results)
     share = next((replace(f, unit="of the samples") for f in findings if f.id == "copied_share"), None)
     answers += [] if copied is None else [Verdict("copies", copied.sentence, share, [])]
+    answers += neurons.verdict(results, located)
     plates = {"most": _plates(near, "most"), "least": _plates(near, "least")}
     shown = [p for answer in answers for p in answer.examples] + top
     shown += [p for part in plates.values() for plate in part for p in (plate.position, *dict(plate.neighbors))]
@@ -101,7 +103,7 @@ def _context(results: Results) -> dict[str, Any]:
         "near": near,
         "title": Path(audit["data"]["source"]).name or audit["data"]["source"],
         "model": str(audit["asked"]["model"]["name"]).rpartition(":")[2],
-        "questions": {**QUESTIONS, **attribution.QUESTIONS, "copies": COPIES},
+        "questions": {**QUESTIONS, **attribution.QUESTIONS, "copies": COPIES, "neurons": neurons.QUESTION},
         "verdicts": answers,
         "findings": findings,
         "checks": results.checks,
@@ -114,6 +116,7 @@ def _context(results: Results) -> dict[str, Any]:
         "plates": plates,
         "shaped": shaped,
         "copied": copied,
+        "located": located,
         "drawings": attribution.pictures_of(shaped.samples, results.X, shape, reduced) if shaped and shape else {},
         "rank": words.nearest(np.shape(near.get("most_distances", [[0]]))[1]),
         "differences": None if shape else differ(results.X, audit["data"].get("columns") or ()),

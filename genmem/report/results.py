@@ -25,7 +25,7 @@ class Results:
     audit: audit.json; its checks, findings and groups are also given as dataclasses.
     X: (n, *event_shape), memory-mapped. index: (n,) row of the source. labels, names: (n,) or None.
     scores: columns of scores.parquet, (n,) float64 each, NaN if undefined. placebo: (m, n) or None.
-    trajectory, neighbors, listed, influence, copies: arrays by name, or None if the run has none.
+    trajectory, neighbors, listed, influence, copies, neurons: arrays by name, or None if the run has none.
     """
 
     audit: dict[str, Any]
@@ -43,6 +43,7 @@ class Results:
     listed: Arrays | None = None
     influence: Arrays | None = None
     copies: Arrays | None = None
+    neurons: Arrays | None = None
 
     @property
     def one_repeat(self) -> bool:
@@ -80,6 +81,7 @@ def read_results(run_dir: Path) -> Results:
         # Results that audit.json does not mention belong to earlier scores.
         influence=_arrays(run_dir, "influence") if "influence" in audit else None,
         copies=_arrays(run_dir, "copycheck") if "copies" in audit else None,
+        neurons=_arrays(run_dir, "neurons") if "neurons" in audit else None,
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from genmem.data.examples import Data
-from genmem.errors import IncompleteRunError, RunError
+from genmem.errors import IncompleteRunError, RunError, RunMismatchError
 from genmem.run.plan import (
     AS_PLANNED,
     check_match,
@@ -47,6 +47,7 @@ STAGES = {
     "cells": "regions",
     "influence": "influence",
     "copycheck": "neighbors",
+    "neurons": "neurons",
 }
 
 
@@ -54,7 +55,8 @@ class Run(Shards):
     """One audit on disk.
 
     Files: run.json (the plan), splits.npz, data/, shards/0007.npz, weights/0007.safetensors, trajectory/,
-    results/*.npz, stopping.json, audit.json, scores.parquet, report.html. A shard is a pure function of the
+    results/*.npz, stopping.json, audit.json, scores.parquet, report.html; neurons/, a run of networks on halves, and
+    neurons-drops/ if `genmem neurons` was asked for. A shard is a pure function of the
     plan and its index, so work to do is exactly what has no file yet.
 
     Contents that were read and verified are reused until the file changes: splits, labels and small arrays for as long
@@ -77,6 +79,7 @@ class Run(Shards):
         match: Literal["steps", "epochs"] | None = None,
         score_epochs: Sequence[int] = (-1,),
         importance_samples: int | Literal["auto"] = "auto",
+        keep_weights: bool = False,
     ) -> Self:
         """Write the plan of a new run, or open the run at `path` if it was planned the same.
 
@@ -91,6 +94,7 @@ class Run(Shards):
                 not trained in steps has neither.
             score_epochs: epochs after which log p of every example is stored; -1 is the last.
             importance_samples: draws for each log p that is estimated; "auto" is 64.
+            keep_weights: store the weights of every refit, which networks with a posterior do in any case.
 
         Raises:
             DataError: `match` is another word.
@@ -111,6 +115,7 @@ class Run(Shards):
             "score_epochs": list(score_epochs),
             "importance_samples": samples,
             "versions": versions(),
+            **({"keep_weights": True} if keep_weights else {}),
         }
         run = cls(Path(path), json.loads(json.dumps(asked)), model)
         run._make_directory()
@@ -122,6 +127,8 @@ class Run(Shards):
                 adopted = existing._adopting(resumed, free_params(model))
                 if existing._has_work() or not differ(adopted, resumed):
                     refuse_other_plan(adopted, resumed)
+                    if keep_weights and not existing.keeps_weights:
+                        existing._keep_weights_from_now_on(adopted)
                     existing._adopt(adopted, data)
                     return existing
             write_inputs(run.path, data, splits)
@@ -178,6 +185,11 @@ class Run(Shards):
     def importance_samples(self) -> int:
         """Draws for each log p that is estimated."""
         return int(self.plan["importance_samples"])
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether every network keeps its weights; those with a posterior do in any case."""
+        return bool(self.plan.get("keep_weights", False))
 
     @property
     def probe(self) -> dict[str, Any] | None:
@@ -256,6 +268,17 @@ class Run(Shards):
         if plan["data"].get("labels_sha256", "unknown") is None:
             plan["data"]["labels_sha256"] = asked["data"]["labels_sha256"]
         return plan
+
+    def _keep_weights_from_now_on(self, plan: dict[str, Any]) -> None:
+        """Set in a plan that refits keep their weights, if none is done without or all do so in any case."""
+        done = next((self.path / "shards").glob("*.npz"), None)
+        if done is not None and not self.weights_path(int(done.stem)).exists():
+            raise RunMismatchError(
+                expected=f"a run that keeps the weights of its refits in {self.path}",
+                got="one with refits that were done without",
+                do="Use a new run directory, or omit keep_weights.",
+            )
+        plan["keep_weights"] = True
 
     def _adopt(self, plan: dict[str, Any], data: Data) -> None:
         """Write a plan whose labels or free parameters are new; refits remain valid."""

@@ -22,6 +22,7 @@ MATCHES = ("steps", "epochs")  # what refits share with the model trained on eve
 AS_PLANNED = "as_planned"  # sections before a resumption with another `sample` or with labels: shards are tied to them
 # Keys that differ only because another one does, and so are not the ones to name.
 DERIVED = ("sha256", "n_splits", "splits.n", "constants", "constant_columns")
+WORDS = ("data.source", "data.notes")  # about data whose values `sha256` tells
 VERSIONED = ("torch", "numpy", "scikit-learn", "faiss-cpu")
 
 
@@ -41,6 +42,7 @@ CONTENTS: dict[str, type | None] = {
     "data.event_shape": None,
     "data.constant_columns": None,
     "data.columns?": list,
+    "data.notes?": list,
     "data.image_shape?": None,
     "splits": dict,
     "splits.kind": str,
@@ -51,6 +53,7 @@ CONTENTS: dict[str, type | None] = {
     "match?": str,
     "score_epochs": None,
     "importance_samples": int,
+    "keep_weights?": bool,
     "versions?": dict,
     "probe?": dict,
     "probe?.method": str,
@@ -183,6 +186,7 @@ def describe_data(data: Data) -> dict[str, Any]:
         "preparation": data.preparation,
         "columns": None if data.columns is None else list(data.columns),
         "image_shape": None if data.image_shape is None else list(data.image_shape),
+        "notes": list(data.notes),
     }
 
 
@@ -200,11 +204,11 @@ def versions() -> dict[str, str]:
 def differ(planned: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     """Return the keys in which two plans differ.
 
-    Not counted are the name of the same data, the code of functions that the plan does not have or that another version
-    of Python compiled, and a device that means the one the refits are on.
+    Not counted are the name of the same data and the notes on how it was read, the code of functions that the plan does
+    not have or that another version of Python compiled, and a device that means the one the refits are on.
     """
     before, after = _settings(planned), _settings(asked)
-    found = [key for key in {**before, **after} if before.get(key) != after.get(key) and key != "data.source"]
+    found = [key for key in {**before, **after} if before.get(key) != after.get(key) and key not in WORDS]
     return [key for key in found if not _alike(key, before.get(key), after.get(key), planned.get("probe"))]
 
 
@@ -340,6 +344,7 @@ def read_data(path: Path, about: dict[str, Any]) -> Data:
         columns=about["columns"] and tuple(about["columns"]),
         image_shape=about["image_shape"] and tuple(about["image_shape"]),
         preparation=about["preparation"],
+        notes=tuple(about.get("notes", ())),
     )
 
 

@@ -199,10 +199,13 @@ class Shards:
         try:
             return read_tensors(self.weights_path(i), self.stamp(i))
         except FileNotFoundError as error:
+            lost = not self._is_done(i) or "has_weights" in self._shard(i)
             raise IncompleteRunError(
                 expected=f"the weights of shard {i} in {self.weights_path(i)}",
-                got="no such file",
-                do=f"Run `genmem refit {self.path} --recompute`: the numbers will be the same.",
+                got="no such file" if lost else "refits that did not keep their weights",
+                do=f"Run `genmem refit {self.path} --recompute`: the numbers will be the same."
+                if lost
+                else "Plan a new run with --keep-weights (keep_weights=True): the numbers will be the same.",
             ) from error
 
     def log_probs(self, epoch: int = -1, repeats: int | None = None) -> NDArray[np.float32]:

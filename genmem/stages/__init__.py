@@ -6,6 +6,7 @@ from genmem.stages._describe import neighbors, regions, report
 from genmem.stages._early import check_before
 from genmem.stages._influence import influence
 from genmem.stages._late import kept, try_each
+from genmem.stages._neurons import neurons
 from genmem.stages._plan import plan
 from genmem.stages._refit import fit, reached, refit
 from genmem.stages._score import posterior, score
@@ -18,6 +19,7 @@ __all__ = [
     "influence",
     "kept",
     "neighbors",
+    "neurons",
     "plan",
     "posterior",
     "reached",

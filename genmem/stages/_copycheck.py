@@ -14,6 +14,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from genmem.data.arrays import fingerprint
+from genmem.data.examples import table_options
 from genmem.data.three_sets import ThreeSets, load_three
 from genmem.errors import DataError, RunError
 from genmem.findings.conditions import Condition, parse_condition
@@ -45,13 +46,15 @@ Source = str | PathLike[str] | NDArray[Any]
 class Checked:
     """A copy check and its folder.
 
-    `numbers`: the numbers that a condition can name. `failed`: whether the condition `fail_if` holds.
+    `numbers`: the numbers that a condition can name. `failed`: whether the condition `fail_if` holds. `notes`: how the
+    sets were read, and what was left out.
     """
 
     path: Path
     check: CopyCheck
     numbers: dict[str, float]
     failed: bool
+    notes: tuple[str, ...] = ()
 
 
 def check_copies(
@@ -64,6 +67,10 @@ def check_copies(
     categorical: str | Sequence[str] | None = None,
     scale: Literal["range", "spread"] | None = None,
     id_column: str | None = None,
+    sep: str | None = None,
+    decimal: str | None = None,
+    na: str | Sequence[str] | None = None,
+    drop: str | Sequence[str] = (),
     image_shape: Sequence[int] | None = None,
     space: Any = "raw",
     level: float = 0.1,
@@ -88,6 +95,10 @@ def check_copies(
         categorical: columns of tables whose numbers are codes; columns of text are always categorical.
         scale: scale numeric columns by their "range" or "spread" in the training set, for equal weights of columns.
         id_column: a column of tables that only identifies rows.
+        sep: separator of the fields of text tables; detected by default.
+        decimal: decimal mark of text tables; detected by default.
+        na: words of text tables that mark a missing value (see `genmem.load`).
+        drop: columns of tables to leave out.
         image_shape: (h, w) or (h, w, channels) of images that are given as flat rows.
         space: feature space in which distances are measured (see `genmem.copycheck`).
         level: false-discovery rate of the listed samples and training examples.
@@ -108,7 +119,7 @@ def check_copies(
     start = time.perf_counter()
     progress(Progress("copies", 0, 1))
     how = {name: asked[name] for name in ("array", "categorical", "scale", "id_column")}
-    sets = _load((train, test, samples), image_shape, **how)
+    sets = _load((train, test, samples), image_shape, options=table_options(sep, decimal, na, drop), **how)
     _refuse_one_set_twice(sets)
     check = _check(sets, space=space, level=level, seed=seed)
     about = {
@@ -116,7 +127,7 @@ def check_copies(
         "genmem_version": __version__,
         "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "asked": {**_asked(asked), "command": command or "started from Python"},
-        "data": _data(sets),
+        "data": _data(sets, redact),
         **describe(check, space if isinstance(space, str) else "given", _words(check, sets, redact)),
         "versions": {name: version for name, version in versions().items() if name in LIBRARIES},
         "seconds": round(time.perf_counter() - start, 3),
@@ -124,7 +135,7 @@ def check_copies(
     }
     _write(folder, check, about, _results(check, about, sets, redact))
     progress(Progress("copies", 1, 1))
-    return Checked(folder, check, numbers(check), _holds(condition, numbers(check)))
+    return Checked(folder, check, numbers(check), _holds(condition, numbers(check)), _notes(sets))
 
 
 def _holds(condition: Condition | None, values: Mapping[str, float]) -> bool:
@@ -230,7 +241,11 @@ def _words(check: CopyCheck, sets: ThreeSets, redact: bool) -> str:
     return words if check.space == "raw values" else f"{check.space} of {words}"
 
 
-def _data(sets: ThreeSets) -> dict[str, Any]:
+def _notes(sets: ThreeSets) -> tuple[str, ...]:
+    return tuple(f"{name}: {note}" for name, notes in sets.notes.items() for note in notes)
+
+
+def _data(sets: ThreeSets, redact: bool) -> dict[str, Any]:
     named = dict(zip(("train", "test", "samples"), sets.arrays, strict=True))
     return {
         **{f"n_{name}": len(rows) for name, rows in named.items()},
@@ -239,6 +254,7 @@ def _data(sets: ThreeSets) -> dict[str, Any]:
             name: {"source": sets.sources[name], "n": len(rows), "sha256": fingerprint(rows)}
             for name, rows in named.items()
         },
+        "notes": [] if redact else list(_notes(sets)),  # they name files, columns and values
     }
 
 

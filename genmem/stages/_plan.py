@@ -38,6 +38,10 @@ def plan(
     label_column: str | None = None,
     groups: Any = None,
     group_column: str | None = None,
+    sep: str | None = None,
+    decimal: str | None = None,
+    na: str | Sequence[str] | None = None,
+    drop: str | Sequence[str] = (),
     subset: int | None = None,
     folds: int | None = None,
     repeats: int = 8,
@@ -50,6 +54,7 @@ def plan(
     seed: int = 0,
     score_epochs: Sequence[int] | Literal["auto"] = "auto",
     importance_samples: int | Literal["auto"] = "auto",
+    keep_weights: bool = False,
     request: Mapping[str, Any] | None = None,
 ) -> Run:
     """Load and prepare the data, set up the model, choose splits and the method of refitting, and write the plan.
@@ -73,6 +78,10 @@ def plan(
         labels=labels,
         group_column=group_column,
         groups=groups,
+        sep=sep,
+        decimal=decimal,
+        na=na,
+        drop=drop,
         subset=subset,
         seed=int(seed),
         precision="single" if _is_network(model) else "needed",
@@ -80,6 +89,8 @@ def plan(
     seed = int(seed)
     out = Path(out) if out is not None else _default_out(data, model)
     chosen = settle_model(model, settings or {}, loaded, epochs, seed)
+    if isinstance(chosen, DeepDensity):
+        chosen.check_settings()  # before epochs are counted with
     loaded = _as_planned(loaded, chosen, out)
     prepared = prepare(shape_for(chosen, loaded), getattr(chosen, "likelihood", None), seed)
     run = Run.create(
@@ -91,6 +102,7 @@ def plan(
         match=match,
         score_epochs=_score_epochs(chosen, score_epochs),
         importance_samples=importance_samples,
+        keep_weights=keep_weights,
     )
     with stage(run, "plan", start):
         if request is not None:

@@ -42,7 +42,7 @@ def test_default_run_directory(table, capsys):
     assert run(["plan", "x.npy", *QUICK]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "runs/x-vae"
-    assert "6 refits" in lines[0]
+    assert lines[0] == "120 examples of 6 values, float32, from -3.10634 to 8.39168." and "6 refits" in lines[1]
 
 
 @pytest.mark.slow
@@ -69,10 +69,20 @@ def test_stages_out_of_order_say_what_is_missing(table, capsys):
 
 
 @pytest.mark.slow
+def test_neurons_says_what_is_missing(table, capsys):
+    run(["plan", "x.npy", "--out", "r", *QUICK])
+    assert run(["neurons", "r", "--repeats", "2"]) == 2
+    assert "16 networks; got 2" in capsys.readouterr().err
+    assert run(["neurons", "r"]) == 2
+    assert "16 or more memorized examples" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_python_lines_of_the_help_run(table, capsys):
     assert run(["audit", "digits", "--out", "runs/digits", "--subset", "60", *QUICK]) == 0
     lines = [command.epilog.removeprefix("Python: ") for command in ALL]
-    lines = [line for line in lines if "runs/digits" in line and "Run.open" in line]
+    # `genmem neurons` needs more than 60 examples
+    lines = [line for line in lines if "runs/digits" in line and "Run.open" in line and "neurons" not in line]
     assert len(lines) >= 8
     # Each line has a package of its own, as if it were the first of its process; the libraries are loaded once.
     code = """
@@ -224,3 +234,19 @@ def test_second_process_is_refused(table, capsys):
     assert run(["refit", "r"]) == 2
     assert "another process" in capsys.readouterr().err
     holder.communicate()
+
+
+@pytest.mark.parametrize(
+    "setting", ["epochs=abc", "batch_size=x", "learning_rate=fast", "hidden=wide", "latent_dim=-1"]
+)
+def test_a_setting_is_checked_before_it_is_used(table, capsys, setting):
+    assert run(["plan", "x.npy", "--set", setting]) == 2
+    assert f"Expected {setting.partition('=')[0]} to be" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_no_condition(table):
+    command = [sys.executable, "-m", "genmem_cli.main", "plan", "x.npy", *QUICK]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.wait() == 141
+        assert b"Traceback" not in process.stderr.read()

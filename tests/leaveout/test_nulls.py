@@ -1,12 +1,14 @@
 """Tests of no memorization hold where log p of held-out examples is noisier than that of training examples."""
 
 import numpy as np
+import oracles
 import oracles_nulls
 import pytest
-from score_matrices import noise
+from score_matrices import noise, refits
 
+from genmem import stats
 from genmem.leaveout import nulls
-from genmem.leaveout.estimators import repeats_of
+from genmem.leaveout.estimators import placebo_shifts, repeats_of
 from genmem.leaveout.scoring import memorization_score
 from genmem.run import Splits
 
@@ -83,3 +85,58 @@ def test_without_two_repeats_of_an_example_there_is_no_ratio():
     per_repeat = memorization_score(ell, splits.held_out).per_repeat
     per_repeat[0] = np.nan
     assert np.isnan(nulls.variance_ratio(contrasts, per_repeat, splits.held_out.argmax(axis=0)))
+
+
+# --- equal to loops
+
+
+@pytest.mark.parametrize("spread_out", [1.0, 2.0])
+@pytest.mark.parametrize("folds", [4, 5, 9])
+def test_p_values_by_placebo_equal_the_loop(folds, spread_out):
+    splits = Splits.k_fold(30, folds, 2, seed=7)
+    ell, rows = noisier_out(splits, 3, spread_out) - 0.7 * splits.held_out, repeats_of(splits.held_out)
+    squares = sum(ell[r].var(axis=0, where=~splits.held_out[r]) * (folds - 1) for r in rows)
+    df = 2 * (folds - 2)
+    prior = stats.moderate_variances(squares / df, df)
+    shifts = placebo_shifts(splits.held_out, rows, 11, 16)
+    repeat = splits.repeat.tolist()
+    ratio = oracles_nulls.variance_ratio_by_loop(ell, splits.held_out, repeat)
+    slow = oracles.placebo_p_by_loop(
+        ell, splits.held_out, repeat, shifts.tolist(), prior.prior_variance, prior.prior_df, ratio
+    )
+    found = memorization_score(ell, splits.held_out, seed=11)
+    np.testing.assert_allclose(found.p_value, slow, rtol=1e-12)
+    assert ratio > 1 or spread_out == 1
+    assert np.isfinite(found.standard_error).all() and np.isnan(found.p_above(1.0)).all()
+
+
+def noisier_out(splits, seed, factor):
+    """Refits without memorization under which log p of held-out examples has `factor` times the spread."""
+    return -50 + (refits(splits, seed) + 50) * np.where(splits.held_out, factor, 1.0)
+
+
+def test_with_three_folds_true_and_placebo_are_compared_with_the_same_fold():
+    splits = Splits.k_fold(20, 3, 2)
+    ell, rows = noisier_out(splits, 4, 1.5), repeats_of(splits.held_out)
+    shifts = placebo_shifts(splits.held_out, rows, 0, 16)
+    out = [splits.held_out[r].argmax(axis=0) for r in rows]
+    column = np.arange(20)
+
+    def fold(r, by):
+        return ell[rows[r][(out[r] + by) % 3], column]
+
+    ratio = oracles_nulls.variance_ratio_by_loop(ell, splits.held_out, splits.repeat.tolist())
+    t = sum(fold(r, -shifts[0, r]) - fold(r, 0) for r in (0, 1)) / np.sqrt(2 * ratio + 2)
+    placebos = [sum(fold(r, -by[r]) - fold(r, by[r]) for r in (0, 1)) / 2 for by in shifts]
+    slow = [(1 + (np.array(placebos) >= x).sum()) / (1 + np.size(placebos)) for x in t]
+    assert ratio > 1
+    np.testing.assert_allclose(memorization_score(ell, splits.held_out).p_value, slow)
+
+
+def test_one_repeat_gives_scores_but_no_test():
+    """One held-out value per example: no law of its noise can be told from memorization."""
+    for folds in (2, 3, 5, 12):
+        splits = Splits.k_fold(24, folds, 1)
+        found = memorization_score(refits(splits, 5), splits.held_out)
+        assert np.isfinite(found.score).all() and np.isnan([found.p_value, found.q_value, found.standard_error]).all()
+        assert len(found.placebo) == (0 if folds == 2 else min(8, folds - 1))

@@ -2,7 +2,6 @@
 
 import numpy as np
 import oracles
-import oracles_nulls
 import pytest
 from scipy import stats as scipy_stats
 from score_matrices import refits
@@ -68,58 +67,6 @@ def test_p_values_are_one_sided_t_tests_over_repeats(repeats):
     np.testing.assert_allclose(found.p_value, slow, rtol=1e-9)
     np.testing.assert_allclose(found.standard_error, plain.standard_error)  # never moderated
     np.testing.assert_allclose(found.q_value, stats.benjamini_hochberg(slow), rtol=1e-9)
-
-
-@pytest.mark.parametrize("spread_out", [1.0, 2.0])
-@pytest.mark.parametrize("folds", [4, 5, 9])
-def test_p_values_by_placebo_equal_the_loop(folds, spread_out):
-    splits = Splits.k_fold(30, folds, 2, seed=7)
-    ell, rows = noisier_out(splits, 3, spread_out) - 0.7 * splits.held_out, repeats_of(splits.held_out)
-    squares = sum(ell[r].var(axis=0, where=~splits.held_out[r]) * (folds - 1) for r in rows)
-    df = 2 * (folds - 2)
-    prior = stats.moderate_variances(squares / df, df)
-    shifts = placebo_shifts(splits.held_out, rows, 11, 16)
-    repeat = splits.repeat.tolist()
-    ratio = oracles_nulls.variance_ratio_by_loop(ell, splits.held_out, repeat)
-    slow = oracles.placebo_p_by_loop(
-        ell, splits.held_out, repeat, shifts.tolist(), prior.prior_variance, prior.prior_df, ratio
-    )
-    found = memorization_score(ell, splits.held_out, seed=11)
-    np.testing.assert_allclose(found.p_value, slow, rtol=1e-12)
-    assert ratio > 1 or spread_out == 1
-    assert np.isfinite(found.standard_error).all() and np.isnan(found.p_above(1.0)).all()
-
-
-def noisier_out(splits, seed, factor):
-    """Refits without memorization under which log p of held-out examples has `factor` times the spread."""
-    return -50 + (refits(splits, seed) + 50) * np.where(splits.held_out, factor, 1.0)
-
-
-def test_with_three_folds_true_and_placebo_are_compared_with_the_same_fold():
-    splits = Splits.k_fold(20, 3, 2)
-    ell, rows = noisier_out(splits, 4, 1.5), repeats_of(splits.held_out)
-    shifts = placebo_shifts(splits.held_out, rows, 0, 16)
-    out = [splits.held_out[r].argmax(axis=0) for r in rows]
-    column = np.arange(20)
-
-    def fold(r, by):
-        return ell[rows[r][(out[r] + by) % 3], column]
-
-    ratio = oracles_nulls.variance_ratio_by_loop(ell, splits.held_out, splits.repeat.tolist())
-    t = sum(fold(r, -shifts[0, r]) - fold(r, 0) for r in (0, 1)) / np.sqrt(2 * ratio + 2)
-    placebos = [sum(fold(r, -by[r]) - fold(r, by[r]) for r in (0, 1)) / 2 for by in shifts]
-    slow = [(1 + (np.array(placebos) >= x).sum()) / (1 + np.size(placebos)) for x in t]
-    assert ratio > 1
-    np.testing.assert_allclose(memorization_score(ell, splits.held_out).p_value, slow)
-
-
-def test_one_repeat_gives_scores_but_no_test():
-    """One held-out value per example: no law of its noise can be told from memorization."""
-    for folds in (2, 3, 5, 12):
-        splits = Splits.k_fold(24, folds, 1)
-        found = memorization_score(refits(splits, 5), splits.held_out)
-        assert np.isfinite(found.score).all() and np.isnan([found.p_value, found.q_value, found.standard_error]).all()
-        assert len(found.placebo) == (0 if folds == 2 else min(8, folds - 1))
 
 
 def test_two_folds_give_scores_but_no_p_below_three_repeats():
@@ -273,9 +220,9 @@ def test_permutation_p_is_uniform_under_no_effect(repeats, skew, shared):
 
 @pytest.mark.slow
 def test_other_designs_are_calibrated_too():
-    for splits in (Splits.subsets(500, 0.7, 10), Splits.subsets(500, 0.75, 8), Splits.leave_out(200, np.arange(200))):
+    for splits in (Splits.subsets(500, 0.7, 20), Splits.subsets(500, 0.75, 8)):  # two repeats
         _, tenth, twentieth, hundredth = sizes(splits, 1.5, 0.3, 40)
-        assert 0.085 <= tenth <= 0.115 and 0.04 <= twentieth <= 0.06 and 0.006 <= hundredth <= 0.014
+        assert 0.065 <= tenth <= 0.11 and 0.03 <= twentieth <= 0.055 and 0.004 <= hundredth <= 0.013
 
 
 @pytest.mark.parametrize("repeats", [2, pytest.param(3, marks=pytest.mark.slow)])

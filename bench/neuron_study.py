@@ -1,0 +1,222 @@
+"""Is memorization local in units of a VAE, and does the method find units that are known to hold it?
+
+Parts, on the digits (8 x 8, 1,797 images) and decoders of 64-128 hidden units:
+
+- `locality`: `genmem neurons` on a run, 16 networks on halves: the verdict with all its comparisons.
+- `injection`: known units of trained networks learn one example each; recall of these units among the top 5% for
+  every score: of the network alone, and of the difference to the network before.
+- `tied`: example-tied dropout in the decoder's last hidden layer, 64 units for all examples and 64 memory units, of
+  which each example trains its own 15%; recall of the memory units, and what they carry.
+
+Results are in docs/findings.md.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import add_parts, machine, options, parse
+from torch import nn
+
+from genmem import stages
+from genmem.data import load
+from genmem.models import VAE
+from genmem.models.evaluation import log_prob
+from genmem.neurons import SCORERS, Sets, contrast, drops, inject, units_of
+from genmem.neurons import injection as injections
+from genmem.neurons.contrast import per_damage, strongest
+from genmem.neurons.injection import recall_of
+from genmem.neurons.localize import Design, measure
+from genmem.run.splits import Splits
+from genmem.seeding import stream
+from genmem.stats import mean_interval
+
+LATENT = 8
+SHARE = 0.15
+
+
+def vae(epochs, hidden=(128, 64)):
+    return VAE(hidden=list(hidden), latent_dim=LATENT, likelihood="gaussian", epochs=epochs, device="cpu")
+
+
+def digits(n):
+    return np.array(load("digits").X[:n], np.float32)
+
+
+def told(values, digits=1):
+    mean, _, (low, high) = mean_interval(values)
+    return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+# --- locality
+
+
+def locality(asked):
+    """Run the command, and print every comparison against every baseline."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(asked.out or folder) / "digits"
+        run = stages.plan(digits(asked.n), vae(asked.epochs), out, folds=2, repeats=1)
+        about = stages.neurons(run, repeats=asked.repeats, permutations=asked.permutations, share=asked.share)
+    print(about["sentence"])
+    for control in about["controls"]:
+        print(f"  {'passed' if control['passed'] else 'FAILED'}: {control['sentence']}")
+    print(f"  exchange within pairs: p = {about['permutation_p']:.3f}; void: {about['void']}")
+    print(f"  joint ablations: {about['confirmed']}\n  greedy search: {about['search']}")
+    for one in about["comparisons"]:
+        overlap = about["overlap"].get(one["name"])
+        print(f"\n{one['name']}: {one['pairs']:.0f} pairs, overlap {overlap}, split-half {one['split_half']:.2f}")
+        for baseline, found in one["baselines"].items():
+            effects = zip(one["sizes"], found["mean"], found["interval"], strict=True)
+            cells = [f"{size}: {mean:.1f} ({low:.1f} to {high:.1f})" for size, mean, (low, high) in effects]
+            print(f"  {baseline:<10}", *cells)
+
+
+# --- injection
+
+
+def injection(asked):
+    """Print the recall of injected units for every score, judged with and without the network before."""
+    X = digits(asked.n)
+    splits = Splits.subsets(len(X), 0.5, 2 * asked.networks)
+    found = {planted: {} for planted in asked.planted}
+    for number in range(asked.networks):
+        held_out = splits.held_out[2 * number]
+        model = vae(asked.epochs).fit(X[~held_out])
+        _inject_some(model, X, held_out, number, asked, found)
+    for planted, scores in found.items():
+        gains = scores.pop("gain", [])
+        print(f"\n{planted} units, {len(gains)} injections, gain {told(gains, 0)} nats; recall in the top 5%")
+        for name, values in scores.items():
+            print(f"  {name:<38} {told(values, 2)}")
+
+
+def _inject_some(model, X, held_out, number, asked, found):
+    units, rng = units_of(model), np.random.default_rng(number)
+    how = {"reference": X[~held_out]}
+    outside = np.flatnonzero(held_out)
+    outside = outside[np.argsort(model.score_samples(X[outside]))]
+    damage = drops(model, X[rng.choice(outside, min(64, len(outside)), replace=False)], **how).values.mean(0)
+    for planted in asked.planted:
+        for at, example in enumerate(outside[: asked.injections]):
+            done = inject(model, X[example], units, damage, planted=planted, seed=100 * number + at, **how)
+            if np.isfinite(done.recall):
+                _score_it(model, X[example][None], done, units, damage, how, found[planted])
+
+
+def _score_it(model, one, done, units, damage, how, scores):
+    taught = done.network
+    after, before = (drops(which, one, units, **how).values[0] for which in (taught, model.module_))
+    rows = {
+        "ablation - before, per damage": per_damage(after - before, damage),
+        "ablation - before": after - before,
+        "ablation, per damage": per_damage(after, damage),
+        "ablation": after,
+    }
+    for name, scorer in SCORERS.items():
+        settings = {"posterior": "fixed", **how} if name in ("first_order", "activation_norm") else how
+        if name == "hard_concrete":
+            continue  # it trains a mask for every network: too slow for so many
+        new, old = (np.ravel(scorer(which, one, units, **settings)) for which in (taught, model.module_))
+        rows |= {name: new} if name == "random" else {name: new, f"{name} - before": new - old}
+    for name, score in rows.items():
+        scores.setdefault(name, []).append(recall_of(score, units, done.units))
+    scores.setdefault("gain", []).append(done.gain)
+
+
+# --- example-tied dropout
+
+
+class Tied(nn.Module):
+    """Multiplies the last units by the mask of each example in training, by its mean otherwise.
+
+    References:
+        Can Neural Network Memorization Be Localized? (Maini et al., 2023), https://arxiv.org/abs/2307.09542
+    """
+
+    def __init__(self, memory, n, seed):
+        super().__init__()
+        self.memory, self.rows = memory, None
+        self.masks = torch.from_numpy((stream(seed, "tied").random((n, memory)) < SHARE).astype(np.float32))
+
+    def forward(self, h):
+        shared, memory = h[..., : -self.memory], h[..., -self.memory :]
+        return torch.cat([shared, memory * (SHARE if self.rows is None else self.masks[self.rows])], -1)
+
+
+def train_tied(X, keep, epochs, seed, memory):
+    """Return a network whose memory units are trained by their own examples only."""
+    torch.manual_seed(seed)
+    module = vae(epochs).resolve(X).make_module(X.shape[1:])
+    layers = list(module.decoder)
+    tied = Tied(memory, len(X), seed)
+    module.decoder = nn.Sequential(*layers[:-1], tied, layers[-1])
+    optimizer, x, rng = torch.optim.Adam(module.parameters(), lr=1e-3), torch.from_numpy(X), np.random.default_rng(seed)
+    for _ in range(epochs):
+        order = rng.permutation(keep)
+        for start in range(0, len(order) - 63, 64):
+            tied.rows = torch.from_numpy(order[start : start + 64])
+            optimizer.zero_grad()
+            module(x[tied.rows]).mean().backward()
+            optimizer.step()
+    tied.rows = None
+    return module.eval()
+
+
+def tied(asked):
+    """Print the share of memory units among the best, what they carry, and the verdict's numbers."""
+    X, memory = digits(asked.n), 64
+    splits = Splits.subsets(len(X), 0.5, 2 * asked.repeats)
+    modules = [
+        train_tied(X, np.flatnonzero(~out), asked.epochs, number, memory) for number, out in enumerate(splits.held_out)
+    ]
+    log_probs = np.stack([log_prob(m, torch.from_numpy(X), draws=64, seed=0).log_prob for m in modules])
+    design = Design(X, log_probs, splits.held_out, splits.repeat)
+    last = [name for name, part in modules[0].named_modules() if isinstance(part, nn.Linear)][-2]
+    units = [unit for unit in units_of(modules[0]) if unit.layer == last]
+    known = np.array([unit.index >= len(units) - memory for unit in units])
+    shares, carried = {}, []
+    for number, module in enumerate(modules):
+        evidence = measure(module, design, number, share=asked.share, injection=False, units=units).evidence
+        sets = Sets(*evidence.pairs["out"].T, evidence.damage[0])
+        for score in ("per_damage", "raw"):
+            values = contrast(evidence.drops, sets, score)
+            for size in asked.tops:
+                shares.setdefault((score, size), []).append(known[strongest(values, size)].mean())
+        sides = [evidence.drops[rows][:, known].sum(1).mean() for rows in evidence.pairs["out"].T]
+        carried.append([*sides, sides[0] - sides[1]])
+    carried = np.array(carried).reshape(asked.repeats, 2, 3).mean(1)
+    print(f"memorization of the chosen examples: {told(design.memorization(asked.share, 0))} nats")
+    for at, name in enumerate(("trained on", "held out", "difference")):
+        print(f"memory units carry, {name}: {told(carried[:, at])} nats")
+    for (score, size), values in shares.items():
+        print(f"share of memory units in the top {size}, {score}: {told(values, 2)}")
+
+
+PARTS = {"locality": locality, "injection": injection, "tied": tied}
+
+
+def main(argv=None):
+    parser = options(__doc__)
+    add_parts(parser, PARTS)
+    parser.add_argument("--out", help="a folder for the run of `locality`, which then resumes")
+    parser.set_defaults(
+        n=1797, epochs=300, repeats=8, permutations=99, share=0.05, networks=8, injections=3, planted=(2, 10),
+        tops=(6, 13, 26),
+    )  # fmt: skip
+    tiny = {"n": 120, "epochs": 2, "permutations": 3, "share": 0.2, "networks": 2, "injections": 1, "planted": (2,)}
+    asked = parse(parser, argv, **tiny)
+    torch.set_num_threads(1)
+    if asked.smoke:
+        injections.STEPS = 10  # networks of two epochs hardly learn anything
+    print(machine())
+    for part in asked.parts or PARTS:
+        start = time.process_time()
+        print(f"\n== {part}", flush=True)
+        PARTS[part](asked)
+        print(f"({time.process_time() - start:.0f} CPU s in this process)", flush=True)
+
+
+if __name__ == "__main__":
+    main()

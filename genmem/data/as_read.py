@@ -1,0 +1,59 @@
+"""What was read, in sentences: size, type, range, columns, labels, and what was done or left out."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmem.data.arrays import blocks
+from genmem.data.examples import Data
+
+MOST = 12  # columns or labels that are named
+
+
+def as_read(data: Data) -> list[str]:
+    """Return sentences about examples as they were read and prepared, the most important first.
+
+    >>> from genmem.data.examples import load
+    >>> as_read(load("digits"))[0]
+    '1,797 examples of 64 values (images of 8 x 8 pixels), float32, from 0 to 1.'
+    """
+    low, high = _range(data.X)
+    image = f" (images of {_by(data.image_shape)} pixels)" if data.image_shape else ""
+    shape = _by(data.X.shape[1:]) if data.X.ndim > 1 else "1"
+    found = [f"{len(data.X):,} examples of {shape} values{image}, {data.X.dtype}, from {low:g} to {high:g}."]
+    if data.preparation != "as given":
+        found.append(f"Values were {data.preparation}.")
+    found += _columns(data) + _beside("labels", data.labels) + _beside("groups", data.groups)
+    return found + list(data.notes)
+
+
+def of_columns(names: Sequence[str], X: NDArray[np.generic]) -> list[str]:
+    """Return the range of each column, by name: "age 18 to 90"."""
+    shown = [f"{name} {X[:, i].min():g} to {X[:, i].max():g}" for i, name in enumerate(names[:MOST])]
+    return shown + ([f"{len(names) - MOST} more"] if len(names) > MOST else [])
+
+
+def _columns(data: Data) -> list[str]:
+    if data.columns is None or data.X.ndim != 2:
+        return []
+    return [f"Columns of numbers: {'; '.join(of_columns(data.columns, data.X))}."]
+
+
+def _beside(what: str, values: NDArray[np.generic] | None) -> list[str]:
+    if values is None:
+        return []
+    names, counts = np.unique(values, return_counts=True)
+    order = np.argsort(-counts, kind="stable") if len(names) > MOST else np.arange(len(names))
+    named = [f"{names[i]} ({counts[i]:,})" for i in order[:MOST]]
+    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
+    return [f"{len(names):,} {what if len(names) > 1 else what[:-1]}: {', '.join(named)}{more}."]
+
+
+def _range(X: NDArray[np.generic]) -> tuple[float, float]:
+    parts = [(float(block.min()), float(block.max())) for _, block in blocks(X)]
+    return min(low for low, _ in parts), max(high for _, high in parts)
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(str(size) for size in shape)

@@ -1,0 +1,280 @@
+"""Text tables: separator, encoding and decimal mark are detected and told, types are inferred over all sets at once.
+
+Every field is read as the text that the file holds. A column is numbers, dates or true/false only if *all* of its
+values are, in all tables that are compared; otherwise it stays the text it was, so that 02370 and 2370 remain
+different and 253.30 beside V10 remains 253.30.
+"""
+
+import csv
+import gzip
+import io
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genmem.errors import DataError
+
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+GAPS = ("", "#N/A", "#N/A N/A", "#NA", "-NaN", "-nan", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null")
+SAMPLE = 1 << 18  # bytes that separator and encoding are detected from
+INTEGER, NUMBER = r"^[+-]?\d+$", r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?(inf|Inf|INF|infinity|Infinity)$"
+CODE = r"^[+-]?0\d+(\.\d*)?$"  # 007: leading zeros are part of a code
+COMMA = r"^[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?$"
+POINT = r"^[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?$"
+TRUTH = r"^(true|false|True|False|TRUE|FALSE)$"
+DATE = r"^\d{4}-\d{2}-\d{2}$"
+TIME = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:?\d{2})?$"
+LONGEST = 18  # digits of an integer
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How tables are to be read: None is to detect it.
+
+    Attributes:
+        sep: separator of fields.
+        decimal: decimal mark, "." or ",".
+        na: words that mark a missing value, instead of the usual ones.
+        drop: columns to leave out.
+    """
+
+    sep: str | None = None
+    decimal: str | None = None
+    na: tuple[str, ...] | None = None
+    drop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("sep", self.sep, None), ("decimal", self.decimal, (".", ","))):
+            if value is not None and (len(value) != 1 or known is not None and value not in known):
+                raise DataError(
+                    expected=f"{name} to be one character" + (" (. or ,)" if known else r" (\t is a tab)"),
+                    got=repr(value),
+                    do=f"Change --{name}.",
+                )
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Return the options of text files that were given."""
+        options = {"sep": self.sep, "decimal": self.decimal, "na": self.na}
+        return {name: value for name, value in options.items() if value is not None}
+
+
+@dataclass(frozen=True, eq=False)
+class TextTable:
+    """A table of text (an Arrow table, gaps null), and how it was read."""
+
+    table: Any
+    decimal: str
+    notes: tuple[str, ...]
+
+
+def is_text_table(path: Path) -> bool:
+    """Return whether the name of a file is that of a text table: .csv, .tsv, .tab, also with .gz."""
+    name = path.name.lower().removesuffix(".gz")
+    return name.endswith((".csv", ".tsv", ".tab"))
+
+
+def read_text_table(path: Path, options: TableOptions) -> TextTable:
+    """Read a text table whose first line holds the names of the columns.
+
+    Raises:
+        DataError: there is no line of names. Damaged files raise errors of pyarrow.
+    """
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    sample, encoding = _sample(path)
+    sep = options.sep or _separator(
+        sample, "\t" if path.name.lower().removesuffix(".gz").endswith((".tsv", ".tab")) else ","
+    )
+    names = next(csv.reader(io.StringIO(sample), delimiter=sep), [])
+    refuse_repeated(names, path)
+    if names and all(re.match(NUMBER, name) for name in names) and names != [str(i) for i in range(len(names))]:
+        raise DataError(
+            expected=f"a first line of column names in {path}",
+            got=f"numbers: {', '.join(names[:8])}",
+            do="Add a line of names at the top; otherwise the first example would be read as names.",
+        )
+    table = arrow_csv.read_csv(
+        path,
+        # One thread: only then does pyarrow report which row is ragged.
+        read_options=arrow_csv.ReadOptions(use_threads=False, encoding=encoding),
+        parse_options=arrow_csv.ParseOptions(delimiter=sep, newlines_in_values=True),
+        convert_options=arrow_csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()),
+            null_values=list(GAPS if options.na is None else options.na),
+            strings_can_be_null=True,
+        ),
+    )
+    notes = [] if sep == "," else [f"The fields of {path.name} are separated by a {SEPARATORS.get(sep, repr(sep))}."]
+    notes += [] if encoding == "utf8" else [f"{path.name} is not UTF-8; it was read as {encoding}."]
+    decimal = options.decimal or _decimal(table, sep)
+    notes += [f"Numbers in {path.name} have a decimal comma."] if decimal == "," else []
+    return TextTable(table, decimal, tuple(notes))
+
+
+def refuse_repeated(names: Sequence[str], path: Path | str) -> None:
+    """Raise a DataError if two columns have one name."""
+    if len(set(names)) < len(names):
+        raise DataError(
+            expected=f"a different name for every column of {path}",
+            got=f"repeated: {', '.join([name for name in dict.fromkeys(names) if names.count(name) > 1][:8])}",
+            do="Rename them.",
+        )
+
+
+def _sample(path: Path) -> tuple[str, str]:
+    """Return the first whole lines of a file and its encoding."""
+    with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
+        start = file.read(SAMPLE)
+        whole = len(start) < SAMPLE
+    encoding = "utf16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf8"
+    try:
+        text = start.decode("utf-16" if encoding == "utf16" else "utf-8-sig", "strict" if whole else "ignore")
+    except UnicodeDecodeError:
+        text, encoding = start.decode("cp1252", "replace"), "cp1252"
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return (text if whole else text[: text.rfind("\n") + 1]), encoding
+
+
+def _separator(sample: str, usual: str) -> str:
+    """Return the separator that divides the names and nearly all rows into the same number of fields, two or more."""
+    best, found = (0.9, 1), usual
+    for sep in sorted(SEPARATORS, key=lambda sep: sep != usual):
+        rows = [len(row) for row in csv.reader(io.StringIO(sample), delimiter=sep) if row][:500]
+        if len(rows) < 2 or rows[0] < 2:
+            continue
+        score = (sum(count == rows[0] for count in rows) / len(rows), rows[0])
+        if score[0] > best[0] or score[0] == best[0] and score[1] > best[1]:
+            best, found = score, sep
+    return found
+
+
+def _decimal(table: Any, sep: str) -> str:
+    """Return "," if some column holds numbers with a comma, and no column has one with a point."""
+    if sep == ",":
+        return "."
+    commas = any(_all(column, f"{COMMA}|{INTEGER}") and _any(column, COMMA) for column in table.columns)
+    points = any(_all(column, NUMBER) and _any(column, POINT) for column in table.columns)
+    return "," if commas and not points else "."
+
+
+# --- types, over all tables at once
+
+
+def typed(tables: Sequence[TextTable], keep: Collection[str] = ()) -> tuple[list[Any], tuple[str, ...]]:
+    """Return Arrow tables with the types of their values, and what is to be said of columns of text.
+
+    Args:
+        tables: the tables that are compared; a column has one type in all of them.
+        keep: columns that stay text.
+    """
+    names = list(dict.fromkeys(name for one in tables for name in one.table.column_names))
+    kinds, notes = {}, []
+    for name in names:
+        columns = [_with_point(one.table[name], one.decimal) for one in tables if name in one.table.column_names]
+        kinds[name] = "text" if name in keep else _kind(columns)
+        if kinds[name] == "text" and name not in keep:
+            notes += _doubts(name, columns)
+    return [_as_typed(one, kinds) for one in tables], tuple(notes)
+
+
+def _with_point(column: Any, decimal: str) -> Any:
+    """Return a column with decimal points if its file has decimal commas and it holds numbers."""
+    import pyarrow.compute as pc
+
+    if decimal == "," and _all(column, f"{COMMA}|{INTEGER}"):
+        return pc.replace_substring(column, ",", ".")
+    return column
+
+
+def _kind(columns: Sequence[Any]) -> str:
+    """Return "missing", "integer", "number", "truth", "date", "time" or "text"."""
+    columns = [column for column in columns if column.null_count < len(column)]
+    if not columns:
+        return "missing"
+    if any(_any(column, CODE) for column in columns):
+        return "text"
+    for kind, pattern in (
+        ("integer", INTEGER),
+        ("number", NUMBER),
+        ("truth", TRUTH),
+        ("date", DATE),
+        ("time", f"{TIME}|{DATE}"),
+    ):
+        if all(_all(column, pattern) for column in columns):
+            return "text" if kind == "integer" and _longest(columns) > LONGEST else kind
+    return "text"
+
+
+def _as_typed(one: TextTable, kinds: dict[str, str]) -> Any:
+    import pyarrow as pa
+
+    columns = [
+        _converted(_with_point(one.table[name], one.decimal), one.table[name], kinds[name])
+        for name in one.table.column_names
+    ]
+    return pa.table(columns, names=one.table.column_names) if columns else one.table
+
+
+def _converted(column: Any, original: Any, kind: str) -> Any:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if kind == "text":
+        return original
+    if kind == "truth":
+        return pc.equal(pc.utf8_lower(column), "true")
+    if kind == "time":
+        return pa.array([_instant(value) for value in column.to_pylist()], pa.timestamp("us"))
+    types = {"missing": pa.null(), "integer": pa.int64(), "number": pa.float64(), "date": pa.date32()}
+    if kind in ("integer", "number"):
+        column = pc.replace_substring_regex(column, r"^\+", "")
+    return pa.nulls(len(column)) if kind == "missing" else pc.cast(column, types[kind])
+
+
+def _instant(text: str | None) -> Any:
+    """Return a date with time as a datetime in UTC without a zone."""
+    import datetime
+
+    if text is None:
+        return None
+    time = datetime.datetime.fromisoformat(text)
+    return time if time.tzinfo is None else time.astimezone(datetime.UTC).replace(tzinfo=None)
+
+
+def _doubts(name: str, columns: Sequence[Any]) -> list[str]:
+    """Return what is odd about a column of text: nearly a number, or nearly different in every row."""
+    import pyarrow.compute as pc
+
+    values = [value for column in columns for value in column.drop_null().to_pylist()]
+    odd = [value for value in values if not re.match(NUMBER, value)]
+    if values and not odd:
+        return [f"Column {name!r} is text: its numbers have leading zeros or too many digits, as codes have."]
+    if 2 * len(odd) <= len(values) and values:
+        share = 1 - len(odd) / len(values)
+        return [f"Column {name!r} is text because of values such as {odd[0]!r}; {share:.0%} of its values are numbers."]
+    counts = [(len(pc.unique(column.drop_null())), len(column) - column.null_count) for column in columns]
+    if all(distinct > 0.9 * count and count >= 20 for distinct, count in counts):
+        return [f"Column {name!r} is text that differs in nearly every row: an identifier should be left out (--drop)."]
+    return []
+
+
+def _all(column: Any, pattern: str) -> bool:
+    import pyarrow.compute as pc
+
+    return bool(pc.all(pc.match_substring_regex(column, pattern), min_count=1).as_py())
+
+
+def _any(column: Any, pattern: str) -> bool:
+    import pyarrow.compute as pc
+
+    return bool(pc.any(pc.match_substring_regex(column, pattern)).as_py())
+
+
+def _longest(columns: Sequence[Any]) -> int:
+    import pyarrow.compute as pc
+
+    return max(int(pc.max(pc.utf8_length(column)).as_py() or 0) for column in columns)

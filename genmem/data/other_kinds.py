@@ -1,0 +1,61 @@
+"""Files of kinds that are not read: what they really are, and the one thing to do."""
+
+import re
+from pathlib import Path
+
+_UNPACK = ("an archive", "Unpack it, and pass the file or folder of examples in it.")
+_BY_START = (
+    (b"\x1f\x8b", *_UNPACK),
+    (b"PK\x03\x04", *_UNPACK),
+    (b"7z\xbc\xaf", *_UNPACK),
+    (b"Rar!", *_UNPACK),
+    (b"BZh", *_UNPACK),
+    (b"\xfd7zXZ", *_UNPACK),
+    (b"\x89HDF", "an HDF5 file", 'Save its array as .npy: numpy.save(path, file["name"][:]) with h5py.'),
+    (b"MATLAB", "a MATLAB file", 'Save its array as .npy: numpy.save(path, scipy.io.loadmat(file)["name"]).'),
+    (b"PAR1", "a Parquet file", "Rename it so that it ends in .parquet."),
+    (b"\x93NUMPY", "a numpy array", "Rename it so that it ends in .npy."),
+    (b"ARROW1", "an Arrow file", "Save it as .parquet: dataset.to_parquet(path)."),
+    (b"\x89PNG", "one image", "Pass the folder that holds the images."),
+    (b"\xff\xd8\xff", "one image", "Pass the folder that holds the images."),
+)
+_CIFAR = re.compile(r"data_batch(_\d)?|test_batch|train|test")
+_PICKLES = (".pkl", ".pickle", ".joblib")
+_TENSORS = (".pt", ".pth")
+
+
+def what_it_is(path: Path) -> tuple[str, str] | None:
+    """Return what a file of an unknown kind is, and the one thing to do; None if that is not known either."""
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        head = file.read(8)
+    suffix = path.suffix.lower()
+    if suffix in _TENSORS:
+        return "a file of torch.save", "Save the tensor as .npy: numpy.save(path, tensor.numpy())."
+    if suffix in _PICKLES or _is_pickle(head):
+        said = "a Python pickle, which could run any code and is never loaded"
+        if _CIFAR.fullmatch(path.name):
+            return said, 'Pass the "binary version" of CIFAR instead (data_batch_1.bin, ...; train.bin).'
+        return said, "Save its array with numpy.save."
+    return next(((what, do) for start, what, do in _BY_START if head.startswith(start)), None)
+
+
+def not_an_image(head: bytes) -> tuple[str, str] | None:
+    """Return what the first bytes of a file named as an image are instead, and the one thing to do."""
+    again = "Replace or remove this file."
+    if not head:
+        return "it is empty", again
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS to the image", "Fetch the images with git lfs pull."
+    text = head.lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "it is a web page, as after a failed download", again
+    if text.startswith((b"<svg", b"<?xml")):
+        return "it is a drawing in SVG", "Draw it as pixels, such as .png, or remove this file."
+    return None
+
+
+def _is_pickle(head: bytes) -> bool:
+    """Return whether a file starts with the opcode PROTO and a protocol, 2 to 5."""
+    return len(head) > 2 and head[0] == 0x80 and 2 <= head[1] <= 5
