@@ -169,6 +169,11 @@ def _limitations(run: Run) -> list[str]:
             "Examples of one group were left out together. Errors of means, regions, rank correlations and attack "
             "rates are by group; shares above a threshold take examples as independent."
         )
+    if run.data().groups is not None and copies_of(run) is not None:
+        found.append(
+            "Tests of copies take examples as independent. If examples of one group are alike, they may find copies "
+            "where there are none."
+        )
     if copies_of(run) is None:
         found.append(
             "Samples of the model were not compared with the training set. A model need not reproduce an example that "
