@@ -68,7 +68,7 @@ def _asked(run: Run) -> dict[str, Any]:
         "model": {key: run.plan["model"][key] for key in ("name", "params")},
         "design": {**run.plan["splits"], "n_splits": run.used_splits().n_splits, "repeats": run.repeats},
         "seed": run.seed,
-        "match": run.plan.get("match", "epochs") if _has_steps(run) else None,
+        "match": (run.plan.get("match") or "epochs") if _has_steps(run) else None,
         "score_epochs": [e for e in run.score_epochs if e >= 0],
         "log_prob": estimate_of(run),
         "importance_samples": run.importance_samples if sampled(run) else None,
