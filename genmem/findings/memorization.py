@@ -176,7 +176,8 @@ def _over_training(curve: dict[str, NDArray[Any]], n: int) -> list[Finding]:
         meaning="Near the null, early stopping would avoid memorization. Above it, it would not.",
         source=PAPER,
     )
-    return [onset, stopped] if epochs[best] != epochs[-1] else [onset]
+    tested = np.isfinite(curve["gap_p_value"]).any()  # not if folds are unequal or recur
+    return ([onset] if tested else []) + ([stopped] if epochs[best] != epochs[-1] else [])
 
 
 def _from(epoch: int) -> str:
