@@ -32,6 +32,7 @@ def test_the_variance_of_a_mean_is_that_of_the_formula():
     assert found == pytest.approx(count / (count - 1) * total / len(x) ** 2) and df == count - 1
 
 
+@pytest.mark.slow
 def test_intervals_of_a_mean_cover_by_group_and_not_by_row():
     by_group, by_row = [], []
     for seed in range(400):
@@ -58,6 +59,7 @@ def test_the_jackknife_of_a_mean_is_its_variance():
     assert np.isnan(clusters.jackknife(lambda kept: 0.0, np.zeros(24))[0])
 
 
+@pytest.mark.slow
 def test_intervals_of_a_rank_correlation_cover_by_group():
     covered = {"group": [], "row": []}
     for seed in range(200):

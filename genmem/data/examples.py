@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from genmem.data.arrays import as_array, blocks, first_where, identical_groups
 from genmem.data.csv_files import TableOptions
 from genmem.data.files import Raw, read, read_labels, tidy_labels
-from genmem.data.images import classes_in_words, image_shape_of
+from genmem.data.images import alpha_in_words, classes_in_words, image_shape_of
 from genmem.data.named_labels import labels_by_name, order_in_words
 from genmem.data.precision import Precision, examples_in
 from genmem.errors import DataError
@@ -117,12 +117,12 @@ def load(
         "label_column": None if of_images and _is_path(labels) else label_column,
         "group_column": None if of_images and _is_path(groups) else group_column,
     }
-    raw, name = _read(source, options, named)
+    raw, name = _read(source, options, named, classes=labels is None)
     X = examples_in(precision, raw.X, name, raw.columns, least=2)
     tidy, of_labels = _beside("label", labels, label_array, label_column, raw, name)
     belong, of_groups = _beside("group", groups, None, group_column, raw, name)
     shape = (8, 8) if name == "digits" else image_shape_of(X.shape)
-    notes = (*raw.notes, *of_labels, *of_groups)
+    notes = (*raw.notes, *alpha_in_words(raw.X), *of_labels, *of_groups)
     data = Data(X, tidy, np.arange(len(X)), name, raw.names, raw.columns, shape, groups=belong, notes=notes)
     return data if subset is None else _subset(data, subset, seed)
 
@@ -139,9 +139,9 @@ def _listed(given: str | Sequence[str]) -> list[str]:
     return [part.strip() for part in given.split(",") if given] if isinstance(given, str) else list(given)
 
 
-def _read(source: Any, options: TableOptions, named: Mapping[str, str | None]) -> tuple[Raw, str]:
+def _read(source: Any, options: TableOptions, named: Mapping[str, str | None], classes: bool) -> tuple[Raw, str]:
     if _is_path(source):
-        return read(Path(source), options=options, **named), os.fspath(source)
+        return read(Path(source), options=options, classes=classes, **named), os.fspath(source)
     of_tables = {**options.given, **({"drop": options.drop} if options.drop else {})}
     _refuse_options(_name_of(source), **named, **of_tables)
     return (_digits(), "digits") if isinstance(source, str) else (Raw(as_array(source)), "array")

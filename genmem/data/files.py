@@ -57,6 +57,7 @@ def read(
     label_column: str | None = None,
     group_column: str | None = None,
     options: TableOptions = DETECT,
+    classes: bool = True,
 ) -> Raw:
     """Read a file or a folder of images; the kind is determined by the suffix or the first bytes.
 
@@ -67,6 +68,7 @@ def read(
         label_column: the column of a table that holds the labels.
         group_column: the column of a table that says which rows belong together.
         options: how tables are read.
+        classes: whether the subfolders of a folder of images are their labels.
 
     Raises:
         DataError: the path is missing, unreadable, damaged or of an unknown kind, or an option does not apply to it.
@@ -85,8 +87,8 @@ def read(
         if kind == "parquet" and holds_images(path):
             return _read_image_table(path, label_column, group_column)
         if kind == "cifar":
-            images, classes, said = read_cifar(path)
-            return Raw(images, classes, notes=said)
+            pixels, numbers, said = read_cifar(path)
+            return Raw(pixels, numbers, notes=said)
         if kind == "npz":
             return _read_npz(path, array, label_array)
         if kind == "tensors":
@@ -97,7 +99,7 @@ def read(
             X, (labels, groups), columns = examples_of(table, path, label=label_column, group=group_column)
             return Raw(X, labels, columns=columns, groups=groups, notes=notes + more)
         if kind == "images":
-            pictures, labels, names, notes = read_images(path)
+            pictures, labels, names, notes = read_images(path, classes=classes)
             return Raw(pictures.X, labels, names=names, notes=notes, see_through=pictures.see_through)
         return Raw(read_npy(path) if kind == "npy" else read_idx(path))
 

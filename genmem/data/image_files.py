@@ -28,6 +28,7 @@ _DONE = {
     "opaque": "with an alpha channel that hides nothing, which was dropped",
     "frames": "of several frames, of which the first was read",
     "converted": "in another colour space (such as CMYK), converted to RGB",
+    "profile": "with a colour profile other than sRGB, which was not applied",
     "gray": "in gray among images in colour, with three equal channels now",
 }
 
@@ -160,6 +161,9 @@ def _as_shown(image: "Image", mode: str) -> tuple[NDArray[np.uint8], list[str]]:
     if image.mode not in (*_GRAY, "P", "PA", "RGB", "RGBA", "RGBa", "RGBX"):
         changes.append("converted")
     orientation, shown = _orientation(image), image
+    profile: bytes = image.info.get("icc_profile") or b"sRGB"
+    if b"sRGB" not in profile.replace(b"\0", b""):  # its name may be in UTF-16
+        changes.append("profile")
     if image.has_transparency_data:
         layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         _refuse_invisible(layer)

@@ -15,12 +15,14 @@ from genmem.errors import DataError
 _NEARLY_WHITE = 0.96
 
 
-def read_images(folder: Path) -> tuple[Pictures, NDArray[Any] | None, NDArray[np.str_], tuple[str, ...]]:
+def read_images(
+    folder: Path, *, classes: bool = True
+) -> tuple[Pictures, NDArray[Any] | None, NDArray[np.str_], tuple[str, ...]]:
     """Return the images of a folder, their labels, their names within the folder, and notes on what was read.
 
     Images are read in the order of their names, numbers compared as numbers. The label of an image in a subfolder is
     the name of its top-level subfolder. Symbolic links are followed; hidden files and files with other suffixes are
-    skipped. See `read_pictures` for what is done to an image.
+    skipped. See `read_pictures` for what is done to an image. Without `classes`, subfolders are no labels.
 
     Raises:
         DataError: there are no images, one cannot be read, sizes differ, or only some are in subfolders.
@@ -32,7 +34,7 @@ def read_images(folder: Path) -> tuple[Pictures, NDArray[Any] | None, NDArray[np
             got=f"none; {skipped_words(found.skipped).rstrip('.')}" if found.skipped else "none",
             do=_instead(found.skipped),
         )
-    labels = _class_folders(folder, found.names)
+    labels = _class_folders(folder, found.names) if classes else None
     pictures = read_pictures(found.names, os.fspath(folder), lambda name: open(folder / name, "rb"))
     return pictures, labels, np.array(found.names), (*found.notes(), *pictures.notes())
 
@@ -62,7 +64,7 @@ def _class_folders(folder: Path, names: list[str]) -> NDArray[np.str_] | None:
         raise DataError(
             expected=f"all images of {folder} in subfolders, whose names are then the labels, or none",
             got=f"{len(alone)} of {len(names)} images outside subfolders, the first {alone[0]}",
-            do="Move all images into subfolders, or all into the folder itself.",
+            do="Move all images into subfolders, or all into the folder itself, or pass labels (--labels).",
         )
     return np.array([part[0] for part in parts])
 
@@ -130,6 +132,16 @@ def as_one_kind_of_image(
     if len({X.shape[1:] for X in images}) > 1:
         images = [X if X.ndim == 4 else np.repeat(X[..., None], 3, axis=3) for X in images]
     return images, images[0].shape[1:]
+
+
+def alpha_in_words(X: NDArray[Any]) -> tuple[str, ...]:
+    """Return a note if images of bytes in an array seem to have an alpha channel, which is then a value like others."""
+    if X.dtype != np.uint8 or X.ndim != 4 or 4 not in (X.shape[1], X.shape[3]) or min(sorted(X.shape[1:])[1:]) < 8:
+        return ()
+    return (
+        "Images of four channels are taken as they are: if the fourth is transparency, what it hides counts too; put "
+        "them on one background to avoid this.",
+    )
 
 
 def check_backgrounds(arrays: Arrays, see_through: list[int], sources: list[str]) -> None:

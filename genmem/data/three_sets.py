@@ -14,7 +14,7 @@ from genmem.data.csv_files import TableOptions, TextTable, typed
 from genmem.data.encoding import Scale, mixed_space
 from genmem.data.files import kind_of, read, reading
 from genmem.data.image_tables import holds_images
-from genmem.data.images import as_one_kind_of_image, check_backgrounds, check_levels, image_shape_of
+from genmem.data.images import alpha_in_words, as_one_kind_of_image, check_backgrounds, check_levels, image_shape_of
 from genmem.data.table_files import DETECT, checked_names, only_data, read_untyped
 from genmem.data.tables import Columns, columns_of, same_columns
 from genmem.errors import DataError
@@ -171,7 +171,7 @@ def _from_path(path: Path, name: str, array: str | None, options: TableOptions) 
             return _Read(name, source, table=columns_of(table, source), notes=notes)
     if kind == "npz":
         return _Read(name, source, read(path, array=array or _array_for(path, name)).X)
-    raw = read(path)
+    raw = read(path, classes=False)
     names = None if raw.names is None else raw.names.tolist()
     return _Read(name, source, raw.X, names=names, is_folder=are_images, notes=raw.notes, see_through=raw.see_through)
 
@@ -221,7 +221,8 @@ def _of_arrays(given: list[_Read]) -> ThreeSets:
     together = (arrays[0], arrays[1], arrays[2])
     names = {part.name.rstrip("s"): part.names for part in given if part.names is not None}
     sources = {part.name: part.source for part in given}
-    return ThreeSets(together, together, sources, shape, names=names, notes=_notes(given))
+    told = [replace(part, notes=(*part.notes, *alpha_in_words(_with_rows(part)))) for part in given]
+    return ThreeSets(together, together, sources, shape, names=names, notes=_notes(told))
 
 
 def _notes(given: list[_Read]) -> dict[str, tuple[str, ...]]:

@@ -21,6 +21,7 @@ from genmem.stats import mean_interval
 PERMUTATIONS = 99
 DECIDES = "out"
 NEGATIVE = "not memorized"  # the negative control of the comparison that decides
+INJECTED = "injected example"
 VOIDS = {"in": "held out", "fragile": "held out"}  # comparison -> the control that voids it
 SURE = 0.01  # level at which too many permutations count as a failure
 MATCHED = 0.8  # least share of damage-matched sets, at the size that is called local
@@ -146,6 +147,8 @@ def _ruled(judgements: Mapping[str, Judgement], controls: Sequence[Control], sco
             f"same damage is {effect}, of {units}. An effect of {np.max(detectable):.0%} of the memorization score "
             "would have been seen with a power of 80%."
         )
+    if not failed and INJECTED not in {control.name for control in controls}:
+        sentence += " No injected example could serve as a positive control."
     void = tuple(
         name
         for name, control in VOIDS.items()
@@ -176,7 +179,7 @@ def _negative(judged: Judgement) -> Control:
 def _recalled(recall: FloatArray, chance: float) -> Control:
     mean, _, (low, high) = mean_interval(recall)
     said = f"Of the units with an injected example, {mean:.0%} ({low:.0%} to {high:.0%}) are found; {chance:.0%} are "
-    return Control("injected example", bool(low > chance), mean, f"{said}by chance.")
+    return Control(INJECTED, bool(low > chance), mean, f"{said}by chance.")
 
 
 def _additive(ratio: FloatArray) -> Control:

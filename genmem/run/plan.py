@@ -344,7 +344,7 @@ def read_data(path: Path, about: dict[str, Any]) -> Data:
         columns=about["columns"] and tuple(about["columns"]),
         image_shape=about["image_shape"] and tuple(about["image_shape"]),
         preparation=about["preparation"],
-        notes=tuple(about.get("notes", ())),
+        notes=tuple(about.get("notes") or ()),
     )
 
 

@@ -88,6 +88,7 @@ def plan(
     )
     seed = int(seed)
     out = Path(out) if out is not None else _default_out(data, model)
+    loaded = _in_planned_order(loaded, out)
     chosen = settle_model(model, settings or {}, loaded, epochs, seed)
     if isinstance(chosen, DeepDensity):
         chosen.check_settings()  # before epochs are counted with
@@ -215,6 +216,19 @@ def _as_planned(data: Data, model: Any, out: Path) -> Data:
     if data.X.dtype != np.float64 or not (isinstance(model, DeepDensity) or _has_single(out)):
         return data
     return replace(data, X=checked_examples(data.X, data.source, data.columns))
+
+
+def _in_planned_order(data: Data, out: Path) -> Data:
+    """Return images in the order of their names as text if an earlier version planned the run so."""
+    if data.names is None or (by_text := np.argsort(data.names, kind="stable")).tolist() == list(range(len(by_text))):
+        return data
+    try:
+        planned = Run.open(out).data().names
+    except RunError:
+        return data
+    if planned is None or not np.array_equal(planned, data.names[by_text]):
+        return data
+    return replace(data.take(by_text), index=np.arange(len(by_text)))
 
 
 def _has_single(out: Path) -> bool:

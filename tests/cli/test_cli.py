@@ -244,6 +244,7 @@ def test_a_setting_is_checked_before_it_is_used(table, capsys, setting):
     assert f"Expected {setting.partition('=')[0]} to be" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_condition(table):
     command = [sys.executable, "-m", "genmem_cli.main", "plan", "x.npy", *QUICK]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -96,6 +96,7 @@ def test_the_python_line_of_the_report_repeats_it():
 # --- conditions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("condition", "code"),
     [
@@ -133,6 +134,7 @@ def test_a_condition_on_what_is_undefined_is_no_pass(capsys):
     )
 
 
+@pytest.mark.slow
 def test_the_names_of_conditions_are_those_of_the_check():
     sets = [np.load(f"{name}.npy") for name in ("train", "test", "fresh")]
     assert set(numbers(copycheck(*sets))) == set(names())
@@ -146,6 +148,7 @@ def test_the_names_of_conditions_are_documented():
 # --- what goes in
 
 
+@pytest.mark.slow
 def test_folders_of_images_with_their_names():
     rng = np.random.default_rng(1)
     pixels = {name: rng.integers(0, 256, (n, 8, 8, 3), np.uint8) for name, n in (("t", 40), ("h", 40), ("s", 30))}
@@ -161,6 +164,7 @@ def test_folders_of_images_with_their_names():
     assert page.count("data:image/png;base64,") >= 3 * 24 and "t-03.png" in page
 
 
+@pytest.mark.slow
 def test_tables_with_text():
     rng = np.random.default_rng(2)
     names = {"t": 120, "h": 100, "s": 90}
@@ -188,6 +192,7 @@ def test_flat_rows_shown_as_images():
 # --- what stays inside
 
 
+@pytest.mark.slow
 def test_redacted_files_hold_no_values_and_no_names():
     secret = np.array([f"secret-{i}" for i in range(60)])
     for name, rows, first in (("t", secret, 3.14159), ("h", secret[::-1], 3.64159), ("s", secret[:30], 3.14159)):

@@ -282,3 +282,12 @@ def test_an_image_under_an_alpha_channel_of_zeros_is_refused():
 def test_damaged_exif_is_ignored():
     content = stored(Image.fromarray(COLOUR[0]), exif=b"Exif\0\0II*\0garbage!")
     np.testing.assert_array_equal(read(content).X[0], COLOUR[0])
+
+
+def test_colour_profiles_are_told():
+    from PIL import ImageCms
+
+    profiles = [ImageCms.ImageCmsProfile(ImageCms.createProfile(kind)).tobytes() for kind in ("sRGB", "XYZ")]
+    found = read(*(stored(Image.fromarray(COLOUR[0]), icc_profile=profile) for profile in profiles))
+    np.testing.assert_array_equal(found.X[1], COLOUR[0])
+    assert found.notes() == ("1 of 2 images with a colour profile other than sRGB, which was not applied: 1.",)

@@ -6,6 +6,7 @@ from PIL import Image
 from sources import refused
 
 from genmem.data import load
+from genmem.data.three_sets import load_three
 
 
 @pytest.fixture
@@ -65,4 +66,16 @@ def test_refused_folders(tmp_path, rng):
     (tmp_path / "2.png").unlink()
     save_images(tmp_path, {"a/2.png": np.zeros((8, 9), np.uint8)})
     refused("1 of 2 images outside subfolders, the first 1.png", tmp_path)
+    assert load(tmp_path, labels=[5, 6]).labels.tolist() == [5, 6]
+    assert load_three(tmp_path, tmp_path, tmp_path).names["train"] == ["1.png", "a/2.png"]
     refused("folder that holds the images", tmp_path / "1.png")
+
+
+def test_four_channels_of_an_array_are_told(rng):
+    four = rng.integers(0, 256, (3, 8, 9, 4), dtype=np.uint8)
+    for X in (four, four.transpose(0, 3, 1, 2)):
+        assert load(X).notes[0].startswith("Images of four channels are taken as they are")
+    for X in (four[..., :3], four[:, :4], four.astype(np.float32), four[..., 0]):
+        assert load(X).notes == ()
+    sets = load_three(four, four[:2], four[1:])
+    assert set(sets.notes) == {"train", "test", "samples"}

@@ -174,6 +174,7 @@ CELLS = some.one_of(
 )
 
 
+@pytest.mark.slow
 @given(some.data(), some.integers(1, 4), some.integers(2, 6), some.sampled_from([",", ";", "\t"]))
 def test_every_cell_is_what_the_csv_module_wrote(tmp_path_factory, data, width, length, sep):
     """Text stays as written, apart from space around it, and numbers are those of float()."""

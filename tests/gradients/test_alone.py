@@ -34,6 +34,7 @@ def noisy(module, x):
     return centred(module, x + torch.randn_like(x))
 
 
+@pytest.mark.slow
 def test_draws_in_one_call_show_it_at_once():
     with pytest.raises(ModelError, match="does not depend on the others in its batch"):
         PerExampleGradients(nn.Linear(5, 4), X, loss=noisy)

@@ -224,6 +224,7 @@ def test_mixture_of_nearly_singular_components_settles_but_for_rounding():
     assert np.isfinite(own).all() and own.max() > 30  # a component of 8 in 6 dimensions
 
 
+@pytest.mark.slow
 def test_mixture_starts_from_its_fit_and_leaves_the_model_as_it_was():
     X, _, Z, _ = clusters(0, 2, far=6.0)
     fitted = GaussianMixture(3, random_state=1).fit(X)
@@ -269,6 +270,7 @@ def test_mixture_counts_refits_that_do_not_settle(monkeypatch):
         influence_scores(start, X, Z)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "diag"])
 def test_torch_mixture_has_the_influence_of_scikit_learns(kind):
     X, _, Z, _ = clusters(0, 2, far=6.0)

@@ -186,6 +186,7 @@ def test_what_is_done_is_not_done_again(tmp_path, small_blocks, monkeypatch):
     np.testing.assert_allclose(cosine.proponent_scores, afresh.proponent_scores, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_another_computation_is_refused(tmp_path):
     model, ledger = fitted("mlp"), Ledger(tmp_path)
     influence_scores(model, VECTORS, VECTORS[:3], draws=2, ledger=ledger)

@@ -89,6 +89,7 @@ def older(path):
     (path / "run.json").write_text(json.dumps(plan))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finished", [True, False])
 def test_an_older_run_resumes_with_its_epochs(tmp_path, blobs, finished):
     run = genmem.stages.plan(blobs[0], "vae", tmp_path / "r", **SMALL, match="epochs")
@@ -107,6 +108,7 @@ def test_an_older_run_resumes_with_its_epochs(tmp_path, blobs, finished):
     assert "null" not in str(told.value)
 
 
+@pytest.mark.slow
 def test_another_model_in_place_of_a_plan_without_work_takes_steps(tmp_path, blobs):
     genmem.stages.plan(blobs[0], GaussianMixture(2), tmp_path / "r", folds=3, repeats=1)
     assert genmem.stages.plan(blobs[0], "vae", tmp_path / "r", **SMALL).plan["match"] == "steps"
@@ -115,6 +117,7 @@ def test_another_model_in_place_of_a_plan_without_work_takes_steps(tmp_path, blo
     assert genmem.stages.plan(blobs[0], "vae", tmp_path / "r", **{**SMALL, "repeats": 3}).plan["match"] == "steps"
 
 
+@pytest.mark.slow
 def test_steps_and_epochs_are_different_runs(tmp_path, blobs):
     run = genmem.stages.plan(blobs[0], VAE(hidden=[8], latent_dim=2, epochs=2), tmp_path / "r", folds=3, repeats=1)
     genmem.refit(run)
@@ -132,6 +135,7 @@ def test_another_word_is_refused(tmp_path, blobs, wrong):
         planned(tmp_path / "r", blobs[0], match=wrong)
 
 
+@pytest.mark.slow
 def test_a_damaged_match_is_refused(tmp_path, blobs):
     path = genmem.stages.plan(blobs[0], "vae", tmp_path / "r", **SMALL).path
     (path / "run.json").write_text(json.dumps({**plan_of(path), "match": "passes"}))

@@ -14,6 +14,7 @@ def studied(seed, repeats, n=600):
     return truth, memorization_score(refits(splits, seed, effect=truth), splits.held_out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repeats", [3, 8])
 def test_the_mean_of_the_list_is_that_of_the_truth(repeats):
     ratios, shown, covered = [], [], []
@@ -61,6 +62,7 @@ def test_missing_repeats_and_wrong_lists():
 # --- intervals of listed examples
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repeats", [3, 8])
 def test_intervals_of_the_highest_scores_cover(repeats):
     ordinary, wider = [], []

@@ -32,11 +32,13 @@ def test_contract_of_an_exact_model(shape):
     assert estimate_of(check_density(user_gaussian(), normal(shape=shape)).module_) == "exact"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3,), (2, 2)])
 def test_contract_of_importance_weights(shape):
     assert estimate_of(check_density(user_vae(), normal(shape=shape)).module_) == "importance"
 
 
+@pytest.mark.slow
 def test_contract_of_a_bound():
     model = user_vae(log_weights=None, bound=True)
     assert estimate_of(check_density(model, normal()).module_) == "bound"
@@ -267,6 +269,7 @@ class FakeLightningModule(nn.Module):
         raise RuntimeError("self.trainer is not attached")
 
 
+@pytest.mark.slow
 def test_the_network_of_a_lightning_module():
     X = normal()
     inner = from_module(lambda shape: FakeLightningModule(shape).net, loss=own.negative_elbo, bound=True, **QUICK)

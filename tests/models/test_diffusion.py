@@ -132,6 +132,7 @@ def test_the_standard_error_comes_with_the_bound():
     assert np.sqrt(np.mean((bound - finer) ** 2)) == pytest.approx(np.sqrt(np.mean(error**2)), rel=0.4)
 
 
+@pytest.mark.slow
 def test_the_page_on_diffusion_runs():
     pytest.importorskip("diffusers", reason="the page makes a UNet2DModel")
     page = (Path(__file__).parents[2] / "docs" / "diffusion.md").read_text()

@@ -277,6 +277,7 @@ def test_columns_that_never_vary_are_left_out():
     assert np.isfinite(kept.score_samples(X)).all()
 
 
+@pytest.mark.slow
 def test_a_column_that_is_constant_in_one_fold_stays_finite():
     X = normal()
     X[:, 2] = 0

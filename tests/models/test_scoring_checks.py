@@ -195,6 +195,7 @@ class Late(Net):
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
 
+@pytest.mark.slow
 def test_the_trained_network_is_checked(tmp_path):
     with pytest.raises(UnfitToScore, match=COUPLED):
         fitted(elbo, Late, epochs=30)

@@ -34,6 +34,7 @@ def test_unusual_examples_are_not_called_local(rng):
     found = decide(evidence(rng, unusual=1.5), SCORES, **QUICK)
     assert found.verdict == "not local" and found.void == ("in",)
     assert f"An effect of {found.detectable.max():.0%} of the memorization score" in found.sentence
+    assert found.sentence.endswith("No injected example could serve as a positive control.")
     tested = found.judgements["out"].against()
     np.testing.assert_allclose(found.detectable, tested.detectable / SCORES.mean())
 

@@ -200,6 +200,7 @@ def test_a_repeat_that_lost_a_whole_group_is_left_out_for_it():
     assert np.isfinite([group.mean, group.standard_error, group.p_value]).all()
 
 
+@pytest.mark.slow
 def test_errors_are_by_group_where_rows_belong_together():
     found = {"patients": [], "rows": []}
     for seed in range(300):

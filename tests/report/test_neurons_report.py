@@ -6,6 +6,7 @@ from importlib.resources import files
 
 import jsonschema
 import numpy as np
+import pytest
 from fake_run import make_run
 from pages import PAYLOADS, Tags, own_part
 
@@ -53,6 +54,7 @@ def section(path):
     return page, found and " ".join(re.sub(r"<[^>]*>", " ", found.group()).split()), found and found.group()
 
 
+@pytest.mark.slow
 def test_the_section_answers_shows_controls_and_what_does_not_count(tmp_path):
     make_run(tmp_path / "r")
     assert section(tmp_path / "r")[1] is None
@@ -73,6 +75,7 @@ def test_the_section_answers_shows_controls_and_what_does_not_count(tmp_path):
     assert "Is memorization local" in page[: page.index('<section id="findings">')]
 
 
+@pytest.mark.slow
 def test_tables_have_no_pictures(tmp_path):
     X = np.random.default_rng(0).random((60, 4)).astype(np.float32)
     make_run(tmp_path / "r", X=X, labels=None)
@@ -81,6 +84,7 @@ def test_tables_have_no_pictures(tmp_path):
     assert "<img" not in html and "falls by 2.50" in words
 
 
+@pytest.mark.slow
 def test_no_text_becomes_markup(tmp_path):
     run = make_run(tmp_path / "r")
     add_neurons(run, say="".join(PAYLOADS))

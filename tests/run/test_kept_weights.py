@@ -12,6 +12,7 @@ from genmem.run import Run
 from genmem.training.ensemble import fresh_module
 
 
+@pytest.mark.slow
 def test_every_network_keeps_its_weights_if_asked(tmp_path, blobs):
     X = blobs[0]
     without, kept = (planned(tmp_path / str(keep), X, PlainDensity(epochs=6), **keep) for keep in ({}, KEEP))
@@ -32,6 +33,7 @@ def test_every_network_keeps_its_weights_if_asked(tmp_path, blobs):
 KEEP = {"keep_weights": True}
 
 
+@pytest.mark.slow
 def test_weights_that_are_lost_are_computed_again(tmp_path, blobs):
     run = planned(tmp_path / "r", blobs[0], PlainDensity(epochs=6), **KEEP)
     refit(run)

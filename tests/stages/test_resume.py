@@ -135,6 +135,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_changed_loss_is_refused_and_the_same_is_not(tmp_path, kind):
     path = tmp_path / "run"

@@ -98,6 +98,7 @@ def test_posteriors_are_refitted_as_asked(mode, X, tmp_path):
     assert again is None and not run.has_result("posterior")
 
 
+@pytest.mark.slow
 def test_models_without_an_encoder_have_nothing_to_refit(X, tmp_path):
     from sklearn.mixture import GaussianMixture
 
