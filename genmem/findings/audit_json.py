@@ -68,7 +68,7 @@ def _asked(run: Run) -> dict[str, Any]:
         "model": {key: run.plan["model"][key] for key in ("name", "params")},
         "design": {**run.plan["splits"], "n_splits": run.used_splits().n_splits, "repeats": run.repeats},
         "seed": run.seed,
-        "match": run.plan.get("match", "epochs") if _has_steps(run) else None,
+        "match": (run.plan.get("match") or "epochs") if _has_steps(run) else None,
         "score_epochs": [e for e in run.score_epochs if e >= 0],
         "log_prob": estimate_of(run),
         "importance_samples": run.importance_samples if sampled(run) else None,
@@ -168,6 +168,11 @@ def _limitations(run: Run) -> list[str]:
         found.append(
             "Examples of one group were left out together. Errors of means, regions, rank correlations and attack "
             "rates are by group; shares above a threshold take examples as independent."
+        )
+    if run.data().groups is not None and copies_of(run) is not None:
+        found.append(
+            "Tests of copies take examples as independent. If examples of one group are alike, they may find copies "
+            "where there are none."
         )
     if copies_of(run) is None:
         found.append(

@@ -82,7 +82,7 @@ def _sampling_noise(run: Run) -> Check:
     title, unit = "Noise of the bound" if bound else "Noise of importance sampling", "of the variance of a score"
     draws, effective, share = _draws(run)
     if not math.isfinite(share):
-        why = "one draw" if draws < 2 else "one repeat"
+        why = "one draw" if draws < 2 else "one repeat" if run.repeats < 2 else "scores without standard errors"
         return Check("sampling_noise", title, math.nan, unit, NOISE_SHARE, False, f"It cannot be estimated from {why}.")
     advice = "" if share <= NOISE_SHARE else " Use more --importance-samples."
     worth = "are averaged in the bound" if bound else f"have an effective sample size of {effective:.1f}"

@@ -6,6 +6,7 @@ from genmem.findings.folds import left_uneven
 from genmem.findings.records import Finding
 from genmem.leaveout.effective import effective_parameters
 from genmem.run.directory import Run
+from genmem.stats import Rate
 
 SPIEGELHALTER = "Spiegelhalter et al. 2002, doi.org/10.1111/1467-9868.00353"
 
@@ -37,8 +38,8 @@ def find_effective(run: Run) -> list[Finding]:
             interval=found.parameters.interval,
             n=n,
             unit="parameters",
-            sentence=f"The model spends as much on single examples as {found.parameters.value:,.0f} free parameters "
-            f"would. If one example is left out alone, its score is {found.leave_one_out.value:.2f} nats on average.",
+            sentence=f"The model spends as much on single examples as {_counted(found.parameters)} would. If one "
+            f"example is left out alone, its score is {found.leave_one_out.value:.2f} nats on average.",
             meaning=f"The mean score times the {size:,.0f} training examples of a refit, which does not depend on the "
             "number of folds if scores fall as one over the number of examples. "
             + (
@@ -50,6 +51,13 @@ def find_effective(run: Run) -> list[Finding]:
             source=SPIEGELHALTER,
         )
     ]
+
+
+def _counted(found: Rate) -> str:
+    """Return a number of parameters with its interval."""
+    value, (low, high) = round(found.value), found.interval
+    within = f" (95% interval {low:,.0f} to {high:,.0f})" if np.isfinite([low, high]).all() else ""
+    return f"{value:,} free parameter{'' if value == 1 else 's'}{within}"
 
 
 def _by_group(run: Run) -> bool:

@@ -66,10 +66,11 @@ def _about_repeats(factor: FloatArray, balanced: bool) -> str:
             "The same examples are always left out together, so repeats are not independent: there are no errors and "
             "no tests. Use many more groups than folds."
         )
-    if not (np.isnan(factor).any() or factor.max() > 1):
+    often = int((factor != 1).sum())
+    if not often:
         return ""
-    untested = "examples without other company in any repeat are not tested" if balanced else "there are no tests"
+    untested = "those without other company in any repeat are not tested" if balanced else "they are not tested"
     return (
-        "The same examples are often left out together, so repeats are not independent: standard errors are raised, "
-        f"and {untested}."
+        f"{often:,} of {len(factor):,} examples are often left out with the same others, so repeats are not "
+        f"independent for them: standard errors are raised, and {untested}."
     )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,12 @@ def find(run: Run, groups: Sequence[Group]) -> list[Finding]:
     """Return the findings of a scored run, in the order of the questions."""
     scores, space = run.result("scores"), str(run.result("cells")["space"])
     belong = run.data().groups
-    found = [_mean(scores, estimate_of(run) == "bound", belong, left_uneven(run)), _tail(scores)]
-    found[1:1] = find_named(run)
-    found += find_list(scores) + find_prevalence(run) + find_membership(run) + find_effective(run)
+    left = left_uneven(run)
+    over_repeats = [*find_named(run), _tail(scores), *find_list(scores)]
+    if left is not None and (left.variance_factor != 1).any():  # repeats are not independent
+        over_repeats = [replace(each, standard_error=math.nan, interval=NO_INTERVAL) for each in over_repeats]
+    found = [_mean(scores, estimate_of(run) == "bound", belong, left), *over_repeats]
+    found += find_prevalence(run) + find_membership(run) + find_effective(run)
     if (correction := correction_of(run)) is not None and str(scores["estimator"]) == "mean_log":
         found.append(_encoder_part(correction))
     if run.has_result("exact"):
@@ -176,7 +180,8 @@ def _over_training(curve: dict[str, NDArray[Any]], n: int) -> list[Finding]:
         meaning="Near the null, early stopping would avoid memorization. Above it, it would not.",
         source=PAPER,
     )
-    return [onset, stopped] if epochs[best] != epochs[-1] else [onset]
+    tested = np.isfinite(curve["gap_p_value"]).any()  # not if folds are unequal or recur
+    return ([onset] if tested else []) + ([stopped] if epochs[best] != epochs[-1] else [])
 
 
 def _from(epoch: int) -> str:

@@ -319,7 +319,7 @@ def _check_sizes(raw: FloatArray, table: Covariates, same: NDArray[np.intp], fol
     distinct = int(same.max()) + 1 if len(same) else 0
     if distinct < FEWEST or folds < 2:
         raise DataError(
-            expected=f"{FEWEST} distinct examples or more, and folds of 2 or more",
+            expected=f"{FEWEST} distinct examples or more (those of one group count once), and folds of 2 or more",
             got=f"{distinct} and folds={folds}",
-            do="Use the raw scores: there are too few examples to learn from." if folds >= 2 else "Use 5 folds.",
+            do="Use the raw scores: there are too few to learn from." if folds >= 2 else "Use 5 folds.",
         )

@@ -17,7 +17,7 @@ these nonzero, so each is reported with its null, made of joint fold shifts (`fo
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +27,7 @@ from genmem import stats
 from genmem.errors import DataError
 from genmem.leaveout.estimators import repeats_of
 from genmem.leaveout.fold_shifts import Epoch, joint_shifts, score_epoch
+from genmem.leaveout.sizes import uneven_sizes, variance_factor
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -49,7 +50,7 @@ class Excess:
         null_mean: (E, ...) mean over the placebos; NaN if the design has none (2 folds).
         null_low: (E, ...) 2.5% quantile of the placebos.
         null_high: (E, ...) 97.5% quantile of the placebos.
-        p_value: (E, ...) one-sided p of no memorization at that epoch.
+        p_value: (E, ...) one-sided p of no memorization at that epoch; NaN if folds are unequal or recur (`sizes`).
         p_corrected: (E, ...) the same, corrected over epochs.
         p_without: (L, E, ...) `p_corrected` with each repeat left out in turn.
     """
@@ -124,11 +125,11 @@ class MemorizationCurve:
 
     @property
     def gap_student_p(self) -> FloatArray:
-        """One-sided p (E,) of the gap by Student's t over repeats, uncorrected; NaN at one repeat."""
+        """One-sided p (E,) of the gap by Student's t over repeats, uncorrected; NaN at one repeat or if p is."""
         L = np.isfinite(self.gap_per_repeat).sum(axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             t = np.where(self.gap.value == 0, 0.0, self.gap.value / self.gap.error)
-        return np.where(L > 1, stdtr(np.maximum(L - 1, 1), -t), np.nan)
+        return np.where((L > 1) & np.isfinite(self.gap.p_value), stdtr(np.maximum(L - 1, 1), -t), np.nan)
 
     def to_arrays(self, alpha: float = ALPHA) -> dict[str, NDArray[np.generic]]:
         """Return plain arrays to store; -1 stands for an epoch that does not exist."""
@@ -201,6 +202,8 @@ def memorization_curve(
     names = _names(epochs, len(found))
     _require_scores(found)
     whole = _excess(names, found)
+    if uneven_sizes(held, rows) is not None or variance_factor(held, rows) is not None:
+        whole = _untested(whole)
     return MemorizationCurve(
         epochs=names,
         levels=np.asarray(levels, dtype=np.float64),
@@ -234,6 +237,12 @@ def _excess(epochs: NDArray[np.int64], found: Sequence[Epoch]) -> Excess:
         p_corrected=_step_down_p(value, rotated),
         p_without=np.array(p_without).reshape(-1, *value.shape),
     )
+
+
+def _untested(whole: Excess) -> Excess:
+    """Return the statistics without p: folds cannot be exchanged if they are unequal or recur in the repeats."""
+    names = ("p_value", "p_corrected", "p_without")
+    return replace(whole, **{name: np.full_like(getattr(whole, name), np.nan) for name in names})
 
 
 def _part(whole: Excess, part: slice | int) -> Excess:

@@ -64,8 +64,9 @@ def require_scores(held: BoolArray, rows: Rows, failed: BoolArray) -> None:
         raise DataError(
             expected="every example both trained on and held out in at least one repeat",
             got=f"{without.sum():,} examples without a score (first: {without.argmax()}): {_named(failed)} failed",
-            do="Retry them (--recompute), or fix the cause and start a new run; with more repeats a failure costs no "
-            "score. From Python, missing='nan' scores the others.",
+            do="Retry them (--recompute), or fix the cause and start a new run. With more repeats a failure by chance "
+            "costs no score; a model that always fails without these examples cannot score them. From Python, "
+            "missing='nan' scores the others.",
         )
 
 

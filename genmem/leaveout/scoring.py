@@ -283,7 +283,7 @@ def _factor(left: Uneven | None) -> FloatArray | None:
 
 def _p(whole: "_Part", held: BoolArray, study: "_Study", moderate: bool, left: Uneven | None) -> FloatArray:
     if study.estimator == "log_mean":  # it permutes refits of independent repeats
-        return whole.p if left is None else np.full_like(whole.p, np.nan)
+        return whole.p if left is None else np.where(left.variance_factor == 1, whole.p, np.nan)
     if len(study.rows) > 2:
         return _student_p(whole.per_repeat, 0.0, moderate, left)
     if not study.by_placebo:  # one repeat; or folds are uneven, and those of placebos are so otherwise

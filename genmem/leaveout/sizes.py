@@ -23,6 +23,7 @@ Rows = list[NDArray[np.intp]]
 
 TOLERANCE = 0.02  # relative difference of training sizes that is left as it is
 RECURRING = 0.05  # mean share of companions in common between repeats that is left as it is
+RECURRING_ALONE = 0.15  # and that of a single example
 
 
 class Balance(NamedTuple):
@@ -153,7 +154,8 @@ def variance_factor(held: BoolArray, rows: Rows) -> FloatArray | None:
 
     If the noise of a score is the sum of what each companion (an example left out with it) contributes, c is the share
     of companions that two repeats have in common beyond chance. It is an upper bound: noise of training does not recur.
-    NaN where all are in common; None if c is on average what random folds give.
+    NaN where all are in common; None if c is what random folds give: on average, and for every example. If it is more
+    for some examples only, as for those of one large group, the others keep a factor of 1.
     """
     n, pairs = held.shape[1], [(r, q) for i, r in enumerate(rows) for q in rows[:i]]
     if not pairs:
@@ -161,7 +163,11 @@ def variance_factor(held: BoolArray, rows: Rows) -> FloatArray | None:
     c = np.mean([_in_common(held[r], held[q]) for r, q in pairs], axis=0)
     folds = max(map(len, rows))
     if c.mean() <= max(RECURRING, 4 * math.sqrt(2 / len(pairs)) * (folds - 1) / n):
-        return None
+        # By chance, the c of one example has a standard deviation of sqrt(K / ((K - 1) n pairs)).
+        alone = c > max(RECURRING_ALONE, 8 * math.sqrt(folds / ((folds - 1) * n * len(pairs))))
+        if not alone.any():
+            return None
+        c = np.where(alone, c, 0.0)
     c = np.clip(c, 0.0, 1.0)
     return np.asarray(np.divide(1 + (len(rows) - 1) * c, 1 - c, out=np.full_like(c, np.nan), where=c < 1 - 1e-9))
 

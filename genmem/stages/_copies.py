@@ -145,16 +145,24 @@ def _source(test: Test | None) -> str:
 def _refitted(run: Run, model: Any, progress: Listener) -> Sets:
     """Return the model refitted without the first fold, or without a random fold if the plan leaves out groups.
 
-    A group, such as a label, differs from the rest of the data: distances to it are not a valid null.
+    A group, such as a label, differs from the rest of the data: distances to it are not a valid null. Examples that
+    belong together stay together.
     """
-    splits, X = run.splits(), np.asarray(run.data().X)
+    splits, X, belong = run.splits(), np.asarray(run.data().X), run.data().groups
     grouped = splits.kind == "leave_out"
-    held_out = Splits.k_fold(len(X), FOLDS, 1, run.seed).held_out[0] if grouped else splits.held_out[0]
+    held_out = _fold(len(X), belong, run.seed) if grouped else splits.held_out[0]
     fitted = refit_one(run, held_out, model, progress=progress)
     train, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-    which = "a random fifth of the examples" if grouped else "the first fold of the plan"
+    fifth = "a random fifth of the examples" if belong is None else "a random fold of the groups"
+    which = fifth if grouped else "the first fold of the plan"
     note = f"The model was refitted once without {which}: {len(train):,} training and {len(test):,} held-out examples."
     return Sets(fitted, train, test, X[train], X[test], note, None if grouped else _stored_log_probs(run, held_out))
+
+
+def _fold(n: int, belong: NDArray[Any] | None, seed: int) -> NDArray[np.bool_]:
+    """Return a random fold, (n,); of whole groups if there are any."""
+    folds = FOLDS if belong is None else min(FOLDS, len(np.unique(belong)))
+    return np.asarray(Splits.k_fold(n, folds, 1, seed, groups=belong).held_out[0])
 
 
 def _stored_log_probs(run: Run, held_out: NDArray[np.bool_]) -> Any:

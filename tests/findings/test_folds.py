@@ -60,6 +60,7 @@ def test_repeats_that_leave_out_the_same_groups_have_no_errors_and_say_why(tmp_p
     assert "repeats leave out the same examples together (see the checks)" in page and "p-values are" not in page
     assert "The highest group could not be tested: it takes examples" in page  # a label is a single group
     assert of(found)["mean_score"]["p_value"] is not None  # by group
+    assert all(of(found)[name]["interval"] is None for name in ("tail_score", "top_list"))
     assert "it is about groups" in of(found)["membership_auc"]["meaning"]
 
 

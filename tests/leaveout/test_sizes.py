@@ -114,6 +114,38 @@ def test_repeats_that_leave_out_the_same_examples_count_for_less():
     assert np.isnan(found.interval()).all()
 
 
+def test_one_large_group_among_single_examples_recurs_alone():
+    groups = np.r_[np.zeros(36, int), np.arange(1, 565)]
+    splits = Splits.k_fold(600, 5, 4, seed=0, groups=groups)
+    factor = variance_factor(splits.held_out, repeats_of(splits.held_out, splits.repeat))
+    np.testing.assert_array_equal(factor != 1, groups == 0)
+    for i in (0, 20):
+        c = oracles_nulls.companions_in_common_by_loop(splits.held_out, splits.repeat.tolist(), i)
+        assert factor[i] == pytest.approx((1 + 3 * c) / (1 - c)) and factor[i] > 1.5
+    ell = refits(splits, 0)
+    published = memorization_score(ell, splits.held_out, repeat=splits.repeat, estimator="log_mean")
+    np.testing.assert_array_equal(np.isnan(published.p_value), groups == 0)
+
+
+@pytest.mark.slow
+def test_examples_never_trained_on_have_their_size_in_one_large_group():
+    sizes = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        X, fresh = rng.standard_normal((2, 600, 4))
+        splits = Splits.k_fold(600, 5, 4, seed=seed, groups=np.r_[np.zeros(36, int), np.arange(1, 565)])
+        found = memorization_score(fitted(X, fresh, splits.held_out), splits.held_out, repeat=splits.repeat)
+        sizes.append((found.p_value[:36] <= 0.05).mean())
+    assert np.mean(sizes) < 0.09
+
+
+@pytest.mark.parametrize(("n", "folds", "repeats"), [(12, 4, 4), (40, 5, 3), (150, 10, 8), (400, 3, 2)])
+def test_random_folds_never_recur(n, folds, repeats):
+    for seed in range(10):
+        splits = Splits.k_fold(n, folds, repeats, seed=seed)
+        assert variance_factor(splits.held_out, repeats_of(splits.held_out, splits.repeat)) is None
+
+
 @pytest.mark.slow
 def test_examples_never_trained_on_are_not_flagged_with_large_groups():
     sizes, flagged = [], []

@@ -8,7 +8,7 @@ from scipy.stats import t as student_t
 from score_matrices import refits
 
 from genmem import DataError, memorization_score
-from genmem.leaveout import naming_power, prevalence
+from genmem.leaveout import memorization_curve, naming_power, prevalence
 from genmem.leaveout.deconvolution import _noisy
 from genmem.leaveout.nulls import student
 from genmem.run import Splits
@@ -65,3 +65,17 @@ def test_log_mean_is_not_tested_with_repeats_that_are_not_independent():
     assert np.isfinite(scores.score).all() and np.isnan([scores.p_value, scores.q_value]).all()
     equal = scored(np.arange(200), effect=0.0, estimator="log_mean")
     assert np.isfinite(equal.p_value).all()
+
+
+def test_curves_have_no_first_epoch_if_folds_cannot_be_exchanged():
+    for groups in (TENS, BIG, np.arange(100)):
+        splits = Splits.k_fold(len(groups), 5, 4, seed=0, groups=groups)
+        matrices = [refits(splits, seed, effect=3.0) for seed in (0, 1)]
+        curve = memorization_curve(matrices, splits.held_out, splits.repeat)
+        tested = groups[-1] == 99
+        for excess in (curve.quantiles, curve.gap):
+            assert np.isfinite(excess.value).all()
+            for p in (excess.p_value, excess.p_corrected, excess.p_without):
+                assert np.isfinite(p).all() if tested else np.isnan(p).all()
+        assert (curve.gap.first() == 1) == tested == bool(np.isfinite(curve.gap_student_p).all())
+        assert tested or ((curve.quantiles.first() == -1).all() and curve.gap.first_range() == (-1, -1))

@@ -8,6 +8,7 @@ import genmem
 from genmem.errors import DataError, RunError, RunMismatchError
 from genmem.run import Run, Splits
 from genmem.run.splits import joined
+from genmem.stages._copies import _fold
 
 PATIENTS = np.repeat([f"p{i}" for i in range(12)], 5)
 X = np.random.default_rng(0).normal(size=(60, 3))
@@ -198,3 +199,17 @@ def test_repeats_that_tell_no_error_are_not_added(tmp_path):
     with pytest.warns(UserWarning, match="not known with 3 repeats.*the same groups together"):
         genmem.stages.refit(run, target_reliability=0.9)
     assert run.repeats == 3 and not run.pending()
+
+
+@pytest.mark.slow
+def test_samples_are_compared_with_whole_groups(tmp_path):
+    labels = np.repeat(["a", "b", "c"], 20)
+    run = plan(tmp_path / "run", groups=PATIENTS, labels=labels, leave_out="labels", folds=None, repeats=1)
+    held_out = _fold(60, PATIENTS, run.seed)
+    assert together(held_out[None], PATIENTS) and 0 < held_out.sum() < 60
+    assert together(_fold(60, np.repeat([0, 1], 30), 0)[None], np.repeat([0, 1], 30))
+    done = genmem.audit(
+        X, GaussianMixture(2), run.path, groups=PATIENTS, labels=labels, leave_out="labels", repeats=1, copies=True
+    )
+    assert "a random fold of the groups" in str(done.summary["copies"])
+    assert any("Tests of copies take examples as independent" in said for said in done.summary["limitations"])
