@@ -18,7 +18,7 @@ from genmem.data.csv_files import TableOptions, is_text_table
 from genmem.data.folders import files_below
 from genmem.data.idx import is_idx, read_idx
 from genmem.data.image_files import is_image_name
-from genmem.data.image_tables import holds_images, images_of
+from genmem.data.image_tables import holds_images, images_of, without_columns
 from genmem.data.images import read_images
 from genmem.data.other_kinds import what_it_is
 from genmem.data.parquet_shards import shards_in
@@ -85,7 +85,7 @@ def read(
             _refuse_option(name, value, "text tables (.csv, .tsv)", path)
     with reading(path):
         if kind == "parquet" and holds_images(path):
-            return _read_image_table(path, label_column, group_column)
+            return _read_image_table(path, label_column, group_column, options)
         if kind == "cifar":
             pixels, numbers, said = read_cifar(path)
             return Raw(pixels, numbers, notes=said)
@@ -104,8 +104,9 @@ def read(
         return Raw(read_npy(path) if kind == "npy" else read_idx(path))
 
 
-def _read_image_table(path: Path, label_column: str | None, group_column: str | None) -> Raw:
-    table, _ = read_table(path)
+def _read_image_table(path: Path, label_column: str | None, group_column: str | None, options: TableOptions) -> Raw:
+    table, _ = read_table(path, options)
+    table = without_columns(table, path, options.drop)
     pictures, (labels, groups), names, notes = images_of(table, path, label=label_column, group=group_column)
     return Raw(pictures.X, labels, names=names, groups=groups, notes=notes, see_through=pictures.see_through)
 

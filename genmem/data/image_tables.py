@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,20 @@ def holds_images(path: Path) -> bool:
         return first is not None and bool(_image_columns(first))
 
 
+def without_columns(table: Any, path: Path, drop: Collection[str]) -> Any:
+    """Return a table without some columns.
+
+    Raises:
+        DataError: one of them is not there.
+    """
+    names = table.column_names
+    if lacking := [name for name in drop if name not in names]:
+        raise DataError(
+            expected=f"columns of {path} to drop: {some(names, 8)}", got=some(lacking, 8), do="Correct --drop."
+        )
+    return table.select([name for name in names if name not in drop])
+
+
 def images_of(
     table: Any, path: Path, **roles: str | None
 ) -> tuple[Pictures, list[NDArray[Any] | None], NDArray[np.str_] | None, tuple[str, ...]]:
@@ -47,7 +61,9 @@ def images_of(
     of_images = _image_columns(table)
     if len(of_images) != 1:
         raise DataError(
-            expected=f"one column of images in {path}", got=some(of_images, 8), do="Keep one of these columns."
+            expected=f"one column of images in {path}",
+            got=some(of_images, 8),
+            do="Keep one of these columns: leave out the others with drop (--drop).",
         )
     others = [name for name in table.column_names if name != of_images[0]]
     found = [_values(table, column, role, others, path) for role, column in roles.items()]

@@ -171,7 +171,7 @@ def _from_path(path: Path, name: str, array: str | None, options: TableOptions) 
             return _Read(name, source, table=columns_of(table, source), notes=notes)
     if kind == "npz":
         return _Read(name, source, read(path, array=array or _array_for(path, name)).X)
-    raw = read(path, classes=False)
+    raw = read(path, classes=False, options=options if kind == "parquet" else DETECT)
     names = None if raw.names is None else raw.names.tolist()
     return _Read(name, source, raw.X, names=names, is_folder=are_images, notes=raw.notes, see_through=raw.see_through)
 

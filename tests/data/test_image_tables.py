@@ -12,6 +12,7 @@ from pyarrow import parquet
 from sources import refused
 
 from genmem.data import load
+from genmem.data.csv_files import TableOptions
 from genmem.data.three_sets import load_three
 from genmem.errors import DataError
 
@@ -85,6 +86,11 @@ def test_refused_tables(tmp_path):
     two = table(X).append_column("mask", table(X)["image"])
     parquet.write_table(two, tmp_path / "two.parquet")
     refused("one column of images .*got image, mask", tmp_path / "two.parquet")
+    np.testing.assert_array_equal(load(tmp_path / "two.parquet", drop="mask").X, X)
+    refused("columns of .* to drop: image, mask; got x", tmp_path / "two.parquet", drop="x")
+    refused("sep only with text tables", tmp_path / "two.parquet", sep=";")
+    sets = load_three(*[tmp_path / "two.parquet"] * 3, options=TableOptions(drop=("mask",)))
+    np.testing.assert_array_equal(sets.arrays[2], X)
     rows = [{"bytes": b"RIFF....WAVE", "path": None}] * 2
     parquet.write_table(pa.table({"audio": pa.array(rows, kind)}), tmp_path / "audio.parquet")
     refused("row 0, which cannot be read", tmp_path / "audio.parquet")
