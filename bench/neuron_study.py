@@ -37,8 +37,9 @@ LATENT = 8
 SHARE = 0.15
 
 
-def vae(epochs, hidden=(128, 64)):
-    return VAE(hidden=list(hidden), latent_dim=LATENT, likelihood="gaussian", epochs=epochs, device="cpu")
+def vae(asked):
+    settings = {"hidden": list(asked.hidden), "latent_dim": LATENT, "epochs": asked.epochs}
+    return VAE(likelihood="gaussian", device="cpu", **settings)
 
 
 def digits(n):
@@ -57,8 +58,9 @@ def locality(asked):
     """Run the command, and print every comparison against every baseline."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(asked.out or folder) / "digits"
-        run = stages.plan(digits(asked.n), vae(asked.epochs), out, folds=2, repeats=1)
-        about = stages.neurons(run, repeats=asked.repeats, permutations=asked.permutations, share=asked.share)
+        run = stages.plan(digits(asked.n), vae(asked), out, folds=2, repeats=1)
+        how = {name: getattr(asked, name) for name in ("repeats", "permutations", "share", "splits")}
+        about = stages.neurons(run, **how)
     print(about["sentence"])
     for control in about["controls"]:
         print(f"  {'passed' if control['passed'] else 'FAILED'}: {control['sentence']}")
@@ -83,7 +85,7 @@ def injection(asked):
     found = {planted: {} for planted in asked.planted}
     for number in range(asked.networks):
         held_out = splits.held_out[2 * number]
-        model = vae(asked.epochs).fit(X[~held_out])
+        model = vae(asked).fit(X[~held_out])
         _inject_some(model, X, held_out, number, asked, found)
     for planted, scores in found.items():
         gains = scores.pop("gain", [])
@@ -100,7 +102,8 @@ def _inject_some(model, X, held_out, number, asked, found):
     damage = drops(model, X[rng.choice(outside, min(64, len(outside)), replace=False)], **how).values.mean(0)
     for planted in asked.planted:
         for at, example in enumerate(outside[: asked.injections]):
-            done = inject(model, X[example], units, damage, planted=planted, seed=100 * number + at, **how)
+            settings = {"planted": planted, "gain": asked.gain, "seed": 100 * number + at}
+            done = inject(model, X[example], units, damage, **settings, **how)
             if np.isfinite(done.recall):
                 _score_it(model, X[example][None], done, units, damage, how, found[planted])
 
@@ -145,15 +148,15 @@ class Tied(nn.Module):
         return torch.cat([shared, memory * (SHARE if self.rows is None else self.masks[self.rows])], -1)
 
 
-def train_tied(X, keep, epochs, seed, memory):
+def train_tied(X, keep, asked, seed):
     """Return a network whose memory units are trained by their own examples only."""
     torch.manual_seed(seed)
-    module = vae(epochs).resolve(X).make_module(X.shape[1:])
+    module = vae(asked).resolve(X).make_module(X.shape[1:])
     layers = list(module.decoder)
-    tied = Tied(memory, len(X), seed)
+    tied = Tied(asked.memory, len(X), seed)
     module.decoder = nn.Sequential(*layers[:-1], tied, layers[-1])
     optimizer, x, rng = torch.optim.Adam(module.parameters(), lr=1e-3), torch.from_numpy(X), np.random.default_rng(seed)
-    for _ in range(epochs):
+    for _ in range(asked.epochs):
         order = rng.permutation(keep)
         for start in range(0, len(order) - 63, 64):
             tied.rows = torch.from_numpy(order[start : start + 64])
@@ -166,16 +169,14 @@ def train_tied(X, keep, epochs, seed, memory):
 
 def tied(asked):
     """Print the share of memory units among the best, what they carry, and the verdict's numbers."""
-    X, memory = digits(asked.n), 64
+    X = digits(asked.n)
     splits = Splits.subsets(len(X), 0.5, 2 * asked.repeats)
-    modules = [
-        train_tied(X, np.flatnonzero(~out), asked.epochs, number, memory) for number, out in enumerate(splits.held_out)
-    ]
+    modules = [train_tied(X, np.flatnonzero(~out), asked, number) for number, out in enumerate(splits.held_out)]
     log_probs = np.stack([log_prob(m, torch.from_numpy(X), draws=64, seed=0).log_prob for m in modules])
     design = Design(X, log_probs, splits.held_out, splits.repeat)
     last = [name for name, part in modules[0].named_modules() if isinstance(part, nn.Linear)][-2]
     units = [unit for unit in units_of(modules[0]) if unit.layer == last]
-    known = np.array([unit.index >= len(units) - memory for unit in units])
+    known = np.array([unit.index >= len(units) - asked.memory for unit in units])
     shares, carried = {}, []
     for number, module in enumerate(modules):
         evidence = measure(module, design, number, share=asked.share, injection=False, units=units).evidence
@@ -202,14 +203,17 @@ def main(argv=None):
     add_parts(parser, PARTS)
     parser.add_argument("--out", help="a folder for the run of `locality`, which then resumes")
     parser.set_defaults(
-        n=1797, epochs=300, repeats=8, permutations=99, share=0.05, networks=8, injections=3, planted=(2, 10),
-        tops=(6, 13, 26),
+        n=1797, hidden=(128, 64), epochs=300, repeats=8, permutations=99, splits=40, share=0.05, networks=8,
+        injections=3, planted=(2, 10), gain=40.0, memory=64, tops=(6, 13, 26),
     )  # fmt: skip
-    tiny = {"n": 120, "epochs": 2, "permutations": 3, "share": 0.2, "networks": 2, "injections": 1, "planted": (2,)}
+    tiny = {
+        "n": 100, "hidden": (8, 6), "epochs": 2, "permutations": 3, "splits": 4, "share": 0.2, "networks": 1,
+        "planted": (2,), "gain": -1000.0, "memory": 4, "tops": (2,),
+    }  # fmt: skip
     asked = parse(parser, argv, **tiny)
     torch.set_num_threads(1)
     if asked.smoke:
-        injections.STEPS = 10  # networks of two epochs hardly learn anything
+        injections.STEPS = 10  # networks of two epochs hardly learn anything; any gain counts
     print(machine())
     for part in asked.parts or PARTS:
         start = time.process_time()
