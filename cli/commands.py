@@ -31,8 +31,8 @@ def audit(workers: Any, dask: Any, lanes: Any, recompute: bool, **asked: Any) ->
     how = {"workers": workers, "dask": dask, "lanes": lanes, "recompute": recompute}
     with bars() as progress:
         done = library().audit(**_asked(asked), **how, progress=progress, announce=partial(_announce, err=True))
-    for note in done.summary["data"]["notes"]:
-        click.echo(note)
+    for sentence in done.summary["data"]["as_read"]:
+        click.echo(sentence)
     for finding in done.findings:
         click.echo(finding["sentence"])
     click.echo(done.path)
@@ -40,8 +40,12 @@ def audit(workers: Any, dask: Any, lanes: Any, recompute: bool, **asked: Any) ->
 
 @click.command(epilog='Python: genmem.stages.plan("digits", model="vae", out="runs/digits")')
 @planning
-def plan(**asked: Any) -> None:
+@click.option("--show", is_flag=True, help="Only say how DATA are read.")
+def plan(show: bool, **asked: Any) -> None:
     """Write the plan of an audit of DATA, and estimate its time, memory and disk space."""
+    if show:
+        _show(library().load(asked["data"], **{name: asked[name] for name in READING}))
+        return
     run = library().stages.plan(**_asked(asked))
     _show(run.data())
     _announce(run, err=False)
@@ -117,6 +121,10 @@ def neurons(run_directory: str, **how: Any) -> None:
         click.echo(f"{'passed' if control['passed'] else 'FAILED'}: {control['sentence']}", err=True)
 
 
+READING = (  # options of `load`
+    *("array", "label_array", "label_column", "labels", "group_column", "groups"),
+    *("sep", "decimal", "na", "drop", "pixels", "subset", "seed"),
+)
 ALL = (audit, plan, refit, fit, posterior, score, neighbors, regions, report, influence, neurons, copycheck)
 
 

@@ -251,3 +251,9 @@ def test_a_closed_pipe_is_no_condition(table):
         process.stdout.close()
         assert process.wait() == 141
         assert b"Traceback" not in process.stderr.read()
+
+
+def test_how_data_are_read_may_be_shown_alone(table, capsys):
+    assert run(["plan", "x.npy", "--show", "--subset", "50"]) == 0
+    assert capsys.readouterr().out.startswith("50 examples of 6 values, float32, from ")
+    assert not Path("runs").exists()
