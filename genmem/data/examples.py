@@ -16,6 +16,7 @@ from genmem.data.images import alpha_in_words, classes_in_words, image_shape_of
 from genmem.data.named_labels import labels_by_name, order_in_words
 from genmem.data.pixels import as_meant
 from genmem.data.precision import Precision, examples_in
+from genmem.data.table_files import arrow_table, examples_of, only_data
 from genmem.errors import DataError
 from genmem.seeding import stream
 
@@ -83,7 +84,8 @@ def load(
     """Load and check examples. uint8 and float32 are kept, bool becomes uint8, other numbers become float32.
 
     Args:
-        source: "digits" (scikit-learn's 8 x 8 digits, values 0 to 1), an array of shape (n, *event), or a path to a
+        source: "digits" (scikit-learn's 8 x 8 digits, values 0 to 1), an array of shape (n, *event), a data frame
+            (pandas, polars, pyarrow, or anything with Arrow's stream interface), a mapping of columns, or a path to a
             .npy, .npz, .csv or .parquet file, an MNIST-style IDX file (gzipped or not), or a folder of images.
         array: the array of an .npz file that holds the examples; not needed if only one array can.
         label_array: the array of an .npz file that holds the labels.
@@ -147,9 +149,22 @@ def _listed(given: str | Sequence[str]) -> list[str]:
 def _read(source: Any, options: TableOptions, named: Mapping[str, str | None], classes: bool) -> tuple[Raw, str]:
     if _is_path(source):
         return read(Path(source), options=options, classes=classes, **named), os.fspath(source)
+    if not isinstance(source, str) and (table := arrow_table(source)) is not None:
+        return _from_memory(table, options, named), "table"
     of_tables = {**options.given, **({"drop": options.drop} if options.drop else {})}
     _refuse_options(_name_of(source), **named, **of_tables)
     return (_digits(), "digits") if isinstance(source, str) else (Raw(as_array(source)), "array")
+
+
+def _from_memory(table: Any, options: TableOptions, named: Mapping[str, str | None]) -> Raw:
+    """Return a table from memory as it would be read from the file it were written to."""
+    of_files = {name: value for name, value in named.items() if not name.endswith("_column")}
+    _refuse_options("a table", **of_files, **options.given)
+    where = Path("the table")
+    table, notes = only_data(table, where, options.drop)
+    roles = {"label": named["label_column"], "group": named["group_column"]}
+    X, (labels, groups), columns = examples_of(table, where, **roles)
+    return Raw(X, labels, columns=columns, groups=groups, notes=notes)
 
 
 def _is_path(source: Any) -> TypeGuard[str | os.PathLike[str]]:

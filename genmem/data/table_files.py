@@ -51,6 +51,27 @@ def read_untyped(path: Path, options: TableOptions = DETECT) -> Any:
         return file.read()
 
 
+def arrow_table(frame: Any) -> Any | None:
+    """Return a data frame or a mapping of columns from memory as an Arrow table; None if it is neither.
+
+    Anything with Arrow's stream interface is read through it: pandas, polars, pyarrow and others. The index of pandas
+    is then known as such.
+    """
+    import pyarrow as pa
+
+    if isinstance(frame, pa.Table):
+        return frame
+    if hasattr(frame, "__arrow_c_stream__"):
+        return pa.table(frame)
+    if hasattr(frame, "to_arrow"):
+        return frame.to_arrow()
+    if hasattr(frame, "columns") and hasattr(frame, "__getitem__") and not hasattr(frame, "dtype"):
+        frame = {name: frame[name].to_numpy() for name in frame.columns}
+    if isinstance(frame, Mapping):
+        return pa.table({str(name): pa.array(np.asarray(values)) for name, values in frame.items()})
+    return None
+
+
 # --- columns that are no data, and columns that are several
 
 
