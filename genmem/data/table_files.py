@@ -231,13 +231,13 @@ def _refuse_text(table: Any, path: Path) -> None:
     from pyarrow import types
 
     numeric = (types.is_integer, types.is_floating, types.is_boolean, types.is_null)
-    text = [f"{f.name} ({f.type})" for f in table.schema if not any(test(f.type) for test in numeric)]
-    if text:
+    odd = {f.name: str(f.type) for f in table.schema if not any(test(f.type) for test in numeric)}
+    if odd:
         raise DataError(
             expected=f"columns of numbers in {path}",
-            got=f"{len(text)} of another kind: {_some(text)}",
-            do="Encode these columns as numbers, drop them, or pass one as label_column (--label-column) or as "
-            "group_column (--group-column).",
+            got=f"{len(odd)} of another kind: {_some([f'{name} ({kind})' for name, kind in odd.items()])}",
+            do=f"Encode these columns as numbers, or leave them out (--drop {','.join(odd)}): densities take numbers "
+            "only. One may hold labels (--label-column) or groups (--group-column). `genmem copycheck` compares text.",
         )
 
 
