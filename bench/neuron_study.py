@@ -130,7 +130,7 @@ def locality(asked):
         for baseline, found in one["baselines"].items():
             effects = zip(one["sizes"], found["mean"], found["interval"], strict=True)
             cells = [f"{size}: {mean:.1f} ({low:.1f} to {high:.1f})" for size, mean, (low, high) in effects]
-            print(f"  {baseline:<10}", *cells)
+            print(f"  {baseline:<10}", *cells, f"p = {min(found['p_value']):.3f}")
 
 
 # --- injection
