@@ -86,26 +86,35 @@ def examples(asked):
     X = X.reshape(-1, 8, 8) if asked.model == "conv" else X
     if not asked.duplicates:
         return X, None
-    repeated = np.random.default_rng(0).permutation(len(X))[: asked.duplicates]
-    more, groups = plant_duplicates(Data(X, None, np.arange(len(X)), "array"), repeated, COPIES)
+    data = Data(X, None, np.arange(len(X)), "array")
+    more, groups = plant_duplicates(data, duplicated(asked), COPIES)
     return more.X, groups
 
 
-def of_originals(run, asked, how):
-    """Run the test on one of each set of duplicates: copies of an example must not both choose and judge units."""
-    splits, model = run.splits(), planned_model(run, None)
-    log_probs = run.log_probs().astype(float)[:, : asked.n]
-    design = Design(np.asarray(run.data().X)[: asked.n], log_probs, splits.held_out[:, : asked.n], splits.repeat)
-    module = fresh_module(make_task(run, model).recipe(), 0)
+def duplicated(asked):
+    return np.random.default_rng(0).permutation(asked.n)[: asked.duplicates]
+
+
+def of_duplicates(run, asked, how):
+    """Run the test with the duplicated examples as the memorized ones.
+
+    One of each set of duplicates is judged, because copies of an example must not both choose and judge units. Of the
+    other examples only the half with the lowest scores is there: outliers score higher than duplicates.
+    """
+    splits, module = run.splits(), fresh_module(make_task(run, planned_model(run, None)).recipe(), 0)
+    log_probs, held_out = run.log_probs().astype(float), splits.held_out
+    score, twice = means_without(log_probs, held_out, splits.repeat, -1).score[: asked.n], duplicated(asked)
+    others = np.setdiff1d(np.arange(asked.n), twice)
+    rows = np.union1d(twice, others[score[others] <= np.median(score[others])])
+    design = Design(np.asarray(run.data().X)[rows], log_probs[:, rows], held_out[:, rows], splits.repeat)
+    how = {**how, "share": len(twice) / len(rows)}
+    most = rows[np.argsort(-score[rows], kind="stable")[: len(twice)]]
+    print(f"{np.isin(most, twice).mean():.0%} of the {len(twice)} memorized among {len(rows)} examples have duplicates")
     measured = [
-        measure(network_of(run, module, row), design, row, share=asked.share) for row in range(len(design.repeat))
+        measure(network_of(run, module, row), design, row, share=how["share"]) for row in range(len(design.repeat))
     ]
     verdict = conclude(measured, design, **{name: how[name] for name in ("share", "permutations", "splits")})
-    whole = means_without(log_probs, design.held_out, design.repeat, -1).score
-    paired = paired_search([m.evidence for m in measured], [m.positions for m in measured], whole)
-    repeated = np.random.default_rng(0).permutation(asked.n)[: asked.duplicates]
-    most = np.argsort(-whole, kind="stable")[: round(asked.share * asked.n)]
-    print(f"{np.isin(most, repeated).mean():.0%} of the memorized examples have duplicates")
+    paired = paired_search([m.evidence for m in measured], [m.positions for m in measured], score[rows])
     return described(verdict, measured, paired, how, str(coverage_of(module)), len(measured))
 
 
@@ -118,10 +127,11 @@ def locality(asked):
         run = stages.plan(X, MODELS[asked.model](asked), out, keep_weights=True, **design)
         leaveout.refit(run, workers=1)
         how = {name: getattr(asked, name) for name in ("repeats", "permutations", "share", "splits")}
-        about = of_originals(run, asked, how) if asked.duplicates else stages.neurons(run, **how)
+        about = of_duplicates(run, asked, how) if asked.duplicates else stages.neurons(run, **how)
     print(about["sentence"])
     for control in about["controls"]:
         print(f"  {'passed' if control['passed'] else 'FAILED'}: {control['sentence']}")
+    print(f"  detectable: {about['detectable']}")
     print(f"  exchange within pairs: p = {about['permutation_p']:.3f}; void: {about['void']}")
     print(f"  joint ablations: {about['confirmed']}\n  greedy search: {about['search']}")
     for one in about["comparisons"]:
