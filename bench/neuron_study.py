@@ -281,7 +281,7 @@ def main(argv=None):
         splits=40, share=0.05, networks=8, injections=3, planted=(2, 10), gain=40.0, memory=64, tops=(6, 13, 26),
     )  # fmt: skip
     tiny = {
-        "n": 100, "hidden": (8, 6), "epochs": 2, "permutations": 3, "splits": 4, "share": 0.2, "networks": 1,
+        "n": 80, "hidden": (8, 6), "epochs": 2, "permutations": 3, "splits": 4, "share": 0.2, "networks": 1,
         "planted": (2,), "gain": -1000.0, "memory": 4, "tops": (2,),
     }  # fmt: skip
     asked = parse(parser, argv, **tiny)
