@@ -2,7 +2,8 @@
 
 Parts, on the digits (8 x 8, 1,797 images) and decoders of 64-128 hidden units:
 
-- `locality`: `genmem neurons` on a run, 16 networks on halves: the verdict with all its comparisons.
+- `locality`: `genmem neurons` on a run, 16 networks on halves: the verdict with all its comparisons. `--model`,
+  `--hidden` and `--duplicates` test other networks and data (the other parts use `vae`).
 - `injection`: known units of trained networks learn one example each; recall of these units among the top 5% for
   every score: of the network alone, and of the difference to the network before.
 - `tied`: example-tied dropout in the decoder's last hidden layer, 64 units for all examples and 64 memory units, of
@@ -20,26 +21,51 @@ import torch
 from common import add_parts, machine, options, parse
 from torch import nn
 
-from genmem import stages
-from genmem.data import load
-from genmem.models import VAE
+from genmem import leaveout, stages
+from genmem.data import Data, load, plant_duplicates
+from genmem.findings.neurons import described
+from genmem.leaveout import planned_model
+from genmem.leaveout.refitting import make_task
+from genmem.models import VAE, ConvVAE, DiffusionModel, Flow
 from genmem.models.evaluation import log_prob
-from genmem.neurons import SCORERS, Sets, contrast, drops, inject, units_of
+from genmem.neurons import SCORERS, Sets, contrast, coverage_of, drops, inject, paired_search, units_of
 from genmem.neurons import injection as injections
 from genmem.neurons.contrast import per_damage, strongest
+from genmem.neurons.examples import means_without
 from genmem.neurons.injection import recall_of
-from genmem.neurons.localize import Design, measure
+from genmem.neurons.localize import Design, conclude, measure
+from genmem.run.plan import MATCHES
 from genmem.run.splits import Splits
 from genmem.seeding import stream
+from genmem.stages._neurons import network_of
 from genmem.stats import mean_interval
+from genmem.training.ensemble import fresh_module
 
 LATENT = 8
+COPIES = 4  # of each duplicated example, besides the original
 SHARE = 0.15
 
 
 def vae(asked):
-    settings = {"hidden": list(asked.hidden), "latent_dim": LATENT, "epochs": asked.epochs}
-    return VAE(likelihood="gaussian", device="cpu", **settings)
+    return VAE(hidden=list(asked.hidden), latent_dim=LATENT, likelihood="gaussian", epochs=asked.epochs, device="cpu")
+
+
+def conv(asked):
+    """Return a convolutional VAE; its first stage has as many channels as `--hidden` says first."""
+    width = asked.hidden[0]
+    return ConvVAE(width=width, latent_dim=LATENT, likelihood="gaussian", epochs=asked.epochs, device="cpu")
+
+
+def flow(asked):
+    return Flow(kind="affine", transforms=2, hidden=list(asked.hidden), epochs=asked.epochs, device="cpu")
+
+
+def diffusion(asked):
+    """Return a diffusion model of vectors, with residual layers as `--hidden` says, all as wide as the first."""
+    return DiffusionModel(width=asked.hidden[0], depth=len(asked.hidden), epochs=asked.epochs, device="cpu")
+
+
+MODELS = {"vae": vae, "conv": conv, "flow": flow, "diffusion": diffusion}
 
 
 def digits(n):
@@ -54,16 +80,58 @@ def told(values, digits=1):
 # --- locality
 
 
+def examples(asked):
+    """Return the digits, and the group of each; with `--duplicates`, some of them are there `COPIES` times more."""
+    X = digits(asked.n)
+    X = X.reshape(-1, 8, 8) if asked.model == "conv" else X
+    if not asked.duplicates:
+        return X, None
+    data = Data(X, None, np.arange(len(X)), "array")
+    more, groups = plant_duplicates(data, duplicated(asked), COPIES)
+    return more.X, groups
+
+
+def duplicated(asked):
+    return np.random.default_rng(0).permutation(asked.n)[: asked.duplicates]
+
+
+def of_duplicates(run, asked, how):
+    """Run the test with the duplicated examples as the memorized ones.
+
+    One of each set of duplicates is judged, because copies of an example must not both choose and judge units. Of the
+    other examples only the half with the lowest scores is there: outliers score higher than duplicates.
+    """
+    splits, module = run.splits(), fresh_module(make_task(run, planned_model(run, None)).recipe(), 0)
+    log_probs, held_out = run.log_probs().astype(float), splits.held_out
+    score, twice = means_without(log_probs, held_out, splits.repeat, -1).score[: asked.n], duplicated(asked)
+    others = np.setdiff1d(np.arange(asked.n), twice)
+    rows = np.union1d(twice, others[score[others] <= np.median(score[others])])
+    design = Design(np.asarray(run.data().X)[rows], log_probs[:, rows], held_out[:, rows], splits.repeat)
+    how = {**how, "share": len(twice) / len(rows)}
+    most = rows[np.argsort(-score[rows], kind="stable")[: len(twice)]]
+    print(f"{np.isin(most, twice).mean():.0%} of the {len(twice)} memorized among {len(rows)} examples have duplicates")
+    measured = [
+        measure(network_of(run, module, row), design, row, share=how["share"]) for row in range(len(design.repeat))
+    ]
+    verdict = conclude(measured, design, **{name: how[name] for name in ("share", "permutations", "splits")})
+    paired = paired_search([m.evidence for m in measured], [m.positions for m in measured], score[rows])
+    return described(verdict, measured, paired, how, str(coverage_of(module)), len(measured))
+
+
 def locality(asked):
-    """Run the command, and print every comparison against every baseline."""
+    """Train on halves, run the test, and print every comparison against every baseline."""
+    X, groups = examples(asked)
     with tempfile.TemporaryDirectory() as folder:
+        design = {"fraction": 0.5, "repeats": asked.repeats, "groups": groups, "match": asked.match}
         out = Path(asked.out or folder) / "digits"
-        run = stages.plan(digits(asked.n), vae(asked), out, folds=2, repeats=1)
+        run = stages.plan(X, MODELS[asked.model](asked), out, keep_weights=True, **design)
+        leaveout.refit(run, workers=1)
         how = {name: getattr(asked, name) for name in ("repeats", "permutations", "share", "splits")}
-        about = stages.neurons(run, **how)
+        about = of_duplicates(run, asked, how) if asked.duplicates else stages.neurons(run, **how)
     print(about["sentence"])
     for control in about["controls"]:
         print(f"  {'passed' if control['passed'] else 'FAILED'}: {control['sentence']}")
+    print(f"  detectable: {about['detectable']}")
     print(f"  exchange within pairs: p = {about['permutation_p']:.3f}; void: {about['void']}")
     print(f"  joint ablations: {about['confirmed']}\n  greedy search: {about['search']}")
     for one in about["comparisons"]:
@@ -72,7 +140,7 @@ def locality(asked):
         for baseline, found in one["baselines"].items():
             effects = zip(one["sizes"], found["mean"], found["interval"], strict=True)
             cells = [f"{size}: {mean:.1f} ({low:.1f} to {high:.1f})" for size, mean, (low, high) in effects]
-            print(f"  {baseline:<10}", *cells)
+            print(f"  {baseline:<10}", *cells, f"p = {min(found['p_value']):.3f}")
 
 
 # --- injection
@@ -202,12 +270,18 @@ def main(argv=None):
     parser = options(__doc__)
     add_parts(parser, PARTS)
     parser.add_argument("--out", help="a folder for the run of `locality`, which then resumes")
+    parser.add_argument("--match", choices=MATCHES, help="what networks on halves share with one on all examples")
+    parser.add_argument("--model", choices=MODELS, help="of `locality`")
+    parser.add_argument("--hidden", type=int, nargs="+", help="units of the hidden layers")
+    parser.add_argument("--duplicates", type=int, help=f"so many digits are there {COPIES} times more, for `locality`")
+    parser.add_argument("--n", type=int, help="digits")
+    parser.add_argument("--epochs", type=int)
     parser.set_defaults(
-        n=1797, hidden=(128, 64), epochs=300, repeats=8, permutations=99, splits=40, share=0.05, networks=8,
-        injections=3, planted=(2, 10), gain=40.0, memory=64, tops=(6, 13, 26),
+        match="steps", model="vae", duplicates=0, n=1797, hidden=(128, 64), epochs=300, repeats=8, permutations=99,
+        splits=40, share=0.05, networks=8, injections=3, planted=(2, 10), gain=40.0, memory=64, tops=(6, 13, 26),
     )  # fmt: skip
     tiny = {
-        "n": 100, "hidden": (8, 6), "epochs": 2, "permutations": 3, "splits": 4, "share": 0.2, "networks": 1,
+        "n": 80, "hidden": (8, 6), "epochs": 2, "permutations": 3, "splits": 4, "share": 0.2, "networks": 1,
         "planted": (2,), "gain": -1000.0, "memory": 4, "tops": (2,),
     }  # fmt: skip
     asked = parse(parser, argv, **tiny)
