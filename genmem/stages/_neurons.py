@@ -162,12 +162,14 @@ def _halves(run: Run, model: DeepDensity, repeats: int) -> Run:
     """
     if _serves(run, repeats):
         return run
+    data = run.data()
     halves = Run.create(
         run.path / HALVES,
         model=model,
-        data=run.data(),
-        splits=Splits.subsets(int(run.plan["data"]["n"]), HALF, 2 * MOST_REPEATS, run.seed),
+        data=data,
+        splits=Splits.subsets(len(data.X), HALF, 2 * MOST_REPEATS, run.seed, groups=data.groups),
         seed=run.seed,
+        match="epochs" if run.n_matched is None else "steps",
         importance_samples=run.importance_samples,
         keep_weights=True,
     )

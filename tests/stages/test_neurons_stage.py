@@ -124,3 +124,13 @@ def test_too_few_networks_are_told_how_many_and_what_they_cost(tmp_path):
 def test_arguments_out_of_range_are_refused(tmp_path, asked, said):
     with pytest.raises(DataError, match=said):
         stages.neurons(planned(tmp_path / "r"), **asked)
+
+
+@pytest.mark.parametrize("match", ["steps", "epochs"])
+def test_halves_keep_groups_together_and_take_the_steps_of_the_run(tmp_path, match):
+    groups = np.arange(120) // 4
+    run = planned(tmp_path / "r", groups=groups, match=match)
+    halves = _neurons._halves(run, run.model, 8)
+    assert halves.plan["match"] == match and halves.splits().n_repeats >= 8
+    for group in range(30):
+        assert len(np.unique(halves.splits().held_out[:, groups == group], axis=1).T) == 1
