@@ -27,6 +27,8 @@ def a_users_folder(folder):
         Image.fromarray(pixels).save(folder / "photos" / "cats" / f"{i}.png")
     rows = [f"{a:.3f},{b:.3f},{'xyz'[i % 3]}" for i, (a, b) in enumerate(rng.normal(size=(30, 2)))]
     (folder / "table.csv").write_text("width,height,species\n" + "\n".join(rows) + "\n")
+    scans = [f"p{i // 3},{a:.3f},{b:.3f}" for i, (a, b) in enumerate(rng.normal(size=(30, 2)))]
+    (folder / "scans.csv").write_text("patient,width,height\n" + "\n".join(scans) + "\n")
     x_train = rng.integers(0, 256, (40, 8, 8), dtype=np.uint8)
     np.savez(folder / "images.npz", x_train=x_train, y_train=np.arange(40) % 4)
     for name in ("train", "test", "samples"):  # fresh: nothing is copied

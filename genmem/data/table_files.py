@@ -67,9 +67,20 @@ def arrow_table(frame: Any) -> Any | None:
         return frame.to_arrow()
     if hasattr(frame, "columns") and hasattr(frame, "__getitem__") and not hasattr(frame, "dtype"):
         frame = {name: frame[name].to_numpy() for name in frame.columns}
-    if isinstance(frame, Mapping):
-        return pa.table({str(name): pa.array(np.asarray(values)) for name, values in frame.items()})
-    return None
+    return _from_mapping(frame) if isinstance(frame, Mapping) else None
+
+
+def _from_mapping(columns: Mapping[Any, Any]) -> Any:
+    import pyarrow as pa
+
+    arrays = {str(name): np.asarray(values) for name, values in columns.items()}
+    if len(arrays) < len(columns) or len({array.shape for array in arrays.values()} | {()}) != 2:
+        raise DataError(
+            expected="a mapping from different names to columns of one length",
+            got=f"columns of shapes {_some([str(array.shape) for array in arrays.values()])}",
+            do="Pass one value per example in every column, or an array of shape (n, *event).",
+        )
+    return pa.table({name: pa.array(array.tolist()) for name, array in arrays.items()})
 
 
 # --- columns that are no data, and columns that are several
