@@ -113,6 +113,7 @@ def test_exit_code_of_conditions(condition, code, capsys):
     assert (condition in said.err) == bool(code)
 
 
+@pytest.mark.slow
 def test_fresh_samples_pass():
     assert run(["copycheck", *SETS[:-1], "fresh.npy", "--fail-if", "copied_share_low > 0.01"]) == 0
 
@@ -181,6 +182,7 @@ def test_tables_with_text():
     assert ">size</td>" in page and ">kind</td>" in page
 
 
+@pytest.mark.slow
 def test_flat_rows_shown_as_images():
     assert run(["copycheck", *SETS, "--image-shape", "8x8", "--space", "pooled", "--out", "out"]) == 0
     assert Path("out/report.html").read_text().count("<img") >= 24

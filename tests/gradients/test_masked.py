@@ -85,6 +85,7 @@ def test_masked_networks_equal_the_loop(dtype, residual, dear):
     assert not check(positions, data(7, (3, 5), dtype), data(4, (3, 5), dtype, 1)).coverage.vmap
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"kind": "affine", "transforms": 3}, {"passes": 2}, {"noise": 0.0}], ids=str)
 def test_flows_equal_the_loop(settings, dear):
     torch.manual_seed(5)
@@ -189,6 +190,7 @@ def test_noise_that_all_share_goes_by_vmap_and_that_of_each_by_a_loop(own, monke
     torch.testing.assert_close(inner(found, found), rows @ rows.T)
 
 
+@pytest.mark.slow
 def test_mixtures_of_factor_analysers_need_no_loop():
     X = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     model = MixtureOfFactorAnalysers(components=2, factors=1, epochs=1, device="cpu").fit(X)

@@ -70,6 +70,7 @@ def test_scaled_scores_equal_the_definition(scale, weights):
     assert moments or scale != "cosine" or abs(found).max() <= 1 + 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["complete", "adam"])
 @pytest.mark.parametrize("name", MODELS)
 def test_self_influence_equals_the_definition(name, weights):
@@ -280,6 +281,7 @@ def test_batch_normalisation_counts_as_in_evaluation():
     agree(model, X, X[:3], before, gradients)
 
 
+@pytest.mark.slow
 def test_a_model_is_left_as_it_was():
     model = fitted("mlp")
     state, stream = copy.deepcopy(model.module_.state_dict()), torch.random.get_rng_state()

@@ -128,6 +128,7 @@ def test_models_with_a_seed_get_one_for_each_split(tmp_path, blobs):
     assert not np.allclose(one.log_probs()[3], model.score_samples(blobs[0]))
 
 
+@pytest.mark.slow
 def test_finished_refits_are_not_done_again(tmp_path, blobs, monkeypatch):
     run = planned(tmp_path / "r", blobs[0], method="lanes")
     refit(run)
@@ -137,6 +138,7 @@ def test_finished_refits_are_not_done_again(tmp_path, blobs, monkeypatch):
     assert {i: run.shard_path(i).stat().st_mtime_ns for i in run.shards()} == before
 
 
+@pytest.mark.slow
 def test_progress_counts_refits(tmp_path, blobs):
     seen = []
     refit(planned(tmp_path / "r", blobs[0], method="lanes"), progress=seen.append)

@@ -267,6 +267,7 @@ def test_wide_data_share_one_scale():
     assert settled.scale == pytest.approx(max(X.std(), np.abs(X - X.mean()).max() / 4), rel=0.01)
 
 
+@pytest.mark.slow
 def test_columns_that_never_vary_are_left_out():
     X = np.insert(normal(), 1, 7.0, axis=1)
     model = small_flow(epochs=20).fit(X)

@@ -57,6 +57,7 @@ def test_contract(kind):
     check_density(density(kind), data())
 
 
+@pytest.mark.slow
 def test_contract_on_images():
     check_density(density("vae"), data(shape=(2, 2)))
 
@@ -201,6 +202,7 @@ def test_each_sample_draws_the_shared_latents_anew():
 # --- lanes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["vae", "mixture", "bare_guide", "auto_guide", "both", "fixed_total"])
 def test_lanes_equal_the_loop(kind):
     X = torch.from_numpy(data())
