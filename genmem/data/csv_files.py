@@ -27,6 +27,7 @@ TRUTH = r"^(true|false|True|False|TRUE|FALSE)$"
 DATE = r"^\d{4}-\d{2}-\d{2}$"
 TIME = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:?\d{2})?$"
 LONGEST = 18  # digits of an integer
+TABBED = (".tsv", ".tab", ".tsv.gz", ".tab.gz")
 
 
 @dataclass(frozen=True)
@@ -79,40 +80,74 @@ def is_text_table(path: Path) -> bool:
 def read_text_table(path: Path, options: TableOptions) -> TextTable:
     """Read a text table whose first line holds the names of the columns.
 
+    Lines before it that begin with # and the line "sep=" of spreadsheets are skipped, space around fields is no part of
+    them, and a column without name or values, as after a separator at the end of every line, is left out.
+
     Raises:
         DataError: there is no line of names. Damaged files raise errors of pyarrow.
     """
-    import pyarrow as pa
-    from pyarrow import csv as arrow_csv
+    from pyarrow import ArrowInvalid
 
     sample, encoding = _sample(path)
-    sep = options.sep or _separator(
-        sample, "\t" if path.name.lower().removesuffix(".gz").endswith((".tsv", ".tab")) else ","
-    )
-    names = next(csv.reader(io.StringIO(sample), delimiter=sep), [])
-    refuse_repeated(names, path)
+    sep, skipped = _heading(sample, options.sep, "\t" if path.name.lower().endswith(TABBED) else ",")
+    names = [name.strip() for name in next(csv.reader(_lines(sample, skipped), delimiter=sep), [])]
+    refuse_repeated([name for name in names if name], path)
     if names and all(re.match(NUMBER, name) for name in names) and names != [str(i) for i in range(len(names))]:
         raise DataError(
             expected=f"a first line of column names in {path}",
             got=f"numbers: {', '.join(names[:8])}",
             do="Add a line of names at the top; otherwise the first example would be read as names.",
         )
-    table = arrow_csv.read_csv(
+    try:
+        table = _strings(path, sep, encoding, skipped, len(names))
+    except ArrowInvalid as error:
+        if encoding != "utf8" or "UTF8" not in str(error):
+            raise
+        encoding = "cp1252"  # of a byte beyond the sample
+        table = _strings(path, sep, encoding, skipped, len(names))
+    table = _tidy(table, names, GAPS if options.na is None else options.na)
+    decimal = options.decimal or _decimal(table, sep)
+    return TextTable(table, decimal, _told(path.name, sep, skipped, encoding, decimal))
+
+
+def _strings(path: Path, sep: str, encoding: str, skipped: int, width: int) -> Any:
+    """Return all fields as text, in columns called "0", "1", ..."""
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    names = [str(i) for i in range(width)]
+    return arrow_csv.read_csv(
         path,
         # One thread: only then does pyarrow report which row is ragged.
-        read_options=arrow_csv.ReadOptions(use_threads=False, encoding=encoding),
+        read_options=arrow_csv.ReadOptions(
+            use_threads=False, encoding=encoding, skip_rows=skipped, skip_rows_after_names=1, column_names=names
+        )
+        if names
+        else arrow_csv.ReadOptions(use_threads=False, encoding=encoding),
         parse_options=arrow_csv.ParseOptions(delimiter=sep, newlines_in_values=True),
-        convert_options=arrow_csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()),
-            null_values=list(GAPS if options.na is None else options.na),
-            strings_can_be_null=True,
-        ),
+        convert_options=arrow_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
     )
-    notes = [] if sep == "," else [f"The fields of {path.name} are separated by a {SEPARATORS.get(sep, repr(sep))}."]
-    notes += [] if encoding == "utf8" else [f"{path.name} is not UTF-8; it was read as {encoding}."]
-    decimal = options.decimal or _decimal(table, sep)
-    notes += [f"Numbers in {path.name} have a decimal comma."] if decimal == "," else []
-    return TextTable(table, decimal, tuple(notes))
+
+
+def _tidy(table: Any, names: Sequence[str], gaps: Sequence[str]) -> Any:
+    """Return a table of text with its names, without space around fields, gaps as null, and no empty last column."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    columns = []
+    for column in table.columns:
+        trimmed = pc.utf8_trim_whitespace(column)
+        gap = pc.is_in(trimmed, value_set=pa.array(list(gaps), pa.string()))
+        columns.append(pc.if_else(gap, pa.scalar(None, pa.string()), trimmed))
+    kept = len(names) - (len(names) > 1 and not names[-1] and columns[-1].null_count == len(columns[-1]))
+    return pa.table(columns[:kept], names=list(names[:kept])) if kept else table
+
+
+def _told(name: str, sep: str, skipped: int, encoding: str, decimal: str) -> tuple[str, ...]:
+    notes = [] if sep == "," else [f"The fields of {name} are separated by a {SEPARATORS.get(sep, repr(sep))}."]
+    notes += [f"{skipped} line{'s' * (skipped > 1)} before the names of columns in {name} skipped."] if skipped else []
+    notes += [] if encoding == "utf8" else [f"{name} is not UTF-8; it was read as {encoding}."]
+    return (*notes, *([f"Numbers in {name} have a decimal comma."] if decimal == "," else []))
 
 
 def refuse_repeated(names: Sequence[str], path: Path | str) -> None:
@@ -129,14 +164,38 @@ def _sample(path: Path) -> tuple[str, str]:
     """Return the first whole lines of a file and its encoding."""
     with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
         start = file.read(SAMPLE)
-        whole = len(start) < SAMPLE
-    encoding = "utf16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf8"
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return _whole_lines(start.decode("utf-16", "ignore"), len(start)), "utf16"
     try:
-        text = start.decode("utf-16" if encoding == "utf16" else "utf-8-sig", "strict" if whole else "ignore")
+        return _whole_lines(start[: _last_line(start)].decode("utf-8-sig"), len(start)), "utf8"
     except UnicodeDecodeError:
-        text, encoding = start.decode("cp1252", "replace"), "cp1252"
+        return _whole_lines(start.decode("cp1252", "replace"), len(start)), "cp1252"
+
+
+def _last_line(start: bytes) -> int:
+    """Return where the last whole line of a sample ends, so that no character is cut."""
+    return len(start) if len(start) < SAMPLE else max(start.rfind(b"\n"), start.rfind(b"\r")) + 1
+
+
+def _whole_lines(text: str, size: int) -> str:
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return (text if whole else text[: text.rfind("\n") + 1]), encoding
+    return text if size < SAMPLE else text[: text.rfind("\n") + 1]
+
+
+def _lines(sample: str, skipped: int) -> io.StringIO:
+    return io.StringIO("".join(sample.splitlines(keepends=True)[skipped:]))
+
+
+def _heading(sample: str, sep: str | None, usual: str) -> tuple[str, int]:
+    """Return the separator, and how many lines stand before the names of the columns."""
+    lines = sample.splitlines()
+    if lines and (said := re.fullmatch(r'"?sep=(.)"?', lines[0].strip())):
+        return sep or said[1], 1
+    comments = next((i for i, line in enumerate(lines) if not line.startswith("#")), 0)
+    found = sep or _separator(_lines(sample, comments).getvalue(), usual)
+    rows = [len(row) for row in csv.reader(lines[max(0, comments - 1) : comments + 1], delimiter=found)]
+    names_begin_so = comments > 0 and len(rows) == 2 and rows[0] == rows[1]  # "#id,a"
+    return found, comments - names_begin_so
 
 
 def _separator(sample: str, usual: str) -> str:

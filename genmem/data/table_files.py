@@ -13,6 +13,7 @@ from genmem.data.parquet_shards import read_shards
 from genmem.errors import DataError
 
 DETECT = TableOptions()
+FEWEST_COUNTED = 10  # rows
 
 
 def read_table(path: Path, options: TableOptions = DETECT) -> tuple[Any, tuple[str, ...]]:
@@ -100,6 +101,11 @@ def only_data(table: Any, path: Path | str, drop: Collection[str] = ()) -> tuple
     notes = [f"Column {name!r} is the index of a data frame and was left out." for name in index]
     notes += [f"Columns left out: {_some(list(drop))}."] if drop else []
     table = table.select([name for name in names if name not in {*index, *drop}])
+    notes += [
+        f"Column {name!r} only counts the rows: an identifier should be left out (--drop)."
+        for name in table.column_names
+        if _counts(table[name])
+    ]
     return _flat(table, path), tuple(notes)
 
 
@@ -124,6 +130,18 @@ def _counts_rows(column: Any) -> bool:
     if not is_text and not pa.types.is_integer(column.type) or len(pc.unique(column)) < len(column):
         return False
     return not (is_text and pc.any(pc.match_substring_regex(column, POINT)).as_py())
+
+
+def _counts(column: Any) -> bool:
+    """Return whether a column holds consecutive whole numbers, one more in each row."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if len(column) < FEWEST_COUNTED or column.null_count:
+        return False
+    if pa.types.is_string(column.type) and pc.all(pc.match_substring_regex(column, r"^\d{1,18}$")).as_py():
+        column = pc.cast(column, pa.int64())
+    return bool(pa.types.is_integer(column.type) and (np.diff(column.to_numpy().astype(np.float64)) == 1).all())
 
 
 def _flat(table: Any, path: Path | str) -> Any:

@@ -124,6 +124,46 @@ def test_quoted_line_breaks(tmp_path):
     assert len(found) == 900 and found[8].tolist() == [8, rows[8][1]] and found[7][1] == 'quoted "7"'
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("sep=;\na;b\n1,5;2\n3,5;4\n", "1 line before"),
+        ('"sep=;"\na;b\n1,5;2\n3,5;4\n', "1 line before"),
+        ("# made by a tool, v2\n# on a day\na;b\n1,5;2\n3,5;4\n", "2 lines before"),
+        ("a;b;\n1,5;2;\n3,5;4;\n", ""),
+        ("a ; b\n 1,5; 2\n3,5 ;4 \n", ""),
+    ],
+)
+def test_what_other_programs_write_around_a_table(tmp_path, text, told):
+    data = load(text_file(tmp_path / "t.csv", text))
+    assert data.columns == ("a", "b") and data.X.tolist() == [[1.5, 2], [3.5, 4]]
+    assert told in " ".join(data.notes) and ("skipped" in " ".join(data.notes)) == bool(told)
+
+
+def test_names_may_begin_with_a_hash(tmp_path):
+    assert load(text_file(tmp_path / "t.csv", "#chrom,b\n1,2\n3,4\n")).columns == ("#chrom", "b")
+
+
+def test_space_is_no_part_of_a_field(tmp_path):
+    sets = three(tmp_path, "a, b\n1, x\n 2, NA\n", "a,b\n1,x\n2,\n", "a,b\n1,x \n2,NA\n")
+    assert sets.values[0].tolist() == sets.values[1].tolist() == sets.values[2].tolist() == [[1, "x"], [2, None]]
+
+
+def test_an_encoding_is_told_wherever_its_first_letter_stands(tmp_path):
+    for early in (True, False):
+        rows = [f"{i},{'größe' if early or i == 59_999 else 'x'}" for i in range(60_000)]  # beyond the sample
+        (tmp_path / "t.csv").write_bytes(("a,b\n" + "\n".join(rows) + "\n").encode("cp1252"))
+        data = load(tmp_path / "t.csv", label_column="b")
+        assert data.labels[-1] == "größe" and "cp1252" in " ".join(data.notes)
+
+
+def test_a_column_that_counts_is_doubted(tmp_path):
+    path = text_file(tmp_path / "t.csv", "id,a\n" + "".join(f"{i + 7},{i % 3}.5\n" for i in range(40)))
+    assert "'id' only counts the rows" in load(path).notes[0]
+    assert "'id' only counts the rows" in said_of(load_three(path, path, path))[0]
+    assert not load(text_file(tmp_path / "s.csv", "a\n" + "".join(f"{i * i}\n" for i in range(40)))).notes
+
+
 # --- columns that are no data
 
 
@@ -192,7 +232,7 @@ def test_every_cell_is_what_the_csv_module_wrote(tmp_path_factory, data, width, 
 
     for given_row, row in zip(rows, found.tolist(), strict=True):
         for cell, value in zip(given_row, row, strict=True):
-            assert (value or "") == ("" if cell in GAPS else cell)
+            assert (value or "") == ("" if cell.strip() in GAPS else cell.strip())
 
 
 def test_as_read(tmp_path):
