@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import machine, options, parse, scratch
+from common import options, parse, run_parts, scratch
 from scipy import stats as scipy_stats
 from sklearn.datasets import load_digits
 
@@ -350,14 +350,10 @@ def refits(folder, smoke):
 def main(argv=None):
     parser = options(__doc__)
     parts = {"sizes": sizes, "failures": failures, "discoveries": discoveries, "bias": bias, "coverage": coverage}
-    parser.add_argument("--only", nargs="*", choices=parts, default=list(parts))
     parser.add_argument("--refits", type=Path, metavar="FOLDER", help="also real refits, kept in FOLDER")
+    parser.add_argument("--only", nargs="*", choices=parts, default=list(parts))
     given = parse(parser, argv)
-    print(machine())
-    for name in given.only:
-        start = time.process_time()
-        parts[name](given.smoke)
-        print(f"\n{name}: {time.process_time() - start:.0f} s of processor time", flush=True)
+    run_parts(given, parts)
     folder = scratch() if given.smoke else given.refits
     if folder:
         refits(folder, given.smoke)

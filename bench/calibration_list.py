@@ -4,13 +4,12 @@ Prints tables of docs/calibration.md. `--refits FOLDER` adds coverage on digits,
 `bench/calibration.py --refits FOLDER` keeps. `--smoke` runs a few studies.
 """
 
-import time
 from pathlib import Path
 
 import numpy as np
 from calibration import NOISE, digits_refits, memorization_mean, pm, row, simulated, table
 from calibration_truth import WORLDS
-from common import machine, options, parse, scratch
+from common import options, parse, run_parts, scratch
 from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
@@ -142,14 +141,10 @@ def _design(make, X, folds, repeats=4):
 def main(argv=None):
     parser = options(__doc__)
     parts = {"lists": lists, "named": named, "effective": effective}
-    parser.add_argument("--only", nargs="*", choices=parts, default=list(parts))
     parser.add_argument("--refits", type=Path, metavar="FOLDER", help="also real refits, kept in FOLDER")
+    parser.add_argument("--only", nargs="*", choices=parts, default=list(parts))
     given = parse(parser, argv)
-    print(machine())
-    for name in given.only:
-        start = time.process_time()
-        parts[name](given.smoke)
-        print(f"\n{name}: {time.process_time() - start:.0f} s of processor time", flush=True)
+    run_parts(given, parts)
     if folder := scratch() if given.smoke else given.refits:
         listed_digits(folder, given.smoke)
 

@@ -6,12 +6,12 @@ examples share noise. `--run FOLDER` takes the scores of groups from a
 finished run, such as the default audit of digits. `--smoke` runs a few studies.
 """
 
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from calibration import false_share, noise, pm, row, table
-from common import machine, options, parse
+from common import options, parse, run_parts
 
 from genmem.leaveout import memorization_score
 from genmem.regions import group_scores
@@ -181,12 +181,8 @@ def main(argv=None):
     parser.add_argument("--only", nargs="*", choices=parts, default=list(parts))
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="a finished run whose scores make the groups")
     given = parse(parser, argv)
-    print(machine())
     scores = simulated_scores() if given.run is None else Run.open(given.run).result("scores")["per_repeat"]
-    for name in given.only:
-        start = time.process_time()
-        parts[name](given.smoke, *([scores] if name == "groups" else []))
-        print(f"\n{name}: {time.process_time() - start:.0f} s of processor time", flush=True)
+    run_parts(given, {**parts, "groups": partial(groups, scores=scores)})
 
 
 if __name__ == "__main__":

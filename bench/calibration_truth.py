@@ -5,12 +5,11 @@ simulated refits. `--refits FOLDER` adds attacks on digits that no refit trained
 `bench/calibration.py --refits FOLDER` keeps. `--smoke` runs a few studies.
 """
 
-import time
 from pathlib import Path
 
 import numpy as np
 from calibration import STUDIES, digits_refits, pm, row, simulated, table
-from common import machine, options, parse, scratch
+from common import options, parse, run_parts, scratch
 
 from genmem.leaveout import membership_attack, memorization_score, prevalence
 from genmem.run.splits import Splits
@@ -88,14 +87,10 @@ def placebo_attacks(name, ell, labelings, folds=5):
 def main(argv=None):
     parser = options(__doc__)
     parts = {"worlds": worlds, "attacked": attacked}
-    parser.add_argument("--only", nargs="*", choices=parts, default=list(parts))
     parser.add_argument("--refits", type=Path, metavar="FOLDER", help="also real refits, kept in FOLDER")
+    parser.add_argument("--only", nargs="*", choices=parts, default=list(parts))
     given = parse(parser, argv)
-    print(machine())
-    for name in given.only:
-        start = time.process_time()
-        parts[name](given.smoke)
-        print(f"\n{name}: {time.process_time() - start:.0f} s of processor time", flush=True)
+    run_parts(given, parts)
     if folder := scratch() if given.smoke else given.refits:
         for name in STUDIES:
             splits, ell = digits_refits(folder, name, given.smoke)

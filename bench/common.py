@@ -42,6 +42,15 @@ def add_parts(parser, names):
     parser.add_argument("parts", nargs="*", type=part, metavar="part", help=f"{', '.join(names)}; all without it")
 
 
+def run_parts(given, parts):
+    """Run the parts named by `--only`, as `part(smoke)`, each with its processor time."""
+    print(machine())
+    for name in given.only:
+        start = time.process_time()
+        parts[name](given.smoke)
+        print(f"\n{name}: {time.process_time() - start:.0f} s of processor time", flush=True)
+
+
 def parse(parser, argv=None, **tiny):
     """Return the options; with `--smoke`, `tiny` are the defaults."""
     argv = sys.argv[1:] if argv is None else argv

@@ -105,7 +105,7 @@ def read_text_table(path: Path, options: TableOptions) -> TextTable:
             raise
         encoding = "cp1252"  # of a byte beyond the sample
         table = _strings(path, sep, encoding, skipped, len(names))
-    table = _tidy(table, names, GAPS if options.na is None else options.na)
+    table = _tidy(table, names, GAPS if options.na is None else options.na, path)
     decimal = options.decimal or _decimal(table, sep)
     return TextTable(table, decimal, _told(path.name, sep, skipped, encoding, decimal))
 
@@ -129,8 +129,8 @@ def _strings(path: Path, sep: str, encoding: str, skipped: int, width: int) -> A
     )
 
 
-def _tidy(table: Any, names: Sequence[str], gaps: Sequence[str]) -> Any:
-    """Return a table of text with its names, without space around fields, gaps as null, and no empty last column."""
+def _tidy(table: Any, names: Sequence[str], gaps: Sequence[str], path: Path) -> Any:
+    """Return a table of text with its names, without space around fields, gaps as null, and no empty last columns."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -139,7 +139,10 @@ def _tidy(table: Any, names: Sequence[str], gaps: Sequence[str]) -> Any:
         trimmed = pc.utf8_trim_whitespace(column)
         gap = pc.is_in(trimmed, value_set=pa.array(list(gaps), pa.string()))
         columns.append(pc.if_else(gap, pa.scalar(None, pa.string()), trimmed))
-    kept = len(names) - (len(names) > 1 and not names[-1] and columns[-1].null_count == len(columns[-1]))
+    kept = len(names)
+    while kept > 1 and not names[kept - 1] and columns[kept - 1].null_count == len(columns[kept - 1]):
+        kept -= 1
+    refuse_unnamed([names[0] or "an index?", *names[1:kept]] if kept else [], path)  # the first may be an index
     return pa.table(columns[:kept], names=list(names[:kept])) if kept else table
 
 
@@ -148,6 +151,16 @@ def _told(name: str, sep: str, skipped: int, encoding: str, decimal: str) -> tup
     notes += [f"{skipped} line{'s' * (skipped > 1)} before the names of columns in {name} skipped."] if skipped else []
     notes += [] if encoding == "utf8" else [f"{name} is not UTF-8; it was read as {encoding}."]
     return (*notes, *([f"Numbers in {name} have a decimal comma."] if decimal == "," else []))
+
+
+def refuse_unnamed(names: Sequence[str], path: Path | str) -> None:
+    """Raise a DataError if a column has no name."""
+    if unnamed := [str(i + 1) for i, name in enumerate(names) if not name or name.startswith("__index_level_")]:
+        raise DataError(
+            expected=f"a name for every column of {path}",
+            got=f"none for column {', '.join(unnamed[:8])} (the index of a data frame?)",
+            do="Write the table without its index (index=False), or name the column.",
+        )
 
 
 def refuse_repeated(names: Sequence[str], path: Path | str) -> None:

@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genmem.data.csv_files import POINT, TableOptions, TextTable, is_text_table, read_text_table, refuse_repeated, typed
+from genmem.data.csv_files import (
+    POINT,
+    TableOptions,
+    TextTable,
+    is_text_table,
+    read_text_table,
+    refuse_repeated,
+    refuse_unnamed,
+    typed,
+)
 from genmem.data.parquet_shards import read_shards
 from genmem.errors import DataError
 
@@ -230,13 +239,7 @@ def checked_names(names: list[str], path: Path, roles: Mapping[str, str | None])
     Raises:
         DataError: a name is missing or repeated, a column with a role does not exist, or no other is left.
     """
-    unnamed = [str(i + 1) for i, name in enumerate(names) if not name or name.startswith("__index_level_")]
-    if unnamed:
-        raise DataError(
-            expected=f"a name for every column of {path}",
-            got=f"none for column {_some(unnamed)} (the index of a data frame?)",
-            do="Write the table without its index (index=False), or name the column.",
-        )
+    refuse_unnamed(names, path)
     refuse_repeated(names, path)
     given = {role: column for role, column in roles.items() if column is not None}
     for role, column in given.items():

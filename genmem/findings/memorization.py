@@ -14,7 +14,7 @@ from genmem.clusters import half_width, mean_variance, spearman
 from genmem.findings.effective import find_effective
 from genmem.findings.folds import left_uneven
 from genmem.findings.membership import find_membership
-from genmem.findings.named import TAIL, find_list, find_named, first
+from genmem.findings.named import PAPER, TAIL, find_list, find_named, first
 from genmem.findings.prevalence import find_prevalence
 from genmem.findings.records import NO_INTERVAL, Finding
 from genmem.leaveout.posterior import correction_of, estimate_of
@@ -23,7 +23,6 @@ from genmem.regions import MIN_EXAMPLES, Group, candidates, corrected, most_in_n
 from genmem.run.directory import Run
 
 ALIKE = 0.7  # rank correlation
-PAPER = "van den Burg & Williams 2021, arXiv 2106.03216"
 INFERENCE = "Cremer, Li & Duvenaud 2018, arXiv 1801.03558"
 
 

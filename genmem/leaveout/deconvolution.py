@@ -113,12 +113,6 @@ class _Noisy(NamedTuple):
 
 
 def _noisy(scores: MemorizationScores) -> _Noisy:
-    if scores.estimator != "mean_log" or scores.n_repeats < 3:
-        raise DataError(
-            expected='"mean_log" scores of three repeats or more',
-            got=f'"{scores.estimator}" scores of {scores.n_repeats}',
-            do="Add repeats: the noise of a score is known from three on.",
-        )
     found = scores.law()
     error = np.sqrt(found.variance / found.repeats)
     known = np.isfinite(error) & np.isfinite(scores.score) & scores.balanced

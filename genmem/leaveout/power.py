@@ -29,12 +29,6 @@ def naming_power(scores: MemorizationScores, delta: float, level: float = 0.05) 
             got=f"delta={delta}, level={level}",
             do="Pass nats, and 0.05 for 5%.",
         )
-    if scores.estimator != "mean_log" or scores.n_repeats < 3:
-        raise DataError(
-            expected='"mean_log" scores of three repeats or more',
-            got=f'"{scores.estimator}" scores of {scores.n_repeats}',
-            do="Add repeats: the noise of a score is known from three on.",
-        )
     found = scores.law()
     error = np.sqrt(found.variance / found.repeats)
     known = np.isfinite(error) & np.isfinite(scores.q_value)

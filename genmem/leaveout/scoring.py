@@ -152,7 +152,17 @@ class MemorizationScores:
         return nulls.student_interval(self.per_repeat, level, self.moderated, _factor(self.uneven))
 
     def law(self) -> nulls.Student:
-        """Return mean, variance and degrees of freedom of the scores over repeats, as tests and intervals use them."""
+        """Return mean, variance and degrees of freedom of the scores over repeats, as tests and intervals use them.
+
+        Raises:
+            DataError: they have no t law: fewer than three repeats, or "log_mean".
+        """
+        if not self._has_t:
+            raise DataError(
+                expected='"mean_log" scores of three repeats or more',
+                got=f'"{self.estimator}" scores of {self.n_repeats}',
+                do="Add repeats: the noise of a score is known from three on.",
+            )
         return nulls.student(self.per_repeat, self.moderated, _factor(self.uneven))
 
     @property

@@ -131,6 +131,7 @@ def test_quoted_line_breaks(tmp_path):
         ('"sep=;"\na;b\n1,5;2\n3,5;4\n', "1 line before"),
         ("# made by a tool, v2\n# on a day\na;b\n1,5;2\n3,5;4\n", "2 lines before"),
         ("a;b;\n1,5;2;\n3,5;4;\n", ""),
+        ("a;b;;\n1,5;2;;\n3,5;4;;\n", ""),
         ("a ; b\n 1,5; 2\n3,5 ;4 \n", ""),
     ],
 )
@@ -138,6 +139,10 @@ def test_what_other_programs_write_around_a_table(tmp_path, text, told):
     data = load(text_file(tmp_path / "t.csv", text))
     assert data.columns == ("a", "b") and data.X.tolist() == [[1.5, 2], [3.5, 4]]
     assert told in " ".join(data.notes) and ("skipped" in " ".join(data.notes)) == bool(told)
+
+
+def test_columns_without_names_are_refused_by_number(tmp_path):
+    refused("none for column 2, 3", text_file(tmp_path / "t.csv", "a,,,d\n1,2,3,4\n5,6,7,8\n"))
 
 
 def test_names_may_begin_with_a_hash(tmp_path):
