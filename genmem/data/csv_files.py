@@ -26,6 +26,7 @@ POINT = r"^[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?$"
 TRUTH = r"^(true|false|True|False|TRUE|FALSE)$"
 DATE = r"^\d{4}-\d{2}-\d{2}$"
 TIME = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:?\d{2})?$"
+FIRST = 100  # values that are looked at before all are
 LONGEST = 18  # digits of an integer
 TABBED = (".tsv", ".tab", ".tsv.gz", ".tab.gz")
 
@@ -302,8 +303,8 @@ def _converted(column: Any, original: Any, kind: str) -> Any:
     if kind == "time":
         return pa.array([_instant(value) for value in column.to_pylist()], pa.timestamp("us"))
     types = {"missing": pa.null(), "integer": pa.int64(), "number": pa.float64(), "date": pa.date32()}
-    if kind in ("integer", "number"):
-        column = pc.replace_substring_regex(column, r"^\+", "")
+    if kind in ("integer", "number") and pc.any(pc.starts_with(column, "+")).as_py():
+        column = pc.utf8_ltrim(column, "+")
     return pa.nulls(len(column)) if kind == "missing" else pc.cast(column, types[kind])
 
 
@@ -337,7 +338,11 @@ def _doubts(name: str, columns: Sequence[Any]) -> list[str]:
 def _all(column: Any, pattern: str) -> bool:
     import pyarrow.compute as pc
 
-    return bool(pc.all(pc.match_substring_regex(column, pattern), min_count=1).as_py())
+    def matches(part: Any) -> bool:
+        return bool(pc.all(pc.match_substring_regex(part, pattern), min_count=0).as_py())
+
+    # A column of another kind shows it at once, nearly always.
+    return column.null_count < len(column) and matches(column.slice(0, FIRST)) and matches(column)
 
 
 def _any(column: Any, pattern: str) -> bool:
