@@ -15,8 +15,8 @@ def find_effective(run: Run) -> list[Finding]:
     """Return the effective number of parameters by the mean score.
 
     None if it would mislead: refits take fewer steps than the model, exact leave-one-out scores disagree by more than
-    10% (a kernel density, k-NN), scores are not differences of mean log p, or the examples left out together belong
-    together, so that their score is the effect of a whole group, or the mean score is not above 0.
+    10% or are infinite (a kernel density, k-NN), scores are not differences of mean log p, the examples left out
+    together belong together, so that their score is the effect of a whole group, or the mean score is not above 0.
     """
     scores = run.result("scores")
     steps_differ = run.n_matched is None and "refit_steps" in (run.probe or {})
@@ -24,7 +24,7 @@ def find_effective(run: Run) -> list[Finding]:
         return []
     n, size = scores["score"].size, float((~run.used_splits().held_out).sum(1).mean())
     refits, exact = (scores["per_repeat"], size), _exact(run)
-    if not np.isfinite(effective_parameters([refits, *exact]).parameters.value):
+    if exact is None or not np.isfinite(effective_parameters([refits, *exact]).parameters.value):
         return []
     found = effective_parameters([refits])
     if found.parameters.value <= 0:  # noise
@@ -69,9 +69,9 @@ def _by_group(run: Run) -> bool:
     return several or one_at_a_time or left_uneven(run) is not None
 
 
-def _exact(run: Run) -> list[tuple[np.ndarray[tuple[int, int], np.dtype[np.float64]], float]]:
-    """Return exact leave-one-out scores as a design; nothing if the model has none, or some are not finite."""
+def _exact(run: Run) -> list[tuple[np.ndarray[tuple[int, int], np.dtype[np.float64]], float]] | None:
+    """Return exact leave-one-out scores as a design, nothing if the model has none; None if some are infinite."""
     if not run.has_result("exact"):
         return []
     score = np.asarray(run.result("exact")["score"], dtype=np.float64)
-    return [(score[None], float(score.size))] if np.isfinite(score).all() else []
+    return [(score[None], float(score.size))] if np.isfinite(score).all() else None

@@ -1,6 +1,7 @@
 """Findings about scores say what they can and what they cannot: power, prevalence, the list, effective parameters."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -85,6 +86,15 @@ def test_effective_parameters_of_a_mixture_and_not_of_a_kernel_density(mixture, 
 
 
 @pytest.mark.slow
+def test_infinite_exact_scores_contradict_effective_parameters(mixture, tmp_path):
+    run = Run.open(shutil.copytree(mixture.path, tmp_path / "run"))
+    per_example = 0.8 * mixture.scores.score
+    for score, given in ((per_example, 1), (np.append(per_example[1:], np.inf), 0), (2 * per_example, 0)):
+        run.write_result("exact", score=score)
+        assert len(find_effective(run)) == given
+
+
+@pytest.mark.slow
 def test_refits_of_fewer_steps_have_no_effective_parameters(tmp_path, blobs):
     found = {}
     for match in ("steps", "epochs"):
@@ -98,8 +108,6 @@ def test_refits_of_fewer_steps_have_no_effective_parameters(tmp_path, blobs):
 
 @pytest.mark.slow
 def test_an_older_run_without_a_list_is_still_reported(mixture, tmp_path):
-    import shutil
-
     path = shutil.copytree(mixture.path, tmp_path / "old")
     (path / "results" / "list.npz").unlink()
     genmem.stages.report(Run.open(path))
