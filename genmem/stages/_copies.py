@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genmem.data.alike import load_alike
 from genmem.data.arrays import fingerprint
-from genmem.data.examples import load, prepare
+from genmem.data.examples import prepare
 from genmem.errors import DataError, GenmemError, IncompleteRunError, ModelError
 from genmem.findings.copies import copies_of, describe, one_for_each_row, stands_out
 from genmem.findings.stages import succeeded
@@ -195,9 +196,10 @@ def _log_probs(fitted: Any, rows: NDArray[Any], seed: int) -> NDArray[np.float64
 
 def _outside(run: Run, model: Any, test: Test) -> NDArray[Any]:
     """Return held-out examples in the form that the model takes, prepared like the run's data."""
-    precise = run.plan["data"]["dtype"] == "float64"
-    chosen, given = planned_model(run, model), load(test, precision="double" if precise else "single")
-    shape = tuple(run.plan["data"]["event_shape"])
+    about, chosen = run.plan["data"], planned_model(run, model)
+    pixels = about["dtype"] == "uint8" or about["preparation"].startswith(("binarised", "dequantised"))
+    given = load_alike(test, about["columns"], pixels, "double" if about["dtype"] == "float64" else "single")
+    shape = tuple(about["event_shape"])
     shaped = shape_for(chosen, given)
     if shaped.X.shape[1:] != shape:
         raise DataError(
