@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from genmem.data.examples import Data
 from genmem.errors import IncompleteRunError, RunError, RunMismatchError
+from genmem.run import written
 from genmem.run.plan import (
     AS_PLANNED,
     check_match,
@@ -49,6 +50,11 @@ STAGES = {
     "influence": "influence",
     "copycheck": "neighbors",
     "neurons": "neurons",
+    "groups": "regions",
+    "failed": "audit",
+    "membership": "score",
+    "prevalence": "score",
+    "exact": "score",
 }
 
 
@@ -228,6 +234,7 @@ class Run(Shards):
         """Store the arrays that answer one question of the audit."""
         file = self.path / "results" / f"{name}.npz"
         write_arrays(file, {key: np.asarray(value) for key, value in arrays.items()})
+        written.note(file.parent, file.name)
 
     def result(self, name: str) -> Arrays:
         """Return the arrays of a stored result, read-only: `.copy()` one to change it.
@@ -246,6 +253,7 @@ class Run(Shards):
 
     def drop_results(self, *names: str) -> None:
         """Delete stored results that are no longer valid."""
+        written.forget(self.path / "results", *(f"{name}.npz" for name in names))
         for name in names:
             (self.path / "results" / f"{name}.npz").unlink(missing_ok=True)
 
@@ -255,16 +263,35 @@ class Run(Shards):
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file of the run, completely or not at all."""
-        text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-        write_atomically(self.path / name, lambda handle: handle.write(text.encode()))
+        payload, file = (json.dumps(value, indent=2, allow_nan=False) + "\n").encode(), self.path / name
+        if file.parent.name == "results":
+            written.note(file.parent, file.name, payload)
+        write_atomically(file, lambda handle: handle.write(payload))
 
     def read_json(self, name: str) -> Any:
-        """Return the contents of a JSON file of the run, None if there is none that can be read."""
+        """Return the contents of a JSON file of the run, None if there is none, or if it is not what was written."""
         file = self.path / name
         try:
-            return json.loads(self.held.get(file.read_text, file))
+            if file.parent.name == "results":
+                return json.loads(self.held.get(lambda: written.sound(file), file, file.with_name(written.FILE)))
+            return json.loads(self.held.get(file.read_bytes, file))
         except (OSError, ValueError):
             return None
+
+    def check_results(self) -> None:
+        """Check that no result was deleted or changed since it was written.
+
+        Raises:
+            RunError: one was.
+        """
+        for name, what in written.changed(self.path / "results"):
+            stage = STAGES.get(Path(name).stem, "audit")
+            again = f"genmem {stage} {self.path}" if stage != "audit" else "the audit"
+            raise RunError(
+                expected=f"{self.path / 'results' / name} as it was written",
+                got=f"a file that was {what} since",
+                do=f"Run {again} again.",
+            )
 
     # --- the directory
 
