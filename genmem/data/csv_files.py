@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genmem.data.notes import Note
 from genmem.errors import DataError
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
@@ -148,10 +149,18 @@ def _tidy(table: Any, names: Sequence[str], gaps: Sequence[str], path: Path) -> 
 
 
 def _told(name: str, sep: str, skipped: int, encoding: str, decimal: str) -> tuple[str, ...]:
-    notes = [] if sep == "," else [f"The fields of {name} are separated by a {SEPARATORS.get(sep, repr(sep))}."]
-    notes += [f"{skipped} line{'s' * (skipped > 1)} before the names of columns in {name} skipped."] if skipped else []
-    notes += [] if encoding == "utf8" else [f"{name} is not UTF-8; it was read as {encoding}."]
-    return (*notes, *([f"Numbers in {name} have a decimal comma."] if decimal == "," else []))
+    by, lines = f"separated by a {SEPARATORS.get(sep, repr(sep))}", f"{skipped} line{'s' * (skipped > 1)}"
+    told = (
+        (sep != ",", "The fields of {} are " + by + "."),
+        (skipped, lines + " before the names of columns in {} skipped."),
+        (encoding != "utf8", "{} is not UTF-8; it was read as " + encoding + "."),
+        (decimal == ",", "Numbers in {} have a decimal comma."),
+    )
+    return tuple(Note(text.format(name), _capital(text.format("the file"))) for is_so, text in told if is_so)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def refuse_unnamed(names: Sequence[str], path: Path | str) -> None:
@@ -325,13 +334,16 @@ def _doubts(name: str, columns: Sequence[Any]) -> list[str]:
     values = [value for column in columns for value in column.drop_null().to_pylist()]
     odd = [value for value in values if not re.match(NUMBER, value)]
     if values and not odd:
-        return [f"Column {name!r} is text: its numbers have leading zeros or too many digits, as codes have."]
+        said = " is text: its numbers have leading zeros or too many digits, as codes have."
+        return [Note(f"Column {name!r}{said}", f"A column{said}")]
     if 2 * len(odd) <= len(values) and values:
-        share = 1 - len(odd) / len(values)
-        return [f"Column {name!r} is text because of values such as {odd[0]!r}; {share:.0%} of its values are numbers."]
+        share = f"{1 - len(odd) / len(values):.0%} of its values are numbers."
+        told = f"Column {name!r} is text because of values such as {odd[0]!r}; {share}"
+        return [Note(told, f"A column is text though {share}")]
     counts = [(len(pc.unique(column.drop_null())), len(column) - column.null_count) for column in columns]
     if all(distinct > 0.9 * count and count >= 20 for distinct, count in counts):
-        return [f"Column {name!r} is text that differs in nearly every row: an identifier should be left out (--drop)."]
+        said = " is text that differs in nearly every row: an identifier should be left out (--drop)."
+        return [Note(f"Column {name!r}{said}", f"A column{said}")]
     return []
 
 

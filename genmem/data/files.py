@@ -20,6 +20,7 @@ from genmem.data.idx import is_idx, read_idx
 from genmem.data.image_files import is_image_name
 from genmem.data.image_tables import holds_images, images_of, without_columns
 from genmem.data.images import read_images
+from genmem.data.notes import Note
 from genmem.data.other_kinds import what_it_is
 from genmem.data.parquet_shards import shards_in
 from genmem.data.table_files import DETECT, examples_of, only_column, only_data, read_table
@@ -236,7 +237,7 @@ def _read_npz(path: Path, array: str | None, label_array: str | None) -> Raw:
 def _sparse(path: Path) -> Raw | None:
     with zipfile.ZipFile(path) as archive:
         names = {name.removesuffix(".npy") for name in archive.namelist()}
-    return Raw(read_sparse(path), notes=("A sparse matrix was made dense.",)) if is_sparse(names) else None
+    return Raw(read_sparse(path), notes=(Note("A sparse matrix was made dense."),)) if is_sparse(names) else None
 
 
 def _read_tensors(path: Path, array: str | None, label_array: str | None) -> Raw:

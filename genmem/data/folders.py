@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from genmem.data.notes import Note
 from genmem.errors import DataError
 
 
@@ -27,11 +28,14 @@ class Found:
 
     def notes(self) -> tuple[str, ...]:
         """Return one sentence on what was left out, one on links, and one on files that were read twice."""
-        said = [skipped_words(self.skipped)] if self.skipped else []
-        if self.linked:
-            said.append(f"{counted(len(self.linked), 'symbolic link')} followed: {some(self.linked)}.")
-        if self.again:
-            said.append(f"{counted(len(self.again), 'file')} read again under another name: {some(self.again)}.")
+        total = counted(sum(map(len, self.skipped.values())), "file")
+        said = [Note(skipped_words(self.skipped), f"{total} skipped.")] if self.skipped else []
+        for names, what in (
+            (self.linked, "symbolic link{} followed"),
+            (self.again, "file{} read again under another name"),
+        ):
+            count = f"{len(names):,} {what.format('' if len(names) == 1 else 's')}"
+            said += [Note(f"{count}: {some(names)}.", f"{count}.")] if names else []
         return tuple(said)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from genmem.data.folders import some
 from genmem.data.image_depth import odd_values
+from genmem.data.notes import Note
 from genmem.data.other_kinds import not_an_image
 from genmem.errors import DataError
 
@@ -53,9 +54,8 @@ class Pictures:
     def notes(self) -> tuple[str, ...]:
         """Return a sentence for each kind of change."""
         n = len(self.X)
-        return tuple(
-            f"{len(names):,} of {n:,} images {_DONE[kind]}: {some(names)}." for kind, names in self.done.items()
-        )
+        counted = {kind: f"{len(names):,} of {n:,} images {_DONE[kind]}" for kind, names in self.done.items()}
+        return tuple(Note(f"{counted[kind]}: {some(names)}.", f"{counted[kind]}.") for kind, names in self.done.items())
 
 
 @cache

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from genmem.data.arrays import blocks
 from genmem.data.folders import counted, files_below, skipped_words, some
 from genmem.data.image_files import Pictures, is_image_name, read_pictures
+from genmem.data.notes import Note
 from genmem.errors import DataError
 
 _NEARLY_WHITE = 0.96
@@ -139,8 +140,10 @@ def alpha_in_words(X: NDArray[Any]) -> tuple[str, ...]:
     if X.dtype != np.uint8 or X.ndim != 4 or 4 not in (X.shape[1], X.shape[3]) or min(sorted(X.shape[1:])[1:]) < 8:
         return ()
     return (
-        "Images of four channels are taken as they are: if the fourth is transparency, what it hides counts too; put "
-        "them on one background to avoid this.",
+        Note(
+            "Images of four channels are taken as they are: if the fourth is transparency, what it hides counts too; "
+            "put them on one background to avoid this."
+        ),
     )
 
 

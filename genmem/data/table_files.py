@@ -18,6 +18,7 @@ from genmem.data.csv_files import (
     refuse_unnamed,
     typed,
 )
+from genmem.data.notes import Note
 from genmem.data.parquet_shards import read_shards
 from genmem.errors import DataError
 
@@ -107,13 +108,13 @@ def only_data(table: Any, path: Path | str, drop: Collection[str] = ()) -> tuple
     if lacking := [name for name in drop if name not in names]:
         raise DataError(expected=f"columns of {path} to drop: {_some(names)}", got=_some(lacking), do="Correct --drop.")
     index = [name for name in _index_of(table) if name not in drop]
-    notes = [f"Column {name!r} is the index of a data frame and was left out." for name in index]
-    notes += [f"Columns left out: {_some(list(drop))}."] if drop else []
+    left = " is the index of a data frame and was left out."
+    notes = [Note(f"Column {name!r}{left}", f"A column{left}") for name in index]
+    notes += [Note(f"Columns left out: {_some(list(drop))}.", f"Columns left out: {len(drop)}.")] if drop else []
     table = table.select([name for name in names if name not in {*index, *drop}])
+    doubt = " only counts the rows: an identifier should be left out (--drop)."
     notes += [
-        f"Column {name!r} only counts the rows: an identifier should be left out (--drop)."
-        for name in table.column_names
-        if _counts(table[name])
+        Note(f"Column {name!r}{doubt}", f"A column{doubt}") for name in table.column_names if _counts(table[name])
     ]
     return _flat(table, path), tuple(notes)
 
