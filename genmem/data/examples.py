@@ -230,7 +230,8 @@ def _subset(data: Data, size: int, seed: int) -> Data:
             got=str(size),
             do="Choose a number in this range, or leave it out to keep all.",
         )
-    return data.take(np.sort(stream(seed, "subset").choice(len(data.X), int(size), replace=False)))
+    taken = data.take(np.sort(stream(seed, "subset").choice(len(data.X), int(size), replace=False)))
+    return replace(taken, notes=(*data.notes, f"{size:,} of {len(data.X):,} examples, drawn at random, seed {seed}."))
 
 
 # --- prepare
@@ -258,7 +259,7 @@ def prepare(data: Data, likelihood: str | None, seed: int) -> Data:
     X, levels = np.empty(data.X.shape, np.float32), 2 if data.X.max() <= 1 else 256
     for at, noise in _each(data, seed, "dequantise", lambda draw, size: draw.integers(2**16, size=size)):
         X[at] = (data.X[at] * 2.0**16 + noise) / (2.0**16 * levels)
-    return replace(data, X=X, preparation=f"dequantised once, seed {seed}")
+    return replace(data, X=X, preparation=f"dequantised once, seed {seed}", notes=(*data.notes, _before(data)))
 
 
 def _binarise(data: Data, seed: int) -> Data:
@@ -269,7 +270,14 @@ def _binarise(data: Data, seed: int) -> Data:
     X = np.empty(data.X.shape, np.uint8)
     for at, noise in _each(data, seed, "binarise", lambda draw, size: draw.random(size)):
         X[at] = noise < data.X[at] / top
-    return replace(data, X=X, preparation=f"binarised once, seed {seed}")
+    return replace(data, X=X, preparation=f"binarised once, seed {seed}", notes=(*data.notes, _before(data)))
+
+
+def _before(data: Data) -> str:
+    """Return the sentence on the values that were read, before noise."""
+    ends = [(block.min(), block.max()) for _, block in blocks(data.X)]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    return f"As read, {'pixels' if data.X.dtype == np.uint8 else 'values'} were from {low:g} to {high:g}."
 
 
 def _each(

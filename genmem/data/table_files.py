@@ -267,10 +267,12 @@ def _refuse_text(table: Any, path: Path) -> None:
     odd = {f.name: str(f.type) for f in table.schema if not any(test(f.type) for test in numeric)}
     if odd:
         raise DataError(
-            expected=f"columns of numbers in {path}",
+            expected=f"columns of numbers in {path}, which is all that a density can take",
             got=f"{len(odd)} of another kind: {_some([f'{name} ({kind})' for name, kind in odd.items()])}",
-            do=f"Encode these columns as numbers, or leave them out (--drop {','.join(odd)}): densities take numbers "
-            "only. One may hold labels (--label-column) or groups (--group-column). `genmem copycheck` compares text.",
+            do=f"Leave these columns out (--drop {','.join(odd)}), or write categories as columns of 0 and 1 and dates "
+            "as days: every model takes them as numbers then, and one of your own (package.module:factory) can give "
+            "categories probabilities. One may hold labels (--label-column) or groups (--group-column). "
+            "`genmem copycheck` compares text and dates.",
         )
 
 

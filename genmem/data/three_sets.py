@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from genmem.data.arrays import Triple, as_array
 from genmem.data.csv_files import TableOptions, TextTable, typed
@@ -15,6 +15,8 @@ from genmem.data.encoding import Scale, mixed_space
 from genmem.data.files import kind_of, read, reading
 from genmem.data.image_tables import holds_images
 from genmem.data.images import alpha_in_words, as_one_kind_of_image, check_backgrounds, check_levels, image_shape_of
+from genmem.data.matrices import require_one
+from genmem.data.roles import Role, roles_of
 from genmem.data.table_files import DETECT, checked_names, only_data, read_untyped
 from genmem.data.tables import Columns, columns_of, same_columns
 from genmem.errors import DataError
@@ -38,6 +40,7 @@ class ThreeSets:
         names: by kind of row ("train", "test", "sample"), the name of each row; empty if rows have only numbers.
         words: a description of distances between the arrays.
         notes: by set, sentences on how its source was read, and what was left out.
+        roles: what each column of tables is.
     """
 
     arrays: Triple
@@ -48,6 +51,7 @@ class ThreeSets:
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     words: str = "values as given"
     notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    roles: tuple[Role, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +153,6 @@ def _typed(given: list[_Read], categorical: Collection[str]) -> list[_Read]:
     for part in given:
         if part.text is not None:
             part = replace(part, table=columns_of(next(left), part.source), notes=(*part.notes, *notes))
-            notes = ()  # once
         found.append(part)
     return found
 
@@ -216,7 +219,7 @@ def _of_arrays(given: list[_Read]) -> ThreeSets:
             check_backgrounds(arrays, [part.see_through for part in given], [part.source for part in given])
     else:
         shape = next((shape for shape in known if all(np.prod(shape) == X[0].size for X in arrays)), None)
-    _require_one("shape", arrays, [f"{X.shape[1:]} in {part.source}" for part, X in zip(given, arrays, strict=True)])
+    require_one("shape", arrays, [f"{X.shape[1:]} in {part.source}" for part, X in zip(given, arrays, strict=True)])
     check_levels(arrays, [part.source for part in given], shape is not None)
     together = (arrays[0], arrays[1], arrays[2])
     names = {part.name.rstrip("s"): part.names for part in given if part.names is not None}
@@ -252,11 +255,12 @@ def _of_tables(given: list[_Read], categorical: list[str], scale: Scale | None, 
     values = tuple(_shown(table, plain) for table in (train, test, samples))
     together = (values[0], values[1], values[2])
     sources = {part.name: part.source for part in given}
-    if plain:
-        words = _weights(train)
-        return ThreeSets(together, together, sources, None, tuple(train), names, words, _notes(given))
-    arrays, words = mixed_space(train, test, samples, categorical=categorical, scale=scale or "range")
-    return ThreeSets(arrays, together, sources, None, tuple(train), names, words, _notes(given))
+    arrays, words = together, _weights(train) if plain else ""
+    if not plain:
+        arrays, words = mixed_space(train, test, samples, categorical=categorical, scale=scale or "range")
+    roles = roles_of((train, test, samples), categorical)
+    roles += () if id_column is None else (Role(id_column, "name"),)
+    return ThreeSets(arrays, together, sources, None, tuple(train), names, words, _notes(given), roles)
 
 
 def _by_position(part: _Read, columns: list[str] | None, id_column: str | None) -> Columns:
@@ -318,46 +322,3 @@ def _weights(train: Columns) -> str:
         f"values as given: {list(train)[top]!r} has {spread[top] / spread.sum():.1%} of their variance and dominates "
         'distances (scale="range" gives every column the same weight)'
     )
-
-
-# --- as matrices
-
-
-def three_matrices(train: ArrayLike, test: ArrayLike, samples: ArrayLike) -> Triple:
-    """Return training examples, held-out examples and samples, (n, *event) each, as matrices of one width.
-
-    Raises:
-        DataError: a set is empty, not finite or not numeric, or widths differ.
-    """
-    given = (train, test, samples)
-    arrays = [_matrix(rows, name) for rows, name in zip(given, _SETS, strict=True)]
-    _require_one("width", arrays, [f"{name} of {X[0].size} values" for name, X in zip(_SETS, arrays, strict=True)])
-    return arrays[0], arrays[1], arrays[2]
-
-
-def _require_one(what: str, arrays: Sequence[NDArray[Any]], said: Sequence[str]) -> None:
-    if len({X[0].size for X in arrays}) > 1:
-        raise DataError(
-            expected=f"training examples, held-out examples and samples of one {what}",
-            got=", ".join(said),
-            do="Pass all three in the same form.",
-        )
-
-
-def _matrix(rows: ArrayLike, name: str) -> NDArray[Any]:
-    array = np.asarray(rows)
-    if array.dtype.kind not in "biuf" or array.ndim < 1 or array.size == 0:
-        raise DataError(
-            expected=f"{name} of numbers, with one or more rows, shape (n, *event)",
-            got=f"dtype {array.dtype}, shape {array.shape}",
-            do="Pass a numeric array of examples; encode text columns first.",
-        )
-    flat = array.reshape(len(array), -1)
-    if flat.dtype.kind == "f" and not np.isfinite(flat).all():
-        bad = int((~np.isfinite(flat).all(1)).sum())
-        raise DataError(
-            expected=f"{name} of finite values",
-            got=f"NaN or infinity in {bad:,} of {len(flat):,} rows",
-            do="Remove or fill in these values, in the same way in all three sets.",
-        )
-    return flat

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genmem.data.arrays import Triple, canonical_order, identical_groups
-from genmem.data.three_sets import three_matrices
+from genmem.data.matrices import three_matrices
 from genmem.errors import DataError
 from genmem.neighbors.pooled import NEAR, Closest, NearestOfBoth
 from genmem.search.exact import Pairs, nearest
