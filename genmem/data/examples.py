@@ -18,13 +18,14 @@ from genmem.data.pixels import as_meant
 from genmem.data.precision import Precision, examples_in
 from genmem.data.table_files import arrow_table, examples_of, only_data
 from genmem.errors import DataError
+from genmem.protocols import Brief
 from genmem.seeding import stream
 
 _TOGETHER = 256  # rows of the source that share a random stream
 
 
 @dataclass(frozen=True, eq=False)
-class Data:
+class Data(Brief):
     """Examples and their metadata.
 
     Attributes:
@@ -50,6 +51,10 @@ class Data:
     preparation: str = "as given"
     groups: NDArray[Any] | None = None
     notes: tuple[str, ...] = ()
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"{len(self.X):,} examples of {' x '.join(map(str, self.X.shape[1:])) or 1} values from {self.source}"
 
     def take(self, positions: ArrayLike) -> "Data":
         """Return the examples at `positions`, in that order, or those where a mask is True."""

@@ -20,6 +20,7 @@ from genmem.data.roles import Role, roles_of
 from genmem.data.table_files import DETECT, checked_names, only_data, read_untyped
 from genmem.data.tables import Columns, columns_of, same_columns
 from genmem.errors import DataError
+from genmem.protocols import Brief
 
 Source: TypeAlias = Any  # a path, or an array, mapping, pyarrow table or data frame
 
@@ -28,7 +29,7 @@ _ARRAYS = {"train": ("train", "x_train"), "test": ("test", "x_test"), "samples":
 
 
 @dataclass(frozen=True, eq=False)
-class ThreeSets:
+class ThreeSets(Brief):
     """Training examples, held-out examples and samples in one form.
 
     Attributes:
@@ -52,6 +53,10 @@ class ThreeSets:
     words: str = "values as given"
     notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     roles: tuple[Role, ...] = ()
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return "{:,} training examples, {:,} held out, {:,} samples".format(*map(len, self.arrays))
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from genmem.data.arrays import Triple, canonical_order, identical_groups
 from genmem.data.matrices import three_matrices
 from genmem.errors import DataError
 from genmem.neighbors.pooled import NEAR, Closest, NearestOfBoth
+from genmem.protocols import Brief
 from genmem.search.exact import Pairs, nearest
 from genmem.seeding import stream
 
@@ -25,7 +26,7 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 
-class Sets:
+class Sets(Brief):
     """Training examples, held-out examples and samples as matrices of one width, and their nearest neighbours.
 
     What several tests use is computed on first use. A later search for the same or a smaller number of neighbours costs
@@ -48,6 +49,10 @@ class Sets:
     >>> Sets([[0.0], [5.0]], [[1.0]], [[4.0]]).distance("samples", "train")
     array([1.])
     """
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return "{:,} training examples, {:,} held out, {:,} samples".format(*map(len, self))
 
     def __init__(self, train: ArrayLike, test: ArrayLike, samples: ArrayLike) -> None:
         self._hold(three_matrices(train, test, samples))

@@ -22,7 +22,7 @@ from genmem.errors import DataError, RunError
 from genmem.findings.conditions import Condition, parse_condition
 from genmem.findings.copies import describe, names, numbers, one_for_each_row, stands_out, tables, write_table
 from genmem.neighbors.copycheck import CopyCheck, copycheck
-from genmem.protocols import Listener, Progress, ignore
+from genmem.protocols import Brief, Listener, Progress, ignore
 from genmem.report.build import render_copies
 from genmem.report.copies import CopyResults, spread_of
 from genmem.report.pictures import Scale, scale_of
@@ -45,7 +45,7 @@ Source = str | PathLike[str] | NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Checked:
+class Checked(Brief):
     """A copy check and its folder.
 
     `numbers`: the numbers that a condition can name. `failed`: whether the condition `fail_if` holds. `as_read`: how
@@ -58,6 +58,10 @@ class Checked:
     failed: bool
     as_read: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"{self.path}, {self.check.headline()}"
 
 
 def check_copies(
