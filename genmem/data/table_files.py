@@ -62,38 +62,6 @@ def read_untyped(path: Path, options: TableOptions = DETECT) -> Any:
         return file.read()
 
 
-def arrow_table(frame: Any) -> Any | None:
-    """Return a data frame or a mapping of columns from memory as an Arrow table; None if it is neither.
-
-    Anything with Arrow's stream interface is read through it: pandas, polars, pyarrow and others. The index of pandas
-    is then known as such.
-    """
-    import pyarrow as pa
-
-    if isinstance(frame, pa.Table):
-        return frame
-    if hasattr(frame, "__arrow_c_stream__"):
-        return pa.table(frame)
-    if hasattr(frame, "to_arrow"):
-        return frame.to_arrow()
-    if hasattr(frame, "columns") and hasattr(frame, "__getitem__") and not hasattr(frame, "dtype"):
-        frame = {name: frame[name].to_numpy() for name in frame.columns}
-    return _from_mapping(frame) if isinstance(frame, Mapping) else None
-
-
-def _from_mapping(columns: Mapping[Any, Any]) -> Any:
-    import pyarrow as pa
-
-    arrays = {str(name): np.asarray(values) for name, values in columns.items()}
-    if len(arrays) < len(columns) or len({array.shape for array in arrays.values()} | {()}) != 2:
-        raise DataError(
-            expected="a mapping from different names to columns of one length",
-            got=f"columns of shapes {_some([str(array.shape) for array in arrays.values()])}",
-            do="Pass one value per example in every column, or an array of shape (n, *event).",
-        )
-    return pa.table({name: pa.array(array.tolist()) for name, array in arrays.items()})
-
-
 # --- columns that are no data, and columns that are several
 
 

@@ -123,10 +123,11 @@ def _items(table: Table, name: str) -> list[tuple[Any, Any]]:
 
 
 def _decoded(column: Any) -> NDArray[Any]:
+    """Return a column of Arrow as an array; a categorical one as text, whatever its categories are."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
+        return np.array([None if value is None else _written(value) for value in column.to_pylist()], dtype=object)
     return np.asarray(column.to_numpy())
 
 

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmem.data.arrays import Triple, as_array
-from genmem.data.csv_files import TableOptions, TextTable, typed
+from genmem.data.csv_files import TableOptions, TextTable, is_text_table, typed
 from genmem.data.encoding import Scale, mixed_space
 from genmem.data.files import kind_of, read, reading
+from genmem.data.frames import arrow_table, is_frame
 from genmem.data.image_tables import holds_images
 from genmem.data.images import alpha_in_words, as_one_kind_of_image, check_backgrounds, check_levels, image_shape_of
 from genmem.data.matrices import require_one
@@ -72,6 +73,7 @@ class _Read:
     is_folder: bool = False
     notes: tuple[str, ...] = ()
     see_through: int = 0
+    dropped: tuple[str, ...] = ()
 
     @property
     def is_tabular(self) -> bool:
@@ -125,6 +127,7 @@ def load_three(
     coded = _listed(categorical)
     named = zip((train, test, samples), _SETS, wanted, strict=True)
     given = _typed([_read(source, name, which, options) for source, name, which in named], coded)
+    _refuse_unused(options, given)
     if array is not None and not any(part.source.endswith(".npz") for part in given):
         raise DataError(expected="array only with .npz files", got=repr(array), do="Drop --array.")
     if any(part.is_tabular for part in given):
@@ -143,11 +146,36 @@ def load_three(
 def _read(source: Source, name: str, array: str | None, options: TableOptions) -> _Read:
     if isinstance(source, str | os.PathLike):
         return _from_path(Path(source), name, array, options)
-    is_table = isinstance(source, Mapping) or hasattr(source, "column_names") or hasattr(source, "columns")
-    X = None if is_table else as_array(source)
-    if X is None or X.dtype.names:
-        return _Read(name, "table", table=columns_of(source, name))
-    return _Read(name, "array", X)
+    if isinstance(source, Mapping) and not is_frame(source):
+        columns, drop = columns_of(source, name), _of_these(options, source)
+        return _Read(name, "table", table={key: columns[key] for key in columns if key not in drop}, dropped=drop)
+    if (table := arrow_table(source)) is not None:
+        drop = _of_these(options, table.column_names)
+        table, notes = only_data(table, name, drop)
+        return _Read(name, "table", table=columns_of(table, name), notes=notes, dropped=drop)
+    X = as_array(source)
+    return _Read(name, "table", table=columns_of(X, name)) if X.dtype.names else _Read(name, "array", X)
+
+
+def _of_these(options: TableOptions, names: Collection[str]) -> tuple[str, ...]:
+    """Return the columns to drop that a source has; another may have the others."""
+    return tuple(name for name in options.drop if name in names)
+
+
+def _refuse_unused(options: TableOptions, given: list[_Read]) -> None:
+    """Raise a DataError if an option of tables applies to none of the sources."""
+    if not any(part.text is not None for part in given):
+        for name, value in options.given.items():
+            raise DataError(
+                expected=f"{name} only with text tables (.csv, .tsv)", got=f"{name}={value!r}", do=f"Drop --{name}."
+            )
+    if lacking := set(options.drop) - {name for part in given for name in part.dropped}:
+        known = next((list(part.table) for part in given if part.table is not None), [])
+        raise DataError(
+            expected=f"columns of tables to drop: {', '.join(known[:12]) or 'these are no tables'}",
+            got=", ".join(sorted(lacking)),
+            do="Correct --drop." if known else "Drop --drop.",
+        )
 
 
 def _typed(given: list[_Read], categorical: Collection[str]) -> list[_Read]:
@@ -170,18 +198,23 @@ def _from_path(path: Path, name: str, array: str | None, options: TableOptions) 
         are_images = kind == "images" or (kind == "parquet" and holds_images(path))
     if kind in ("csv", "parquet") and not are_images:
         with reading(path):
-            read_as = read_untyped(path, options)
+            read_as = read_untyped(path, options if is_text_table(path) else DETECT)
             is_text = isinstance(read_as, TextTable)
-            table, notes = only_data(read_as.table if is_text else read_as, path, options.drop)
+            whole = read_as.table if is_text else read_as
+            drop = _of_these(options, whole.column_names)
+            table, notes = only_data(whole, path, drop)
             checked_names(table.column_names, path, {})
             if is_text:
-                return _Read(name, source, text=replace(read_as, table=table), notes=(*read_as.notes, *notes))
-            return _Read(name, source, table=columns_of(table, source), notes=notes)
+                text, notes = replace(read_as, table=table), (*read_as.notes, *notes)
+                return _Read(name, source, text=text, notes=notes, dropped=drop)
+            return _Read(name, source, table=columns_of(table, source), notes=notes, dropped=drop)
     if kind == "npz":
         return _Read(name, source, read(path, array=array or _array_for(path, name)).X)
-    raw = read(path, classes=False, options=options if kind == "parquet" else DETECT)
+    drop = options.drop if kind == "parquet" else ()
+    raw = read(path, classes=False, options=TableOptions(drop=drop))
     names = None if raw.names is None else raw.names.tolist()
-    return _Read(name, source, raw.X, names=names, is_folder=are_images, notes=raw.notes, see_through=raw.see_through)
+    found = _Read(name, source, raw.X, names=names, is_folder=are_images, notes=raw.notes, dropped=drop)
+    return replace(found, see_through=raw.see_through)
 
 
 def _array_for(path: Path, name: str) -> str | None:

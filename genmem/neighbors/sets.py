@@ -1,7 +1,7 @@
 """Three sets of points in one space and their nearest neighbours: each search runs once; row order never matters."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, wraps
 from inspect import Signature, signature
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, cast, overload
@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genmem.data.arrays import Triple, canonical_order, identical_groups
+from genmem.data.frames import is_frame
 from genmem.data.matrices import three_matrices
+from genmem.data.three_sets import load_three
 from genmem.errors import DataError
 from genmem.neighbors.pooled import NEAR, Closest, NearestOfBoth
 from genmem.protocols import Brief
@@ -39,7 +41,7 @@ class Sets(Brief):
         events: the shape of an example of each set, as passed.
 
     Args:
-        train: (n_train, *event).
+        train: (n_train, *event). Data frames and mappings of columns are matched by name and encoded, see `load_three`.
         test: (n_test, *event) held-out examples: from the same source, not trained on.
         samples: (n_samples, *event) of the model.
 
@@ -55,8 +57,11 @@ class Sets(Brief):
         return "{:,} training examples, {:,} held out, {:,} samples".format(*map(len, self))
 
     def __init__(self, train: ArrayLike, test: ArrayLike, samples: ArrayLike) -> None:
-        self._hold(three_matrices(train, test, samples))
-        self.events = tuple(np.shape(rows)[1:] for rows in (train, test, samples))
+        given = (train, test, samples)
+        if any(is_frame(rows) or isinstance(rows, Mapping) for rows in given):
+            given = load_three(*given).arrays
+        self._hold(three_matrices(*given))
+        self.events = tuple(np.shape(rows)[1:] for rows in given)
 
     @classmethod
     def of_matrices(cls, matrices: Triple) -> "Sets":
@@ -267,4 +272,4 @@ def of_three_sets(function: Callable[Concatenate[Sets, P], R]) -> OfThreeSets[P,
 
 _THREE = r"""\1train: (n_train, *event), or a `Sets` of all three: tests of one `Sets` share its searches.
 \1test: (n_test, *event) held-out examples: from the same source, not trained on.
-\1samples: (n_samples, *event) of the model."""
+\1samples: (n_samples, *event) of the model; all three may be data frames."""
