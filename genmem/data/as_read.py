@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from genmem.data.arrays import blocks, constant_columns
 from genmem.data.examples import Data
 from genmem.data.folders import some
+from genmem.data.notes import in_digits
 
 MOST = 12  # columns or labels that are named
 FEW = 10  # different values of a column, in ten times as many examples or more
@@ -23,7 +24,10 @@ def as_read(data: Data) -> list[str]:
     low, high = range_of(data.X)
     image = f" (images of {by(data.image_shape)} pixels)" if data.image_shape else ""
     shape = by(data.X.shape[1:]) if data.X.ndim > 1 else "1"
-    found = [f"{len(data.X):,} examples of {shape} values{image}, {data.X.dtype}, from {low:g} to {high:g}."]
+    found = [
+        f"{len(data.X):,} examples of {shape} values{image}, {data.X.dtype}, "
+        f"from {in_digits(low)} to {in_digits(high)}."
+    ]
     if data.preparation != "as given":
         found.append(f"Values were {data.preparation}.")
     found += _columns(data) + _constant(data) + _beside("labels", data.labels) + _beside("groups", data.groups)
@@ -32,7 +36,7 @@ def as_read(data: Data) -> list[str]:
 
 def of_columns(names: Sequence[str], X: NDArray[np.generic]) -> list[str]:
     """Return the range of each column, by name: "age 18 to 90"."""
-    shown = [f"{name} {X[:, i].min():g} to {X[:, i].max():g}" for i, name in enumerate(names[:MOST])]
+    shown = [f"{name} {in_digits(X[:, i].min())} to {in_digits(X[:, i].max())}" for i, name in enumerate(names[:MOST])]
     return shown + ([f"{len(names) - MOST} more"] if len(names) > MOST else [])
 
 
@@ -54,7 +58,7 @@ def _constant(data: Data) -> list[str]:
     if not len(at):
         return []
     if data.columns is not None and data.X.ndim == 2:
-        flat = [f"{data.columns[i]} ({data.X[0, i]:g})" for i in at]
+        flat = [f"{data.columns[i]} ({in_digits(data.X[0, i])})" for i in at]
         return [f"Columns with one value in all examples: {some(flat, MOST)}."]
     return [f"{len(at):,} of {data.X[0].size:,} values are the same in all examples."]
 

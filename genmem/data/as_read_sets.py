@@ -5,7 +5,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from genmem.data.as_read import by, range_of
-from genmem.data.notes import Note
+from genmem.data.notes import Note, in_digits
 from genmem.data.roles import in_words
 from genmem.data.three_sets import ThreeSets
 
@@ -43,7 +43,7 @@ def _size(rows: NDArray[Any], shown: NDArray[Any], sets: ThreeSets) -> Note:
     image = f" (images of {by(sets.image_shape)} pixels)" if sets.image_shape else ""
     said = f"{count} of {by(rows.shape[1:])} values{image}, {rows.dtype}"
     low, high = range_of(rows)
-    return Note(f"{said}, from {low:g} to {high:g}.", f"{said}.")
+    return Note(f"{said}, from {in_digits(low)} to {in_digits(high)}.", f"{said}.")
 
 
 def _done(sets: ThreeSets) -> Note:

@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable
 
+_WHOLE = 1e15
+
 
 class Note(str):
     """A sentence, and the same without names of files, rows and columns and without values.
@@ -19,6 +21,15 @@ class Note(str):
         note = super().__new__(cls, said)
         note.without_names = said if without_names is None else without_names
         return note
+
+
+def in_digits(value: float) -> str:
+    """Return a number in six digits, or in all of them if it is whole.
+
+    >>> in_digits(20201231.0), in_digits(0.123456789)
+    ('20201231', '0.123457')
+    """
+    return str(int(value)) if float(value).is_integer() and abs(value) < _WHOLE else f"{value:g}"
 
 
 def without_names(notes: Iterable[str]) -> list[str]:

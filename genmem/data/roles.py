@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmem.data.arrays import Triple
-from genmem.data.notes import Note
+from genmem.data.notes import Note, in_digits
 from genmem.data.tables import Columns, as_numbers_or_text
 
 MOST = 12  # columns that are described
@@ -133,4 +133,4 @@ def _written(ends: tuple[float, float], dates: bool) -> str:
     if dates:
         first, last = (np.datetime64(0, "s") + np.timedelta64(round(end), "s") for end in ends)
         return f"{str(first).replace('T00:00:00', '')} to {str(last).replace('T00:00:00', '')}"
-    return f"{ends[0]:g} to {ends[1]:g}"
+    return " to ".join(map(in_digits, ends))

@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genmem.data.column_types import typed
 from genmem.data.csv_files import (
-    POINT,
     TableOptions,
     TextTable,
     is_text_table,
     read_text_table,
     refuse_repeated,
     refuse_unnamed,
-    typed,
 )
+from genmem.data.doubts import look_of, separated_otherwise
 from genmem.data.notes import Note
 from genmem.data.parquet_shards import read_shards
+from genmem.data.patterns import POINT
 from genmem.errors import DataError
 
 DETECT = TableOptions()
@@ -232,7 +233,7 @@ def _refuse_text(table: Any, path: Path) -> None:
     from pyarrow import types
 
     numeric = (types.is_integer, types.is_floating, types.is_boolean, types.is_null)
-    odd = {f.name: str(f.type) for f in table.schema if not any(test(f.type) for test in numeric)}
+    odd = {f.name: _kind_of(table, f) for f in table.schema if not any(test(f.type) for test in numeric)}
     if odd:
         raise DataError(
             expected=f"columns of numbers in {path}, which is all that a density can take",
@@ -242,6 +243,19 @@ def _refuse_text(table: Any, path: Path) -> None:
             "categories probabilities. One may hold labels (--label-column) or groups (--group-column). "
             "`genmem copycheck` compares text and dates.",
         )
+
+
+def _kind_of(table: Any, field: Any) -> str:
+    """Return the type of a column, and what its text looks like."""
+    from pyarrow import types
+
+    if not (types.is_string(field.type) or types.is_large_string(field.type)):
+        return str(field.type)
+    values = table[field.name].drop_null().to_pylist()
+    if (mark := separated_otherwise(table.column_names, values)) is not None:
+        return f"{field.type}: fields separated by {mark!r}, it seems; pass --sep {mark!r}"
+    look = look_of(values)
+    return str(field.type) if look is None else f"{field.type}: {look[0]}; {look[1]}"
 
 
 def _values(column: Any, name: str, path: Path) -> NDArray[Any]:

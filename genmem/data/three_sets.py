@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmem.data.arrays import Triple, as_array
-from genmem.data.csv_files import TableOptions, TextTable, is_text_table, typed
+from genmem.data.column_types import typed
+from genmem.data.csv_files import TableOptions, TextTable, is_text_table
 from genmem.data.encoding import Scale, mixed_space
 from genmem.data.files import kind_of, read, reading
 from genmem.data.frames import arrow_table, is_frame
@@ -293,10 +294,10 @@ def _of_tables(given: list[_Read], categorical: list[str], scale: Scale | None, 
     values = tuple(_shown(table, plain) for table in (train, test, samples))
     together = (values[0], values[1], values[2])
     sources = {part.name: part.source for part in given}
+    roles = roles_of((train, test, samples), categorical)
     arrays, words = together, _weights(train) if plain else ""
     if not plain:
         arrays, words = mixed_space(train, test, samples, categorical=categorical, scale=scale or "range")
-    roles = roles_of((train, test, samples), categorical)
     roles += () if id_column is None else (Role(id_column, "name"),)
     return ThreeSets(arrays, together, sources, None, tuple(train), names, words, _notes(given), roles)
 
