@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from genmem.data.notes import Note
+from genmem.data.other_kinds import no_table_of_text
 from genmem.data.patterns import (
     BELOW_THOUSAND,
     COMMA,
@@ -208,6 +209,8 @@ def _sample(path: Path) -> tuple[str, str]:
     """Return the first whole lines of a file and its encoding."""
     with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
         start = file.read(SAMPLE)
+    if (other := no_table_of_text(start[:64])) is not None:
+        raise DataError(expected=f"a table of text in {path}", got=f"a file that is {other[0]}", do=other[1])
     if start[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
         raise DataError(expected=f"text in UTF-8 in {path}", got="UTF-32", do="Save the file in UTF-8.")
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):

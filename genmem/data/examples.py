@@ -11,9 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from genmem.data.arrays import as_array, blocks, first_where, identical_groups
 from genmem.data.csv_files import TableOptions
-from genmem.data.files import Raw, read, read_labels, tidy_labels
+from genmem.data.files import Raw, read
 from genmem.data.frames import arrow_table
 from genmem.data.images import alpha_in_words, classes_in_words, image_shape_of
+from genmem.data.labels import read_labels, tidy_labels
 from genmem.data.named_labels import labels_by_name, order_in_words
 from genmem.data.pixels import as_meant
 from genmem.data.precision import Precision, examples_in

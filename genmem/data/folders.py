@@ -19,12 +19,14 @@ class Found:
         skipped: by reason (".txt", "hidden", ...), the names of the files that were left out.
         linked: the links to files and folders that were followed.
         again: the names of files that another name leads to as well.
+        empty: the subfolders without a wanted file.
     """
 
     names: list[str] = field(default_factory=list)
     skipped: dict[str, list[str]] = field(default_factory=dict)
     linked: list[str] = field(default_factory=list)
     again: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
 
     def notes(self) -> tuple[str, ...]:
         """Return one sentence on what was left out, one on links, and one on files that were read twice."""
@@ -33,6 +35,7 @@ class Found:
         for names, what in (
             (self.linked, "symbolic link{} followed"),
             (self.again, "file{} read again under another name"),
+            (self.empty, "subfolder{} without images"),
         ):
             count = f"{len(names):,} {what.format('' if len(names) == 1 else 's')}"
             said += [Note(f"{count}: {some(names)}.", f"{count}.")] if names else []
@@ -69,14 +72,16 @@ def _walk(folder: Path, below: str, above: tuple[str, ...], is_wanted: Callable[
         if entry.is_symlink():
             found.linked.append(name)
         if entry.is_dir():
+            before = len(found.names)
             _walk(folder, f"{name}/", (*above, _not_above(entry, above)), is_wanted, found)
+            found.empty += [name] if len(found.names) == before else []
         else:
             found.names.append(name)
 
 
 def _why_not(entry: "os.DirEntry[str]", is_wanted: Callable[[str], bool]) -> str | None:
     """Return the reason to skip a file or folder, or None."""
-    if entry.name.startswith("."):
+    if entry.name.startswith(".") or entry.name == "__MACOSX":  # which programs write beside the files
         return "hidden"
     if entry.is_dir():
         return None

@@ -33,6 +33,7 @@ _BY_SUFFIX = {  # formats within formats: the first bytes, what it is, and what 
     ".dta": (b"", "a Stata table", "Save it as .csv or .parquet."),
     ".sav": (b"$FL2", "an SPSS table", "Save it as .csv or .parquet."),
     ".jsonl": (b"", "lines of JSON", "Save it with pyarrow: parquet.write_table(json.read_json(file), path)."),
+    ".tar": (b"", *_UNPACK),
     ".json": (b"", "JSON", "Save its numbers as .csv, or as an array with numpy.save."),
 }
 _TEXTS = (".txt", ".dat", ".data", ".asc", ".prn", ".arff")
@@ -40,6 +41,7 @@ _TEXT = (
     "a file of text",
     "If it is a table, give it a first line with the names of the columns, one separator and a name that ends in .csv.",
 )
+_POINTER = b"version https://git-lfs"
 _CIFAR = re.compile(r"data_batch(_\d)?|test_batch|train|test")
 _PICKLES = (".pkl", ".pickle", ".joblib")
 
@@ -62,12 +64,29 @@ def what_it_is(path: Path) -> tuple[str, str] | None:
     return _TEXT if found is None and suffix in _TEXTS else found
 
 
+def no_table_of_text(head: bytes) -> tuple[str, str] | None:
+    """Return what the first bytes of a file named as a text table are instead, and the one thing to do."""
+    if head.startswith(b"\x1f\x8b"):
+        return "gzipped", "Rename the file so that it ends in .gz."
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page, as after a failed download", "Download the table again."
+    return next(((what, do) for start, what, do in _BY_START if head.startswith(start)), None)
+
+
+def is_pointer(path: Path) -> bool:
+    """Return whether a file is a pointer of Git LFS to the real one."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(_POINTER)) == _POINTER
+
+
 def not_an_image(head: bytes) -> tuple[str, str] | None:
     """Return what the first bytes of a file named as an image are instead, and the one thing to do."""
     again = "Replace or remove this file."
     if not head:
         return "it is empty", again
-    if head.startswith(b"version https://git-lfs"):
+    if head.startswith(_POINTER):
         return "it is a pointer of Git LFS to the image", "Fetch the images with git lfs pull."
     text = head.lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html")):

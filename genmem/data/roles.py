@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmem.data.arrays import Triple
+from genmem.data.folders import counted
 from genmem.data.notes import Note, in_digits
 from genmem.data.tables import Columns, as_numbers_or_text
 
@@ -91,15 +92,21 @@ def _role(name: str, parts: Triple, categorical: Collection[str]) -> Role:
 def _kind_of_numbers(parts: Triple, known: Sequence[NDArray[np.float64]]) -> str:
     if not any(map(len, known)):
         return "empty"
-    if all(values.dtype.kind == "b" for values in parts):
+    if all(map(_are_truths, parts)):
         return "truth"
     return "date" if any(map(_are_dates, parts)) else "number"
 
 
 def _are_dates(values: NDArray[Any]) -> bool:
     if values.dtype.kind != "O":
-        return values.dtype.kind in "mM"
+        return values.dtype.kind == "M"
     return any(hasattr(value, "isoformat") for value in values.tolist())
+
+
+def _are_truths(values: NDArray[Any]) -> bool:
+    if values.dtype.kind != "O":
+        return values.dtype.kind == "b"
+    return all(value is None or isinstance(value, bool) for value in values.tolist())
 
 
 def _categories(parts: Sequence[NDArray[Any]], is_asked: bool) -> tuple[str, str]:
@@ -109,7 +116,7 @@ def _categories(parts: Sequence[NDArray[Any]], is_asked: bool) -> tuple[str, str
     levels = len(set().union(*counts))
     often = ", ".join(f"{level} ({count:,})" for level, count in counts[0].most_common(SHOWN))
     more = " ..." if levels > min(SHOWN, len(counts[0])) else ""
-    return "category", f"of {levels:,} values: {often}{more}"
+    return "category", f"of {counted(levels, 'value')}: {often}{more}"
 
 
 def _ranges(known: Sequence[NDArray[np.float64]], dates: bool) -> str:

@@ -137,6 +137,8 @@ def _flat(table: Any, path: Path | str) -> Any:
                 got=f"structures in {field.name!r} ({kind})",
                 do=f"Write their parts as columns, or drop the column (--drop {field.name}).",
             )
+        if pa.types.is_decimal(kind):
+            column = column.cast(pa.float64())
         parts = _parts(field.name, column, path) if lists else {field.name: column}
         names += list(parts)
         columns += list(parts.values())

@@ -214,6 +214,8 @@ def _from_path(path: Path, name: str, array: str | None, options: TableOptions) 
     drop = options.drop if kind == "parquet" else ()
     raw = read(path, classes=False, options=TableOptions(drop=drop))
     names = None if raw.names is None else raw.names.tolist()
+    if raw.X.dtype.names:
+        return _Read(name, source, table=columns_of(raw.X, name))
     found = _Read(name, source, raw.X, names=names, is_folder=are_images, notes=raw.notes, dropped=drop)
     return replace(found, see_through=raw.see_through)
 
