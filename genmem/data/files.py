@@ -222,8 +222,8 @@ def read_npy(path: Path) -> NDArray[Any]:
 
 
 def _read_npz(path: Path, array: str | None, label_array: str | None) -> Raw:
-    if array is None and label_array is None and (sparse := _sparse(path)) is not None:
-        return sparse
+    if _is_sparse(path):
+        return _read_sparse(path, array or label_array)
     with zipfile.ZipFile(path) as archive:
         members = [name for name in archive.namelist() if name.endswith(".npy")]
         shapes = {name.removesuffix(".npy"): _shape_in(archive, name) for name in members}
@@ -241,10 +241,19 @@ def _read_npz(path: Path, array: str | None, label_array: str | None) -> Raw:
         return Raw(stored[array], labels, notes=_chosen(array, label_array, shapes))
 
 
-def _sparse(path: Path) -> Raw | None:
+def _is_sparse(path: Path) -> bool:
     with zipfile.ZipFile(path) as archive:
-        names = {name.removesuffix(".npy") for name in archive.namelist()}
-    return Raw(read_sparse(path), notes=(Note("A sparse matrix was made dense."),)) if is_sparse(names) else None
+        return is_sparse({name.removesuffix(".npy") for name in archive.namelist()})
+
+
+def _read_sparse(path: Path, array: str | None) -> Raw:
+    if array is not None:
+        raise DataError(
+            expected=f"no choice of an array in {path}, which is one sparse matrix of scipy",
+            got=repr(array),
+            do="Drop --array and --label-array; pass labels as a file (--labels).",
+        )
+    return Raw(read_sparse(path), notes=(Note("A sparse matrix was made dense."),))
 
 
 def _read_tensors(path: Path, array: str | None, label_array: str | None) -> Raw:
