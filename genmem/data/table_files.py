@@ -138,7 +138,8 @@ def _flat(table: Any, path: Path | str) -> Any:
                 do=f"Write their parts as columns, or drop the column (--drop {field.name}).",
             )
         if pa.types.is_decimal(kind):
-            column = column.cast(pa.float64())
+            # pyarrow's cast does not round to the closest float64, as the same number in a text table is.
+            column = pa.array([None if value is None else float(value) for value in column.to_pylist()], pa.float64())
         parts = _parts(field.name, column, path) if lists else {field.name: column}
         names += list(parts)
         columns += list(parts.values())
