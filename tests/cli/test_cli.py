@@ -271,10 +271,10 @@ def test_settings_of_every_density_are_checked_before_the_plan(table, capsys, mo
 
 @pytest.mark.slow
 def test_a_closed_pipe_is_no_condition(table):
-    """For every command: of what a job wrote before, nothing is lost, and the code is that of SIGPIPE."""
+    """With every command that prints at the end or before: the code is that of SIGPIPE, not that of --fail-if."""
     assert run(["audit", "x.npy", "--model", "kde", "--folds", "2", "--repeats", "1", "--out", "r"]) == 0
     asked = [["plan", "x.npy", *QUICK], ["plan", "x.npy", "--show"], ["audit", "x.npy", "--model", "kde", "--out", "s"]]
-    asked += [[name, "r"] for name in ("refit", "score", "neighbors", "regions", "report")]
+    asked += [[name, "r"] for name in ("report", "regions", "refit", "score", "neighbors")]
     asked += [["copycheck", "--train", "x.npy", "--test", "x.npy", "--samples", "x.npy", "--help"]]
     for arguments in asked:
         command = [sys.executable, "-m", "genmem_cli.main", *arguments]

@@ -195,3 +195,16 @@ def test_empty_subfolders_and_parts_are_told(tmp_path):
 
 def test_a_table_named_as_text(tmp_path):
     refused("a file of text. If it is a table", text_file(tmp_path / "x.data", "1,2\n3,4\n"))
+
+
+def test_a_mixed_table_in_an_audit_names_what_no_density_takes(tmp_path):
+    table = pa.table({"work": ["x", "y"], "age": [1, 2], "born": [datetime.date(2020, 1, 2)] * 2, "z": [0.5, 1.5]})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    for source in (table, tmp_path / "t.parquet"):
+        refused(
+            r"columns of numbers in .*that a density can take; got 2 of another kind: work \(string\), born \(date32"
+            r".*--drop work,born\), or write categories as columns of 0 and 1 and dates as days: every model takes"
+            r".*one of your own \(package.module:factory\) can give categories probabilities",
+            source,
+        )
+        assert load(source, drop="work,born").columns == ("age", "z")
