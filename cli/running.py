@@ -32,3 +32,11 @@ def command_line(command: str | None = None) -> str:
     """Return the command line, optionally with another command."""
     first, *words = click.get_current_context().find_root().obj
     return shlex.join(["genmem", command or first, *words])
+
+
+def say_as_read(data: Any) -> None:
+    """Print how examples were read."""
+    from genmem.data.as_read import as_read
+
+    for sentence in as_read(data):
+        click.echo(sentence)

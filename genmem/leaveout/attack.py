@@ -19,6 +19,7 @@ from genmem.errors import DataError
 from genmem.leaveout.epsilon import epsilon_bound
 from genmem.leaveout.estimators import BoolArray, FloatArray, Rows, mean_where, ratio_where, repeats_of
 from genmem.leaveout.matrix import checked_matrix, remaining
+from genmem.protocols import Brief, figure
 from genmem.seeding import stream
 from genmem.stats import Rate
 
@@ -28,7 +29,7 @@ SCORES = ("likelihood_ratio", "difference", "log_prob")
 
 
 @dataclass(frozen=True)
-class AttackRates:
+class AttackRates(Brief):
     """How well one statistic separates members of the training set from examples held out.
 
     Attributes:
@@ -40,9 +41,13 @@ class AttackRates:
     auc: Rate
     tpr: Mapping[float, Rate]
 
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"AUC {figure(*self.auc)}"
+
 
 @dataclass(frozen=True, eq=False)
-class MembershipAttack:
+class MembershipAttack(Brief):
     """Membership inference on the refits.
 
     Attributes:
@@ -65,6 +70,13 @@ class MembershipAttack:
     epsilon: float
     n_repeats: int
     n_held_out: int
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return (
+            f"{len(self.identified):,} examples, {self.n_repeats:,} repeats, AUC {figure(*self.auc)}, "
+            f"epsilon at least {figure(self.epsilon)}"
+        )
 
     @property
     def auc(self) -> Rate:

@@ -117,6 +117,26 @@ def check_density(model: Any, name: str) -> None:
         )
 
 
+def check_settings(model: Any) -> None:
+    """Check the settings of a density of genmem or of scikit-learn before anything is computed with them.
+
+    Raises:
+        ModelError: a setting is out of range.
+    """
+    home = type(model).__module__
+    if home.startswith("genmem.") and hasattr(model, "check_settings"):
+        model.check_settings()
+    elif home.startswith("sklearn.") and hasattr(model, "_validate_params"):
+        try:
+            model._validate_params()
+        except ValueError as error:
+            raise ModelError(
+                expected=f"settings that {type(model).__name__} takes",
+                got=" ".join(str(error).split()).rstrip("."),
+                do="Change this setting.",
+            ) from error
+
+
 def import_callable(name: str) -> Callable[..., Any]:
     """Return the class or function called "package.module:name".
 

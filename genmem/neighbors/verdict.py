@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from genmem.neighbors.exact_copies import Identical
 from genmem.neighbors.power import Power
 from genmem.neighbors.results import Result
+from genmem.protocols import Brief, figure
 
 FloatArray = NDArray[np.float64]
 Verdict = Literal["copies found", "sharp but not copying", "no evidence"]
@@ -22,7 +23,7 @@ AGREED = 0.95  # of samples as close to an example as copies are, the share that
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Evidence(Brief):
     """What determines the verdict.
 
     Attributes:
@@ -39,6 +40,10 @@ class Evidence:
     identical: Identical
     gathered: float
     closer_p: float
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"scan p {figure(self.scan_p)}, {self.identical.copies:,} identical samples"
 
 
 def decide(evidence: Evidence) -> Verdict:

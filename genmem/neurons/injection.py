@@ -28,6 +28,7 @@ from genmem.neurons.edits import as_examples
 from genmem.neurons.interventions import record
 from genmem.neurons.unit_weights import Shares, learning_weights
 from genmem.neurons.units import Unit, module_of
+from genmem.protocols import Brief, figure
 from genmem.seeding import seed_for, stream
 from genmem.training.ensemble import isolated_streams
 
@@ -41,7 +42,7 @@ ACTIVE = 4  # one in so many units
 
 
 @dataclass(frozen=True, eq=False)
-class Injected:
+class Injected(Brief):
     """One example that known units have learned.
 
     Attributes:
@@ -57,6 +58,11 @@ class Injected:
     score: FloatArray
     recall: float
     network: nn.Module
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        units = f"{len(self.units):,} of {len(self.score):,} units"
+        return f"gain {figure(self.gain)} nats in {units}, recall {figure(self.recall)}"
 
 
 def inject(

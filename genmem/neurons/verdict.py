@@ -15,7 +15,7 @@ from scipy import stats as scipy_stats
 from genmem.neurons.contrast import FloatArray
 from genmem.neurons.judge import SPLITS, Evidence, Judgement, judge, permutation_p
 from genmem.neurons.repeats import LEVEL
-from genmem.protocols import Listener, Progress, ignore
+from genmem.protocols import Brief, Listener, Progress, figure, ignore
 from genmem.stats import mean_interval
 
 PERMUTATIONS = 99
@@ -30,7 +30,7 @@ LOCAL, NOT_LOCAL, NO_CLAIM = "local", "not local", "no claim"
 
 
 @dataclass(frozen=True)
-class Control:
+class Control(Brief):
     """A control of the method: whether it passed, and the number that decided."""
 
     name: str
@@ -38,9 +38,13 @@ class Control:
     value: float
     sentence: str
 
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"{self.name} {'passed' if self.passed else 'FAILED'}, {figure(self.value)}"
+
 
 @dataclass(frozen=True, eq=False)
-class Verdict:
+class Verdict(Brief):
     """Whether memorization is local.
 
     Attributes:
@@ -63,6 +67,10 @@ class Verdict:
     memorization: FloatArray
     permutation_p: float
     detectable: FloatArray
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"{self.verdict}, {len(self.memorization):,} repeats, p {figure(self.permutation_p)}"
 
 
 def decide(

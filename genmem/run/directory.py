@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from genmem.data.examples import Data
 from genmem.errors import IncompleteRunError, RunError, RunMismatchError
+from genmem.protocols import Brief
 from genmem.run import written
 from genmem.run.plan import (
     AS_PLANNED,
@@ -58,7 +59,7 @@ STAGES = {
 }
 
 
-class Run(Shards):
+class Run(Shards, Brief):
     """One audit on disk.
 
     Files: run.json (the plan), splits.npz, data/, shards/0007.npz, weights/0007.safetensors, trajectory/,
@@ -69,6 +70,13 @@ class Run(Shards):
     Contents that were read and verified are reused until the file changes: splits, labels and small arrays for as long
     as the run is used, large ones (above all log p, of up to a GiB) to the end of a stage. `X` stays memory-mapped.
     """
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return (
+            f"{self.path}, {self.plan['data']['n']:,} examples of {self.plan['data']['source']}, "
+            f"{self.plan['model']['name']}, {self.plan['splits']['n_splits']:,} refits"
+        )
 
     def __init__(self, path: Path, plan: dict[str, Any], model: Any = None) -> None:
         self.path, self.plan, self.held = path, plan, Held()

@@ -14,13 +14,15 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from genmem.data.arrays import fingerprint
+from genmem.data.as_read_sets import as_read_sets, notes_on
 from genmem.data.examples import table_options
+from genmem.data.notes import without_names
 from genmem.data.three_sets import ThreeSets, load_three
 from genmem.errors import DataError, RunError
 from genmem.findings.conditions import Condition, parse_condition
 from genmem.findings.copies import describe, names, numbers, one_for_each_row, stands_out, tables, write_table
 from genmem.neighbors.copycheck import CopyCheck, copycheck
-from genmem.protocols import Listener, Progress, ignore
+from genmem.protocols import Brief, Listener, Progress, ignore
 from genmem.report.build import render_copies
 from genmem.report.copies import CopyResults, spread_of
 from genmem.report.pictures import Scale, scale_of
@@ -43,18 +45,23 @@ Source = str | PathLike[str] | NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Checked:
+class Checked(Brief):
     """A copy check and its folder.
 
-    `numbers`: the numbers that a condition can name. `failed`: whether the condition `fail_if` holds. `notes`: how the
-    sets were read, and what was left out.
+    `numbers`: the numbers that a condition can name. `failed`: whether the condition `fail_if` holds. `as_read`: how
+    the sets were read, sentences. `notes`: those of them on what was left out or changed.
     """
 
     path: Path
     check: CopyCheck
     numbers: dict[str, float]
     failed: bool
+    as_read: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"{self.path}, {self.check.headline()}"
 
 
 def check_copies(
@@ -135,7 +142,8 @@ def check_copies(
     }
     _write(folder, check, about, _results(check, about, sets, redact))
     progress(Progress("copies", 1, 1))
-    return Checked(folder, check, numbers(check), _holds(condition, numbers(check)), _notes(sets))
+    told = (tuple(about["data"][name]) for name in ("as_read", "notes"))
+    return Checked(folder, check, numbers(check), _holds(condition, numbers(check)), *told)
 
 
 def _holds(condition: Condition | None, values: Mapping[str, float]) -> bool:
@@ -241,10 +249,6 @@ def _words(check: CopyCheck, sets: ThreeSets, redact: bool) -> str:
     return words if check.space == "raw values" else f"{check.space} of {words}"
 
 
-def _notes(sets: ThreeSets) -> tuple[str, ...]:
-    return tuple(f"{name}: {note}" for name, notes in sets.notes.items() for note in notes)
-
-
 def _data(sets: ThreeSets, redact: bool) -> dict[str, Any]:
     named = dict(zip(("train", "test", "samples"), sets.arrays, strict=True))
     return {
@@ -254,7 +258,8 @@ def _data(sets: ThreeSets, redact: bool) -> dict[str, Any]:
             name: {"source": sets.sources[name], "n": len(rows), "sha256": fingerprint(rows)}
             for name, rows in named.items()
         },
-        "notes": [] if redact else list(_notes(sets)),  # they name files, columns and values
+        "as_read": without_names(as_read_sets(sets)) if redact else as_read_sets(sets),
+        "notes": without_names(notes_on(sets)) if redact else notes_on(sets),
     }
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from genmem.errors import RunError
+from genmem.protocols import Brief
 from genmem.run.storage import write_atomically
 from genmem.run.written import digest
 
@@ -18,7 +19,7 @@ State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Brief):
     """The state of a network before optimizer step `step`; it represents the steps after it.
 
     `state_dict()` loads with `strict=True` into a fresh network of the same `make_module`.
@@ -30,6 +31,10 @@ class Checkpoint:
     read: Callable[[], State]
     read_moments: Callable[[], State] = dict
 
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"epoch {self.epoch}, step {self.step}"
+
     def state_dict(self) -> State:
         """Return the parameters and buffers."""
         return self.read()
@@ -40,7 +45,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Trajectory:
+class Trajectory(Brief):
     """Checkpoints in the order of training, the untrained network first.
 
     `n_train` examples in batches of `batch_size` were trained on. `unknown` names what is not known of a training loop
@@ -51,6 +56,10 @@ class Trajectory:
     n_train: int
     batch_size: int
     unknown: frozenset[str] = frozenset()
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"{len(self):,} checkpoints of {self.n_train:,} examples, the last at step {self[-1].step:,}"
 
     def __len__(self) -> int:
         return len(self.checkpoints)
