@@ -16,8 +16,18 @@ BOUND = "bound"
 
 
 def sentences(found: "Comparison") -> list[str]:
-    """Return the answer: what is memorized by all and by one, then every pair."""
-    return [*about_memorized(found), *(sentence for pair in found.pairs for sentence in about_pair(found, pair))]
+    """Return the answer: what is memorized by all and by one, then the pair; of more audits, what matters most.
+
+    That is how alike the rankings of each pair are, and how the audits differ from the first one.
+    """
+    if len(found.pairs) == 1:
+        return [*about_memorized(found), *about_pair(found, found.pairs[0])]
+    against = [
+        sentence
+        for pair in found.against_first().values()
+        for sentence in (mean_sentence(pair), held_out_sentence(pair), changed_sentence(found, pair))
+    ]
+    return [*about_memorized(found), *map(rank_sentence, found.pairs), *against]
 
 
 def five_lines(found: "Comparison") -> list[str]:

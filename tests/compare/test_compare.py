@@ -5,7 +5,7 @@ import json
 import numpy as np
 import oracles_compare as oracle
 import pytest
-from audits import simulated
+from audits import audited_run, blobs, simulated
 from sklearn.neighbors import KernelDensity
 
 import genmem
@@ -17,18 +17,6 @@ from genmem.compare.same_data import aligned
 from genmem.compare.sources import Audited
 from genmem.data import load
 from genmem.errors import DataError, IncompleteRunError, RunError
-
-
-def blobs(n=60, seed=0):
-    rng = np.random.default_rng(seed)
-    return (rng.normal(size=(n, 3)) + 4 * (np.arange(n) % 3)[:, None]).astype(np.float32)
-
-
-def audited_run(path, X, model="kde-torch", seed=0, repeats=3, **how):
-    run = stages.plan(X, model, path, folds=3, repeats=repeats, seed=seed, **how)
-    stages.refit(run, workers=1)
-    stages.score(run)
-    return run
 
 
 @pytest.fixture(scope="module")
