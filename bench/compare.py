@@ -45,7 +45,7 @@ SETS = (
 # Model, settings, and how it is planned. Seeds differ, so folds do.
 DIGITS = {
     "VAE": ("vae", {}, {"repeats": 8, "seed": 0}),
-    "ConvVAE": ("conv-vae", {"width": 16}, {"repeats": 8, "seed": 1, "epochs": 120, "score_epochs": [120]}),
+    "ConvVAE": ("conv-vae", {"width": 16}, {"repeats": 4, "seed": 1, "epochs": 120, "score_epochs": [120]}),
     "flow": ("flow", {"kind": "affine"}, {"repeats": 4, "seed": 2, "epochs": 80, "score_epochs": [80]}),
     "diffusion": ("diffusion", {"width": 128}, {"repeats": 4, "seed": 3, "epochs": 150, "score_epochs": [150]}),
     "GMM": ("gmm-torch", {}, {"repeats": 32, "seed": 4}),
@@ -54,7 +54,7 @@ DIGITS = {
 BERNOULLI = {"latent_dim": 16, "likelihood": "bernoulli"}
 MNIST = {
     "VAE": ("vae", {**BERNOULLI, "hidden": [512, 256]}, {"repeats": 3, "seed": 0, "epochs": 50, "score_epochs": [50]}),
-    "ConvVAE": ("conv-vae", {**BERNOULLI, "width": 16}, {"repeats": 3, "seed": 1, "epochs": 50, "score_epochs": [50]}),
+    "ConvVAE": ("conv-vae", {**BERNOULLI, "width": 16}, {"repeats": 3, "seed": 1, "epochs": 25, "score_epochs": [25]}),
 }
 
 

@@ -21,7 +21,7 @@ from genmem.compare.ranks import NO_RATE
 from genmem.compare.sources import Audited, Rates
 from genmem.leaveout import nulls
 from genmem.leaveout.attack import RATES
-from genmem.leaveout.estimators import FloatArray, mean_where
+from genmem.leaveout.estimators import FloatArray, mean_where, ratio_where
 from genmem.leaveout.scoring import WITHOUT_ERROR, MemorizationScores
 from genmem.stats import Rate
 
@@ -74,18 +74,22 @@ def example_law(one: Audited, other: Audited) -> Law:
     Errors are NaN where the noise is not known: fewer than three repeats, "log_mean", or folds that allow no test.
     """
     shared = shared_repeats(one, other)
-    tested = np.where(_testable(one.scores) & _testable(other.scores), 1.0, np.nan)
-    if shared is not None and not {one.scores.estimator, other.scores.estimator} & set(WITHOUT_ERROR):
+    if shared is None or _is_exact(one) or _is_exact(other):
+        law = _independent(one.scores, other.scores)
+    else:
         apart = other.scores.per_repeat[shared[1]] - one.scores.per_repeat[shared[0]]
         found = nulls.student(apart, True, _factor(one.scores, other.scores))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return Law(found.mean, tested * np.sqrt(found.variance / found.repeats), found.df)
-    with np.errstate(invalid="ignore"):  # two infinite scores
-        difference = other.scores.score - one.scores.score
-    (v, d), (w, e) = (_variance(audit.scores) for audit in (one, other))
-    with np.errstate(divide="ignore", invalid="ignore"):
+        law = Law(found.mean, np.sqrt(ratio_where(found.variance, found.repeats)), found.df)
+    known = _testable(one.scores) & _testable(other.scores)
+    return law._replace(error=np.where(known, law.error, np.nan))
+
+
+def _independent(one: MemorizationScores, other: MemorizationScores) -> Law:
+    """Return the law of the difference of two scores whose noise is independent, by Welch's degrees of freedom."""
+    (v, d), (w, e) = _variance(one), _variance(other)
+    with np.errstate(divide="ignore", invalid="ignore"):  # no noise at all, or two infinite scores
         df = np.where(v + w > 0, (v + w) ** 2 / (v**2 / d + w**2 / e), np.inf)
-    return Law(difference, tested * np.sqrt(v + w), df)
+        return Law(other.score - one.score, np.sqrt(v + w), df)
 
 
 def _testable(scores: MemorizationScores) -> NDArray[np.bool_]:
@@ -119,91 +123,102 @@ def _factor(one: MemorizationScores, other: MemorizationScores) -> FloatArray | 
 # --- means
 
 
+class Part(NamedTuple):
+    """Values by repeat, (L, n), whose noise is independent of that of other parts; `exact` if they have none."""
+
+    values: FloatArray
+    exact: bool
+
+    @property
+    def mean(self) -> FloatArray:
+        """The mean of each example over its repeats, (n,)."""
+        return mean_where(np.nan_to_num(self.values, posinf=np.inf, neginf=-np.inf), ~np.isnan(self.values))
+
+    def of(self, examples: NDArray[np.bool_]) -> "Part":
+        """Return the values of some examples."""
+        return Part(self.values[:, examples], self.exact)
+
+
 def mean_difference(one: Audited, other: Audited, groups: NDArray[np.generic] | None) -> Rate:
     """Return the mean score of the second audit less that of the first, with its interval."""
-    return _difference(_by_repeat(one, "score"), _by_repeat(other, "score"), one, other, groups)
+    return _difference(_parts(one, other, one.scores.per_repeat, other.scores.per_repeat), one, other, groups)
 
 
 def held_out_difference(one: Audited, other: Audited, groups: NDArray[np.generic] | None) -> Rate:
     """Return the mean held-out log p of the second less that of the first; no interval if only the means are known."""
-    ours, theirs = (_by_repeat(audit, "log_prob_out") for audit in (one, other))
+    ours, theirs = (_held_out(audit) for audit in (one, other))
     if ours is None or theirs is None:
         apart = float(np.nanmean(other.scores.log_prob_out) - np.nanmean(one.scores.log_prob_out))
         return Rate(apart, NO_RATE.interval)
-    return _difference(ours, theirs, one, other, groups)
+    return _difference(_parts(one, other, ours, theirs), one, other, groups)
 
 
-def _by_repeat(audit: Audited, what: str) -> FloatArray | None:
-    if audit.scores.estimator in WITHOUT_ERROR:
-        return np.asarray(getattr(audit.scores, what))[None]
-    return audit.scores.per_repeat if what == "score" else audit.log_prob_out
+def _held_out(audit: Audited) -> FloatArray | None:
+    return audit.scores.log_prob_out[None] if _is_exact(audit) else audit.log_prob_out
 
 
-def _difference(
-    ours: FloatArray | None,
-    theirs: FloatArray | None,
-    one: Audited,
-    other: Audited,
-    groups: NDArray[np.generic] | None,
-) -> Rate:
-    assert ours is not None and theirs is not None
+def _is_exact(audit: Audited) -> bool:
+    return audit.scores.estimator in WITHOUT_ERROR
+
+
+def _parts(one: Audited, other: Audited, ours: FloatArray, theirs: FloatArray) -> list[Part]:
+    """Return the differences by shared repeat; without any, the opposite of the first and the second."""
     shared = shared_repeats(one, other)
-    if shared is not None:
-        parts = [theirs[shared[1]] - ours[shared[0]]]
-    else:
-        parts = [-ours, theirs]
-    exact = [audit.scores.estimator in WITHOUT_ERROR for audit in (one, other)]
-    exact = exact if shared is None else [all(exact)]
-    means = [mean_where(np.nan_to_num(part), ~np.isnan(part)) for part in parts]
-    each = np.sum(means, axis=0)
-    there = np.isfinite(each)
-    if not there.all():  # some example has no score, or an infinite one
-        parts, each = [part[:, there] for part in parts], each[there]
+    if shared is None:
+        return [Part(-ours, _is_exact(one)), Part(theirs, _is_exact(other))]
+    return [Part(theirs[shared[1]] - ours[shared[0]], _is_exact(one) and _is_exact(other))]
+
+
+def _difference(parts: list[Part], one: Audited, other: Audited, groups: NDArray[np.generic] | None) -> Rate:
+    """Return the mean over examples of the sum of the parts; NaN if a score is infinite."""
+    with np.errstate(invalid="ignore"):  # infinite less infinite
+        each = np.sum([part.mean for part in parts], axis=0)
+    there = ~np.isnan(each)  # some example may have no score
+    if not there.any() or np.isinf(each).any():
+        return NO_RATE
+    if not there.all():
+        parts, each = [part.of(there) for part in parts], each[there]
         groups = None if groups is None else groups[there]
-    value = float(each.mean()) if there.any() and np.isfinite(sum(map(np.nansum, means))) else np.nan
-    known = not any(audit.scores.variance_factor is not None and _recurring(audit) for audit in (one, other))
-    terms = [_over_repeats(parts, exact), _over_examples(parts, exact, each, groups)] if known else [(np.nan, 1)]
-    half = half_width(terms)
+    value, half = float(each.mean()), np.nan
+    if not (_recurring(one) or _recurring(other)):
+        half = half_width([_over_repeats(parts), _over_examples(parts, each, groups)])
     return Rate(value, (value - half, value + half))
 
 
 def _recurring(audit: Audited) -> bool:
+    """Return whether repeats are not independent, because they leave out the same examples together."""
     factor = audit.scores.variance_factor
     return factor is not None and bool((factor != 1).any())
 
 
-def _over_repeats(parts: list[FloatArray], exact: list[bool]) -> Term:
+def _over_repeats(parts: list[Part]) -> Term:
     """Return the variance of the sum of the means of independent parts, and its df (Satterthwaite)."""
-    terms = [EXACT if sure else _of_repeats(part) for part, sure in zip(parts, exact, strict=True)]
+    terms = [EXACT if part.exact else _of_repeats(part.values) for part in parts]
     variance = float(sum(v for v, _ in terms))
     weight = sum(v**2 / df for v, df in terms)
     return variance, variance**2 / weight if weight > 0 else np.inf
 
 
-def _of_repeats(part: FloatArray) -> Term:
-    means = stats.repeat_means(part)
+def _of_repeats(values: FloatArray) -> Term:
+    means = stats.repeat_means(values)
     means = means[np.isfinite(means)]
     return (float(means.var(ddof=1)) / len(means), len(means) - 1) if len(means) > 1 else (np.nan, 1)
 
 
-def _over_examples(
-    parts: list[FloatArray], exact: list[bool], each: FloatArray, groups: NDArray[np.generic] | None
-) -> Term:
+def _over_examples(parts: list[Part], each: FloatArray, groups: NDArray[np.generic] | None) -> Term:
     """Return the variance of the mean over examples, without what the noise of the refits adds, and its df."""
     variance, df = mean_variance(each, groups)
     if groups is None:
-        noise = [_noise(part) for part, sure in zip(parts, exact, strict=True) if not sure]
-        variance = max(0.0, variance - sum(noise) / len(each))
+        variance = max(0.0, variance - sum(_noise(part.values) for part in parts if not part.exact) / len(each))
     return variance, df
 
 
-def _noise(part: FloatArray) -> float:
+def _noise(values: FloatArray) -> float:
     """Return the mean over examples of the variance of their means over repeats, less what all share in a repeat."""
-    there = ~np.isnan(part)
-    apart = part - stats.repeat_means(part)[:, None]
+    there = ~np.isnan(values)
+    apart = values - stats.repeat_means(values)[:, None]
     count = there.sum(axis=0)
-    mean = mean_where(np.nan_to_num(apart), there)
-    squares = ((apart - mean) ** 2).sum(axis=0, where=there)
+    squares = ((apart - mean_where(np.nan_to_num(apart), there)) ** 2).sum(axis=0, where=there)
     enough = count > 1
     return float((squares[enough] / (count[enough] - 1) / count[enough]).mean()) if enough.any() else 0.0
 

@@ -1,6 +1,8 @@
 """Comparisons of audits: zeros against itself, intervals that cover, planted changes found, bad input refused."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import oracles_compare as oracle
@@ -14,7 +16,7 @@ from genmem.compare import compare
 from genmem.compare.comparison import CONDITIONS
 from genmem.compare.differences import held_out_difference, mean_difference
 from genmem.compare.same_data import aligned
-from genmem.compare.sources import Audited
+from genmem.compare.sources import ARRAYS, Audited
 from genmem.data import load
 from genmem.errors import DataError, IncompleteRunError, RunError
 
@@ -183,6 +185,19 @@ def test_what_one_model_memorizes_and_what_all_do():
     assert not len(none.memorized.everywhere) and "more than 20 nats" in none.sentences()[0]
 
 
+@pytest.mark.slow
+def test_the_false_discovery_rates_of_all_and_only_are_kept():
+    rng, rates = np.random.default_rng(0), []
+    truth = np.zeros((2, 200))
+    truth[:, :20], truth[0, 20:60], truth[1, 60:80] = 3, 3, 3
+    for _ in range(30):
+        found = compare(*(simulated(one, rng, repeats=5, common=0.1) for one in truth)).memorized
+        lists = ((found.everywhere, range(20)), (found.only[0], range(20, 60)), (found.only[1], range(60, 80)))
+        rates.append([(np.mean(~np.isin(got, true)), np.mean(np.isin(true, got))) for got, true in lists])
+    false, power = np.mean(rates, axis=0).T
+    assert (false < 0.06).all() and (power > 0.7).all()
+
+
 def test_exact_scores_are_compared_without_noise_of_their_own():
     X = blobs().astype(np.float64)
     exact = [genmem.leave_one_out(KernelDensity(bandwidth=b), X) for b in (0.5, 1.0)]
@@ -266,3 +281,55 @@ def test_settings_are_checked(runs):
             compare(runs["kde"], runs["wide"], **wrong)
     with pytest.raises(DataError, match="type ndarray"):
         compare(runs["kde"], np.zeros(60))
+
+
+# --- less usual audits
+
+
+def test_groups_widen_the_intervals():
+    rng, n = np.random.default_rng(0), 60
+    groups = np.repeat(np.arange(12), 5)
+    truth = np.repeat(rng.normal(0, 3, 12), 5)  # what differs, differs by group
+    a, b = (Audited(name, "", simulated(t, rng)) for name, t in (("a", np.zeros(n)), ("b", truth)))
+    alone, together = (mean_difference(a, b, by) for by in (None, groups))
+    assert alone.value == together.value
+    assert np.ptp(together.interval) > 1.6 * np.ptp(alone.interval)
+
+
+def test_an_example_without_a_score_is_left_out_of_means_and_ranks():
+    rng = np.random.default_rng(1)
+    a, b = simulated(np.zeros(50), rng), simulated(np.ones(50), rng)
+    lost = {name: np.where(np.arange(50) == 7, np.nan, getattr(a, name)) for name in ARRAYS}
+    found = compare(replace(a, **lost), b)
+    pair, whole = found.pairs[0], compare(a, b).pairs[0]
+    kept = np.arange(50) != 7
+    assert pair.mean.value == pytest.approx((b.score - a.score)[kept].mean())
+    assert np.isnan(pair.q_value[7]) and np.isfinite(pair.q_value[kept]).all()
+    assert abs(pair.agreement.rho.value - whole.agreement.rho.value) < 0.2
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_infinite_scores_are_ranked_but_have_no_mean():
+    X = np.concatenate([blobs().astype(np.float64), [[99.0, 99.0, 99.0]]])
+    tophat = genmem.leave_one_out(KernelDensity(bandwidth=3.0, kernel="tophat"), X)
+    wide = genmem.leave_one_out(KernelDensity(bandwidth=3.0), X)
+    found = compare(tophat, wide)
+    assert np.isinf(tophat.score[60]) and np.isnan(found.pairs[0].mean.value)
+    assert 60 in found.memorized.everywhere and found.pairs[0].agreement.rho.value > 0.5
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_repeats_that_failed_are_not_compared(tmp_path, runs):
+    """A copy of a run in which every refit of one repeat failed shares the others."""
+    broken = tmp_path / "kde"
+    shutil.copytree(runs["kde"].path, broken)
+    run = genmem.Run.open(broken)
+    for shard in range(3):
+        run.write_shard(shard, log_probs=np.full((1, 1, 60), np.nan, np.float32), failed=np.array(["by hand"]))
+    run = genmem.Run.open(broken)
+    with pytest.raises(IncompleteRunError, match="scores of 3 repeats, and refits of 2"):
+        compare(runs["kde"], run)
+    stages.score(run)
+    pair = compare(runs["kde"], run, names=["a", "b"]).pairs[0]
+    assert pair.shared == 0  # two shared repeats are too few to compare one by one
+    assert np.isnan(pair.q_value).all() and np.isfinite(pair.mean.value)
