@@ -200,10 +200,10 @@ def compare(
         IncompleteRunError: a run has no scores; the message names the command that computes them.
         RunError: a path is no run directory, or a file of a run is damaged.
 
-    >>> from genmem.leaveout import memorization_score
-    >>> held_out = np.tile(np.repeat(np.eye(2, dtype=bool), 20, axis=1), (3, 1))
-    >>> log_probs = np.random.default_rng(0).normal(size=(6, 40)) - 3 * held_out
-    >>> scores = memorization_score(log_probs, held_out)
+    >>> from genmem import Splits, memorization_score
+    >>> splits = Splits.k_fold(40, folds=4, repeats=3)
+    >>> log_probs = np.random.default_rng(0).normal(size=(12, 40)) - 3 * splits.held_out
+    >>> scores = memorization_score(log_probs, splits.held_out)
     >>> compare(scores, scores, names=["before", "after"]).pairs[0].mean
     Rate(value=0.0, interval=(0.0, 0.0))
     """

@@ -180,9 +180,14 @@ def _difference(parts: list[Part], one: Audited, other: Audited, groups: NDArray
         parts, each = [part.of(there) for part in parts], each[there]
         groups = None if groups is None else groups[there]
     value, half = float(each.mean()), np.nan
-    if not (_recurring(one) or _recurring(other)):
+    if _same(parts) or not (_recurring(one) or _recurring(other)):
         half = half_width([_over_repeats(parts), _over_examples(parts, each, groups)])
     return Rate(value, (value - half, value + half))
+
+
+def _same(parts: list[Part]) -> bool:
+    """Return whether all values by repeat are equal in both audits: one run twice."""
+    return len(parts) == 1 and not np.nan_to_num(parts[0].values).any()
 
 
 def _recurring(audit: Audited) -> bool:

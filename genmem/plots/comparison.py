@@ -11,6 +11,7 @@ from genmem.plots.scores import SVG_POINTS, drawn
 
 COLOURS = (BLUE, GREEN, ORANGE, PINK, VERMILLION)
 WIDTH = 30  # characters of a name or label
+MOST, FAR = 0.995, 3.0  # axes show most scores if the highest is so many times as far as those
 
 
 def score_against_score(
@@ -25,7 +26,7 @@ def score_against_score(
     """Scatter of the scores of one audit against those of another, with the line on which they are equal.
 
     All examples of parts other than the first are drawn, and others up to 20,000 points in total. Infinite scores are
-    left out.
+    left out. Axes end above most scores if a few are much higher; a double click shows all.
 
     Args:
         one: (n,) memorization scores of the first, nats.
@@ -56,4 +57,17 @@ def score_against_score(
     ends = [float(values.min()), float(values.max())] if len(values) else [0.0, 1.0]
     line = {"color": GREY, "width": 1.5, "dash": "dot"}
     figure.add_trace(go.Scatter(x=ends, y=ends, mode="lines", line=line, name="equal scores", hoverinfo="skip"))
-    return dress(figure, f"score of {x_name} (nats)", f"score of {y_name} (nats)", 460)
+    dress(figure, f"score of {x_name} (nats)", f"score of {y_name} (nats)", 460)
+    return figure.update_xaxes(range=_range(one[known])).update_yaxes(range=_range(other[known]))
+
+
+def _range(score: Floats) -> list[float] | None:
+    """Return where an axis ends if a few scores are much higher than all others, which would be one spot; else None.
+
+    >>> _range(np.arange(1000.0)), _range(np.array([0.0] * 300 + [1.0] * 699 + [100.0]))
+    (None, [-0.05, 1.5])
+    """
+    if not len(score):
+        return None
+    low, high = float(score.min()), float(np.quantile(score, MOST))
+    return [low - 0.05 * (high - low), high + 0.5 * (high - low)] if score.max() - low > FAR * (high - low) else None

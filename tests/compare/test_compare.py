@@ -19,6 +19,7 @@ from genmem.compare.same_data import aligned
 from genmem.compare.sources import ARRAYS, Audited
 from genmem.data import load
 from genmem.errors import DataError, IncompleteRunError, RunError
+from genmem.leaveout import memorization_score
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,18 @@ def test_a_comparison_with_itself_is_all_zeros(runs, kind):
     assert all(rate == (0, (0, 0)) for rate in pair.tpr.values() if np.isfinite(rate.value))
     assert not any(len(only) for only in found.memorized.only)
     assert len(set(found.names)) == 2
+
+
+def test_repeats_that_recur_give_zeros_with_themselves_and_no_interval_with_others():
+    held_out = np.tile(np.repeat(np.eye(2, dtype=bool), 20, axis=1), (3, 1))  # the same halves in each repeat
+    one, other = (
+        memorization_score(np.random.default_rng(seed).normal(size=(6, 40)) - 3 * held_out, held_out)
+        for seed in range(2)
+    )
+    assert compare(one, one).pairs[0].mean == (0, (0, 0))
+    found = compare(one, other, names=["A", "B"])
+    assert np.isnan(found.pairs[0].mean.interval).all() and np.isnan(found.pairs[0].q_value).all()
+    assert any(note.startswith("A: repeats leave out the same examples together") for note in found.notes)
 
 
 def test_the_rows_in_another_order_are_matched_by_content(runs):
