@@ -184,6 +184,11 @@ def explained(sums, base, i):
     return 1 - sums[0][:, i, i] / reliable(base, i)
 
 
+def accounted(sums, base, i, j):
+    """Return the share of the noise-free covariance of two models' ranks that controls account for, (1 + draws,)."""
+    return 1 - (sums[0][:, i, j] + sums[0][:, j, i]) / (base[0][:, i, j] + base[0][:, j, i])
+
+
 def said(values):
     """Format a value with its interval; what is undefined in one draw of twenty or more is not reliable."""
     drawn = values[1:]
@@ -215,11 +220,16 @@ def tables(name, runs, known, given):
         print(f"| {model} | {' | '.join(cells)} |", flush=True)
     print("\nRank correlation of M without noise, and with the controls held fixed\n")
     print(f"| pair | as measured | {' | '.join(SETS)} |\n|---|---|" + "---|" * len(SETS))
+    rows = []
     for i, j in itertools.combinations(range(len(names)), 2):
         plain = compare(runs[names[i]], runs[names[j]]).pairs[0].agreement.rho
         cells = [said(correlation(found[each], i, j)) for each in SETS]
         measured = f"{plain.value:.2f} ({plain.interval[0]:.2f} to {plain.interval[1]:.2f})"
         print(f"| {names[i]}, {names[j]} | {measured} | {' | '.join(cells)} |", flush=True)
+        shares = [said(accounted(found[each], found["none"], i, j)) for each in SETS[1:]]
+        rows.append(f"| {names[i]}, {names[j]} | {' | '.join(shares)} |")
+    print("\nShare of the noise-free covariance of the ranks that the controls account for\n")
+    print(f"| pair | {' | '.join(SETS[1:])} |\n|---|" + "---|" * len(SETS[1:]), *rows, sep="\n")
     tops(runs)
 
 

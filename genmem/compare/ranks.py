@@ -14,10 +14,11 @@ those of the weighted sample.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import hypergeom
+from scipy.special import gammaln
 
 from genmem.leaveout.estimators import FloatArray, mean_where
 from genmem.leaveout.scoring import WITHOUT_ERROR, MemorizationScores
@@ -29,6 +30,7 @@ Weights = NDArray[np.int32]
 
 DRAWS = 400  # of the bootstrap
 DIVISIONS = 8  # of the repeats into halves
+ROWS = 256  # of a table of probabilities
 BLOCK = 2**22  # weights in memory at once
 UNRELIABLE = 0.2  # rank correlation of halves below which there is nothing to correct
 
@@ -245,8 +247,20 @@ def _by_chance(n: int, k: int, audits: int, count: int) -> float:
     >>> round(_by_chance(10, 2, 2, 1), 3), round(_by_chance(10, 2, 2, 2), 3)
     (0.378, 0.022)
     """
-    law = np.eye(k + 1)[k]  # of the number that the tops so far share
+    log_factorial, law = gammaln(np.arange(n + 1) + 1.0), np.eye(k + 1)[k]  # of the number that the tops so far share
     for _ in range(audits - 1):
-        some = np.flatnonzero(law > 1e-16 * law.max())
-        law = law[some] @ np.stack([hypergeom(n, m, k).pmf(np.arange(k + 1)) for m in some])
+        parts = np.array_split(np.flatnonzero(law), -(-(k + 1) // ROWS))
+        law = np.sum([law[some] @ _hypergeometric(log_factorial, some, k) for some in parts], axis=0)
     return float(min(1.0, law[count:].sum()))
+
+
+def _hypergeometric(log_factorial: FloatArray, marked: NDArray[np.intp], k: int) -> FloatArray:
+    """Return the probability of 0 to k marked among k of n, for each number of `marked` (m,): (m, k + 1)."""
+    n, m, j = len(log_factorial) - 1, marked[:, None], np.arange(k + 1)
+
+    def log_choose(a: Any, b: Any) -> FloatArray:
+        possible = (b >= 0) & (b <= a)
+        found = log_factorial[a] - log_factorial[np.where(possible, b, 0)] - log_factorial[np.where(possible, a - b, 0)]
+        return np.where(possible, found, -np.inf)
+
+    return np.asarray(np.exp(log_choose(m, j) + log_choose(n - m, k - j) - log_choose(n, np.asarray(k))))

@@ -169,7 +169,7 @@ def _hundredfold(rate: Rate) -> Rate:
 
 
 def _p(p: float) -> str:
-    return f", p {p:.2g}"
+    return f", p {p:.2g}" if p >= 1e-300 else ", p < 1e-300"
 
 
 # --- notes

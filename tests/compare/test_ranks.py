@@ -1,5 +1,7 @@
 """Rank agreement without noise, tops against chance, and the bootstrap by weights: against slow versions."""
 
+from math import comb
+
 import numpy as np
 import oracles_compare as oracle
 import pytest
@@ -69,7 +71,10 @@ def test_the_overlap_of_three_tops_has_its_own_chance():
     rng = np.random.default_rng(2)
     drawn = np.array([overlap(list(rng.normal(size=(3, 20))), 8, np.ones((1, 20), np.int32)).count for _ in range(60)])
     same = overlap([np.arange(20.0)] * 3, 8, np.ones((1, 20), np.int32))
-    assert same.share.value == 1 and same.p_value < 1e-8
+    assert same.share.value == 1 and same.p_value == pytest.approx(comb(20, 8) ** -2.0)
+    ranks = np.arange(400.0)
+    six = overlap([ranks] * 6, 40, np.ones((1, 400), np.int32))
+    assert 0 < six.p_value == pytest.approx(float(comb(400, 40)) ** -5.0)  # far below the rounding of larger ones
     assert abs(drawn.mean() - 8 * same.chance) < 4 * drawn.std() / 60**0.5
 
 
