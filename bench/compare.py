@@ -3,8 +3,8 @@
     python bench/compare.py digits --out runs/compare-study
     python bench/compare.py mnist --mnist mnist.npz --out runs/compare-study
 
-Audits of six models of digits, and of two of 2,000 binarised images of MNIST, each with folds and seeds of its own, so
-that no two share noise. How well do their scores agree in rank, and how much of that agreement is left once the
+Audits of six models of digits, and of three of 2,000 binarised images of MNIST, each with folds and seeds of its own,
+so that no two share noise. How well do their scores agree in rank, and how much of that agreement is left once the
 distance to the fifth nearest neighbour, the held-out log p of two simple models (a kernel density and a mixture of
 Gaussians), the number of near-duplicates, and the label are held fixed?
 
@@ -54,7 +54,12 @@ DIGITS = {
 BERNOULLI = {"latent_dim": 16, "likelihood": "bernoulli"}
 MNIST = {
     "VAE": ("vae", {**BERNOULLI, "hidden": [512, 256]}, {"repeats": 3, "seed": 0, "epochs": 50, "score_epochs": [50]}),
-    "ConvVAE": ("conv-vae", {**BERNOULLI, "width": 16}, {"repeats": 3, "seed": 1, "epochs": 25, "score_epochs": [25]}),
+    "ConvVAE": (
+        "conv-vae",
+        {**BERNOULLI, "width": 8},
+        {"repeats": 3, "seed": 1, "epochs": 20, "score_epochs": [20], "importance_samples": 16},
+    ),
+    "KDE": ("kde-torch", {}, {"repeats": 8, "seed": 2}),
 }
 
 
