@@ -209,7 +209,8 @@ def compare(
     """
     _check(runs, above, top, level)
     found, notes = aligned(audited(runs, names))
-    n, groups = found[0].n, next((one.data.groups for one in found if one.data is not None), None)
+    n, known = found[0].n, [one.data.groups for one in found if one.data is not None]
+    groups = next((each for each in known if each is not None), None)
     weights = bootstrap_weights(n, groups, DRAWS if n <= MANY else DRAWS // 2)
     k = max(1, round(top * n))
     laws = {(i, j): example_law(found[i], found[j]) for i, j in combinations(range(len(found)), 2)}

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
+from genmem.data.arrays import fingerprint
 from genmem.leaveout.estimators import FloatArray, mean_where
 from genmem.leaveout.scoring import WITHOUT_ERROR, MemorizationScores
 from genmem.seeding import stream
@@ -219,8 +220,14 @@ def _doubled(rho: float) -> float:
 
 
 def overlap(scores: Sequence[FloatArray], k: int, weights: Weights) -> Overlap:
-    """Return how many of the k highest scores all audits share; each of `scores` is (n,), NaN lowest."""
-    known, n = [np.nan_to_num(one, nan=-np.inf) for one in scores], len(scores[0])
+    """Return how many of the k highest scores all audits share; each of `scores` is (n,), NaN lowest.
+
+    Equal scores are in random order, which is the same for equal arrays; the share is NaN if all scores of an audit are
+    equal.
+    """
+    known, n = [np.where(np.isnan(one), -np.inf, one) for one in scores], len(scores[0])
+    if any(len(np.unique(one)) < 2 for one in known):
+        return Overlap(k, 0, NO_RATE, float((k / n) ** (len(scores) - 1)), np.nan)
     found = of_draws(lambda w: _sizes([_top(one, k, w) for one in known], w), weights)
     count, chance = int(found[0, 0]), float((k / n) ** (len(scores) - 1))
     return Overlap(k, count, with_interval(found[0] / found[1]), chance, _by_chance(n, k, len(scores), count))
@@ -234,7 +241,8 @@ def _sizes(tops: list[NDArray[np.bool_]], weights: FloatArray) -> FloatArray:
 
 def _top(score: FloatArray, k: int, weights: FloatArray) -> NDArray[np.bool_]:
     """Return whether each example is among the k highest of each weighted sample: (draws, n)."""
-    order = np.argsort(-score, kind="stable")
+    mixed = stream(0, "equal scores", int(fingerprint(score)[:16], 16)).permutation(len(score))
+    order = mixed[np.argsort(-score[mixed], kind="stable")]
     above = np.cumsum(weights[:, order], axis=1) - weights[:, order]
     inside = np.empty(weights.shape, np.bool_)
     inside[:, order] = above < k

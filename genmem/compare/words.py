@@ -73,6 +73,8 @@ def _only(found: "Comparison") -> list[str]:
 
 def _tops(found: "Comparison") -> str:
     tops = found.overlap
+    if not np.isfinite(tops.share.value):
+        return "There are no highest scores to compare: all scores of one audit are equal."
     return (
         f"Of the {tops.k:,} highest scores of each, {tops.count:,} are the same in all; "
         f"by chance {tops.chance * tops.k:.2g}{_p(tops.p_value)}."
@@ -98,6 +100,8 @@ def about_pair(found: "Comparison", pair: "Pair") -> list[str]:
 def rank_sentence(pair: "Pair") -> str:
     """Say how alike the rankings are."""
     rho, corrected = pair.agreement.rho, pair.agreement.corrected
+    if not np.isfinite(rho.value):
+        return f"{pair.one} and {pair.other}: no rank correlation, because all scores of one are equal."
     more = f"; {corrected.value:.2f}{_between(corrected, 2)} without the noise of refits"
     if not np.isfinite(corrected.value):
         more = "" if np.isnan(pair.agreement.reliability[0]) else "; too noisy to correct for the noise of refits"
@@ -107,6 +111,8 @@ def rank_sentence(pair: "Pair") -> str:
 def overlap_sentence(pair: "Pair") -> str:
     """Say how much the tops overlap."""
     tops = pair.overlap
+    if not np.isfinite(tops.share.value):
+        return f"{pair.one} and {pair.other}: no highest scores to compare."
     return (
         f"{pair.one} and {pair.other}: {tops.count:,} of the {tops.k:,} highest scores are the same "
         f"({tops.share.value:.0%}{_percent(tops.share, 0)}; by chance {tops.chance:.0%}{_p(tops.p_value)})."

@@ -299,6 +299,15 @@ def test_settings_are_checked(runs):
 # --- less usual audits
 
 
+def test_equal_scores_have_no_ranks_and_the_words_say_so():
+    scores = simulated(np.arange(40.0), np.random.default_rng(0))
+    flat = {name: np.zeros_like(getattr(scores, name)) for name in ARRAYS}
+    found = compare(replace(scores, **flat), scores, names=["flat", "rising"])
+    assert "no rank correlation, because all scores of one are equal" in repr(found)
+    assert not any("nan" in sentence for sentence in found.sentences())
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
 def test_groups_widen_the_intervals():
     rng, n = np.random.default_rng(0), 60
     groups = np.repeat(np.arange(12), 5)

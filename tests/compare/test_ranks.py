@@ -67,6 +67,17 @@ def test_the_p_of_an_overlap_counts_all_choices(count):
     assert found.p_value == pytest.approx(oracle.shared_by_chance(8, 3, count))
 
 
+def test_equal_scores_do_not_overlap_by_their_position():
+    """Of two models with many equal scores, tops agree as often as by chance; of one with itself, entirely."""
+    rng, one = np.random.default_rng(0), np.ones((1, 400), np.int32)
+    x, y = ((rng.random(400) < 0.02).astype(float) for _ in range(2))
+    found = overlap([x, y], 100, one)
+    assert abs(found.count - 25) < 15 and found.p_value > 0.01
+    assert overlap([x, x], 100, one).count == 100
+    flat = overlap([np.zeros(400), y], 100, one)
+    assert np.isnan(flat.share.value) and np.isnan(flat.p_value)
+
+
 def test_the_overlap_of_three_tops_has_its_own_chance():
     rng = np.random.default_rng(2)
     drawn = np.array([overlap(list(rng.normal(size=(3, 20))), 8, np.ones((1, 20), np.int32)).count for _ in range(60)])
