@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 from common import add_parts, machine, options, parse, scratch
-from influence_study import binarised
 from sklearn.datasets import load_digits
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
@@ -85,15 +84,10 @@ def audits(name, models, data_of, given):
 
 
 def mnist(path, n):
-    """Return the first n images of MNIST, binarised once, uint8 (n, 28, 28)."""
+    """Return the first n images of MNIST, binarised once, uint8 (n, 28, 28), and their labels."""
     with np.load(path) as arrays:
-        levels = arrays["x_train"][:n]
-    return binarised(levels, 0).reshape(levels.shape), arrays_labels(path, n)
-
-
-def arrays_labels(path, n):
-    with np.load(path) as arrays:
-        return arrays["y_train"][:n]
+        levels, labels = arrays["x_train"][:n], arrays["y_train"][:n]
+    return (np.random.default_rng(0).random(levels.shape) < levels / 255).astype(np.uint8), labels
 
 
 # --- what may explain the agreement
