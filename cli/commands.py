@@ -8,7 +8,17 @@ import click
 
 from genmem_cli.comparing import compare
 from genmem_cli.copying import copycheck, neighbors
-from genmem_cli.options import POSTERIOR, a_run, ablating, attributing, computing, planning, refitting, scoring
+from genmem_cli.options import (
+    POSTERIOR,
+    a_run,
+    ablating,
+    attributing,
+    computing,
+    locating,
+    planning,
+    refitting,
+    scoring,
+)
 from genmem_cli.progress import bars
 from genmem_cli.running import command_line, library
 
@@ -88,9 +98,17 @@ def score(run_directory: str, estimator: str) -> None:
 
 @click.command(epilog='Python: genmem.stages.regions(genmem.Run.open("runs/digits"))')
 @a_run
-def regions(run_directory: str) -> None:
-    """Average the scores of RUN by label and by cell of the latent space."""
-    _stage("regions", run_directory)
+@locating
+def regions(run_directory: str, regions: int, **how: Any) -> None:
+    """Find the regions of the data of RUN that need more examples; update the report.
+
+    With --held-out, a region is known to be thin if it has a larger share of held-out than of training examples.
+    Without, regions are ranked by their memorization scores alone.
+    """
+    features = tuple(_features(how.pop(name)) for name in ("features", "held_out_features"))
+    given = features if features[1] is not None else features[0]
+    about = _stage("regions", run_directory, features=given, n_regions=regions, **how)
+    click.echo(about["sentence"])
 
 
 @click.command(epilog='Python: genmem.stages.report(genmem.Run.open("runs/digits"))')
@@ -127,6 +145,11 @@ READING = (  # options of `load`
     *("sep", "decimal", "na", "drop", "pixels", "subset", "seed"),
 )
 ALL = (audit, plan, refit, fit, posterior, score, neighbors, regions, report, influence, neurons, compare, copycheck)
+
+
+def _features(path: str | None) -> Any:
+    """Return the coordinates in a file, None without one."""
+    return None if path is None else library().load(path).X
 
 
 def _asked(asked: dict[str, Any]) -> dict[str, Any]:

@@ -219,6 +219,27 @@ _ABLATING: list[Decorator] = [
 ]
 
 
+def locating(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of the search for regions."""
+    return _adding(command, _LOCATING)
+
+
+_LOCATING = [
+    _option("--held-out", click.Path(), "Held-out examples of the population that the model is for."),
+    _option("--held-out-labels", click.Path(), "A file of their labels."),
+    _option("--samples", click.IntRange(min=0), "Number of samples of the model to count in each region.", 0),
+    _option("--space", click.Choice(["pca", "latent", "data"]), "Where regions are looked for.", "pca"),
+    _option("--features", click.Path(), "A .npy file of coordinates of the training examples, in place of --space."),
+    _option("--held-out-features", click.Path(), "The same of the held-out examples."),
+    _option("--cells", click.Choice(["kmeans", "hdbscan"]), "How cells are formed.", "kmeans"),
+    _option("--n-cells", click.IntRange(min=1), "Number of cells of k-means [default: n / 100, from 2 to 20]."),
+    _option("--regions", click.IntRange(min=1), "The largest number of regions that are named.", 10),
+    _option("--metadata", click.Path(), "A table with one row per row of DATA, to group examples by its columns."),
+    click.option("--by", multiple=True, help="A column of the metadata; may be repeated [default: all that divide]."),
+    _option("--seed", click.IntRange(min=0), "Seed of cells, samples and permutations [default: the run's]."),
+]
+
+
 def a_run(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the argument that names a run directory."""
     return click.argument("run_directory", metavar="RUN", type=click.Path())(command)

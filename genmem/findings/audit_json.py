@@ -3,6 +3,7 @@
 import datetime
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from genmem.findings.influence import find_influence, influence_of
 from genmem.findings.limitations import has_steps, library_versions, limitations, posterior_asked
 from genmem.findings.memorization import find
 from genmem.findings.neurons import find_neurons, neurons_of
-from genmem.findings.records import from_json, to_json
+from genmem.findings.records import Finding, from_json, to_json
+from genmem.findings.regions import find_regions_in, regions_of
 from genmem.leaveout.posterior import estimate_of, sampled
 from genmem.regions import Group
 from genmem.run.directory import Run
@@ -48,14 +50,20 @@ def summarise(run: Run) -> dict[str, Any]:
         "environment": _environment(run),
         "wall_time": {**times, "total": round(sum(times.values()), 3)},
         "checks": to_json(checks(run)),
-        "findings": to_json(find(run, groups) + find_influence(run) + find_copies(run) + find_neurons(run)),
+        "findings": to_json(_findings(run, groups)),
         "groups": stored,
+        **({} if (found := regions_of(run)) is None else {"regions": found}),
         **({} if shaped is None else {"influence": shaped.asked()}),
         **({} if copied is None else {"copies": copied.asked()}),
         **({} if (units := neurons_of(run)) is None else {"neurons": units.asked()}),
         "limitations": limitations(run),
         "files": {"scores": "scores.parquet", "report": "report.html"},
     }
+
+
+def _findings(run: Run, groups: Sequence[Group]) -> list[Finding]:
+    of_regions = find_regions_in(run) + find(run, groups)
+    return of_regions + find_influence(run) + find_copies(run) + find_neurons(run)
 
 
 def _asked(run: Run) -> dict[str, Any]:

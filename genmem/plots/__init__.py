@@ -9,6 +9,7 @@ References: Color Universal Design (Okabe & Ito, 2008), https://jfly.uni-koeln.d
 
 from genmem.plots.comparison import score_against_score
 from genmem.plots.look import Floats
+from genmem.plots.regions import region_map
 from genmem.plots.scores import (
     FLAGGED,
     POINTS,
@@ -36,6 +37,7 @@ __all__ = [
     "group_intervals",
     "highest",
     "memorized_by_log_prob",
+    "region_map",
     "score_against_distance",
     "score_against_log_prob",
     "score_against_score",

@@ -80,8 +80,8 @@ def group_scores(
     >>> [(g.name, g.mean) for g in group_scores([[1.0, 2.0, 6.0, 8.0]], ["a", "a", "b", "b"])]
     [('b', 7.0), ('a', 1.5)]
     """
-    scores, members = _checked(per_repeat, groups)
-    whole = np.arange(len(members)) if belong is None else _checked(per_repeat, belong)[1]
+    scores, members = checked(per_repeat, groups)
+    whole = np.arange(len(members)) if belong is None else checked(per_repeat, belong)[1]
     found = [_describe(scores, members == name, whole, str(name), n_exemplars) for name in np.unique(members)]
     return sorted(found, key=lambda group: -group.mean)
 
@@ -143,6 +143,25 @@ def latent_cells(latents: ArrayLike, *, n_cells: int | None = None, seed: int = 
     return np.asarray(rank[cells], dtype=np.intp)
 
 
+def hdbscan_cells(points: ArrayLike, *, min_examples: int = MIN_EXAMPLES) -> NDArray[np.intp]:
+    """Find dense cells by HDBSCAN; return the cell (n,) of each example, 0 being the largest, -1 for none.
+
+    Args:
+        points: (n, d) coordinates.
+        min_examples: the smallest cell.
+
+    Raises:
+        DataError: `points` is not a finite (n, d) array.
+    """
+    from sklearn.cluster import HDBSCAN
+
+    z = _latents(points, None)
+    cells = HDBSCAN(min_cluster_size=min(min_examples, len(z)), copy=True).fit(z).labels_
+    count = int(cells.max()) + 1
+    rank = np.argsort(np.argsort(-np.bincount(cells[cells >= 0], minlength=count), kind="stable"))
+    return np.asarray(np.where(cells >= 0, np.append(rank, -1)[cells], -1), dtype=np.intp)
+
+
 def _describe(
     scores: FloatArray, inside: NDArray[np.bool_], belong: NDArray[np.generic], name: str, n_exemplars: int
 ) -> GroupScore:
@@ -195,7 +214,8 @@ def _p_above(difference: float, terms: Sequence[Term]) -> float:
     return tail if difference >= 0 else 1 - tail
 
 
-def _checked(per_repeat: ArrayLike, groups: ArrayLike) -> tuple[FloatArray, NDArray[np.generic]]:
+def checked(per_repeat: ArrayLike, groups: ArrayLike) -> tuple[FloatArray, NDArray[np.generic]]:
+    """Return scores and groups as arrays of matching shapes; DataError as in `group_scores`."""
     scores, members = np.asarray(per_repeat, dtype=np.float64), np.asarray(groups)
     if scores.ndim != 2 or members.shape != scores.shape[1:] or not scores.size:
         raise DataError(

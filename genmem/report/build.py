@@ -15,7 +15,7 @@ from genmem.data.arrays import fingerprint
 from genmem.findings.records import Finding
 from genmem.plots import Group
 from genmem.regions import corrected, most_in_need
-from genmem.report import attribution, neurons, words
+from genmem.report import attribution, neurons, regions, words
 from genmem.report.copies import QUESTION as COPIES
 from genmem.report.copies import CopyResults, copies, copies_of_run
 from genmem.report.pictures import GROUPS, album, differ, drawn, figures
@@ -83,6 +83,9 @@ def _context(results: Results) -> dict[str, Any]:
     top, shaped = _listed(results), attribution.attribution(results)
     answers += attribution.verdict(results, shaped)
     located = neurons.located(results)
+    needed = regions.section(results)
+    if stands := regions.verdict(results, needed):
+        answers = [stands if answer.question == "regions" else answer for answer in answers]
     copied = copies_of_run(results)
     share = next((replace(f, unit="of the samples") for f in findings if f.id == "copied_share"), None)
     answers += [] if copied is None else [Verdict("copies", copied.sentence, share, [])]
@@ -91,9 +94,11 @@ def _context(results: Results) -> dict[str, Any]:
     shown = [p for answer in answers for p in answer.examples] + top
     shown += [p for part in plates.values() for plate in part for p in (plate.position, *dict(plate.neighbors))]
     shown += shaped.positions if shaped else []
+    shown += regions.positions(needed, EXEMPLARS)
     shown += [p for part in groups.values() for group in part[:GROUPS] for p in group.examples[:EXEMPLARS]]
     shape = audit["data"].get("image_shape")
     drawings, library = figures(results, groups), get_plotlyjs()
+    drawings |= {"map": needed.figure} if needed and needed.figure else {}
     budget = PAGE - len(library) - sum(len(figure.json) for figure in drawings.values()) - MARKUP
     uris, reduced = album(results.X, shape, shown, budget) if shape else ({}, None)
     return {
@@ -117,6 +122,7 @@ def _context(results: Results) -> dict[str, Any]:
         "shaped": shaped,
         "copied": copied,
         "located": located,
+        "needed": needed,
         "drawings": attribution.pictures_of(shaped.samples, results.X, shape, reduced) if shaped and shape else {},
         "rank": words.nearest(np.shape(near.get("most_distances", [[0]]))[1]),
         "differences": None if shape else differ(results.X, audit["data"].get("columns") or ()),

@@ -14,7 +14,7 @@ from genmem.compare import Comparison, Pair
 from genmem.data.arrays import fingerprint
 from genmem.data.examples import Data
 from genmem.report.build import environment
-from genmem.report.pictures import Difference, Figure, album, differ, embedded
+from genmem.report.pictures import Difference, Figure, album, differ, figure_of
 
 SHOWN = 12  # examples of each list
 FIGURES = 6  # pairs that are drawn: all of up to four audits, of more those with the first
@@ -69,7 +69,7 @@ def render_comparison(found: Comparison, about: Mapping[str, Any]) -> str:
 
 def _figures(found: Comparison, data: Data | None) -> list[tuple[Pair, Figure]]:
     pairs = found.pairs if len(found.pairs) <= FIGURES else tuple(found.against_first().values())[:FIGURES]
-    return [(pair, embedded(_figure(found, pair, data))) for pair in pairs]
+    return [(pair, figure_of(_figure(found, pair, data))) for pair in pairs]
 
 
 def _figure(found: Comparison, pair: Pair, data: Data | None) -> Any:

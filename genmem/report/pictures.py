@@ -185,11 +185,11 @@ def figures(results: Results, groups: dict[str, list[Group]]) -> dict[str, Figur
     for kind, part in groups.items():
         if part:
             found[kind] = plots.group_intervals(part[:GROUPS])
-    return {name: embedded(figure) for name, figure in found.items()}
+    return {name: figure_of(figure) for name, figure in found.items()}
 
 
-def embedded(figure: go.Figure) -> Figure:
-    """Return a figure as JSON for a page."""
+def figure_of(figure: go.Figure) -> Figure:
+    """Return a figure as JSON that is safe inside a script element."""
     # Newer versions of plotly escape angle brackets too; a second time does no harm.
     text = figure.to_json().replace("<", "\\u003c").replace(">", "\\u003e")
     return Figure(Markup(text), int(figure.layout.height))

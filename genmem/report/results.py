@@ -25,7 +25,7 @@ class Results:
     audit: audit.json; its checks, findings and groups are also given as dataclasses.
     X: (n, *event_shape), memory-mapped. index: (n,) row of the source. labels, names: (n,) or None.
     scores: columns of scores.parquet, (n,) float64 each, NaN if undefined. placebo: (m, n) or None.
-    trajectory, neighbors, listed, influence, copies, neurons: arrays by name, or None if the run has none.
+    trajectory, neighbors, listed, influence, copies, neurons, regions: arrays by name, or None if the run has none.
     """
 
     audit: dict[str, Any]
@@ -44,6 +44,7 @@ class Results:
     influence: Arrays | None = None
     copies: Arrays | None = None
     neurons: Arrays | None = None
+    regions: Arrays | None = None
 
     @property
     def one_repeat(self) -> bool:
@@ -82,6 +83,7 @@ def read_results(run_dir: Path) -> Results:
         influence=_arrays(run_dir, "influence") if "influence" in audit else None,
         copies=_arrays(run_dir, "copycheck") if "copies" in audit else None,
         neurons=_arrays(run_dir, "neurons") if "neurons" in audit else None,
+        regions=_arrays(run_dir, "regions") if "regions" in audit else None,
     )
 
 

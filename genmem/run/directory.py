@@ -45,6 +45,7 @@ STAGES = {
     "adjusted": "score",
     "latents": "fit",
     "cells": "regions",
+    "regions": "regions",
     "influence": "influence",
     "copycheck": "neighbors",
     "neurons": "neurons",

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genmem.data.alike import load_alike
 from genmem.data.arrays import fingerprint
-from genmem.data.examples import prepare
 from genmem.errors import DataError, GenmemError, IncompleteRunError, ModelError
 from genmem.findings.copies import copies_of, describe, one_for_each_row, stands_out
 from genmem.findings.stages import succeeded
@@ -29,15 +27,13 @@ from genmem.seeding import seed32
 from genmem.stages._describe import report_again
 from genmem.stages._early import check_samples
 from genmem.stages._late import sampler_of
-from genmem.stages._plan import shape_for
+from genmem.stages._outside import Outside, outside_examples
 from genmem.stages._refit import trained_network
 
 SAMPLES = (1000, 10_000)  # bounds of the default number of samples, which is that of held-out examples
 FOLDS = 5  # one of them is held out if the plan leaves out whole groups
 FEW = 8  # examples on which a feature space is tried
 SCORED = 1000  # examples of each set for which log p is computed
-
-Test = str | PathLike[str] | NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ def copies(
     run: Run,
     model: Any = None,
     *,
-    test: Test | None = None,
+    test: Outside | None = None,
     samples: int | None = None,
     space: str = "raw",
     level: float = 0.1,
@@ -97,7 +93,7 @@ def copies(
     _check(samples, seed, level)
     seed = run.seed if seed is None else int(seed)
     with stage(run, "copies"):
-        outside = None if test is None else _outside(run, model, test)
+        outside = None if test is None else outside_examples(run, model, test).X
         asked: dict[str, Any] = {"test": None if outside is None else fingerprint(outside), "samples": samples}
         asked |= {"space": space, "level": level, "seed": seed, **sampler_of(run, model)}
         found = copies_of(run)
@@ -134,7 +130,7 @@ def _try_space(run: Run, model: Any, asked: dict[str, Any], outside: NDArray[Any
     check_space(space, np.asarray(X[:FEW]), n_train, image_shape=shape and tuple(shape))
 
 
-def _source(test: Test | None) -> str:
+def _source(test: Outside | None) -> str:
     if test is None:
         return "the first fold of the plan"
     return fspath(test) if isinstance(test, str | PathLike) else "array"
@@ -192,23 +188,6 @@ def _trained(run: Run, model: Any, outside: NDArray[Any]) -> Sets:
 def _log_probs(fitted: Any, rows: NDArray[Any], seed: int) -> NDArray[np.float64]:
     chosen = np.random.default_rng(seed).permutation(len(rows))[:SCORED]
     return np.asarray(fitted.score_samples(rows[np.sort(chosen)]), np.float64)
-
-
-def _outside(run: Run, model: Any, test: Test) -> NDArray[Any]:
-    """Return held-out examples in the form that the model takes, prepared like the run's data."""
-    about, chosen = run.plan["data"], planned_model(run, model)
-    pixels = about["dtype"] == "uint8" or about["preparation"].startswith(("binarised", "dequantised"))
-    given = load_alike(test, about["columns"], pixels, "double" if about["dtype"] == "float64" else "single")
-    shape = tuple(about["event_shape"])
-    shaped = shape_for(chosen, given)
-    if shaped.X.shape[1:] != shape:
-        raise DataError(
-            expected=f"held-out examples of shape {shape}, like those of the run",
-            got=f"{shaped.X.shape[1:]} in {given.source}",
-            do="Pass examples of the same source and shape.",
-        )
-    # A separate random stream: with that of the run, row i would share its noise with row i of the run.
-    return prepare(shaped, getattr(chosen, "likelihood", None), seed32(run.seed, "held-out examples")).X
 
 
 # --- the check

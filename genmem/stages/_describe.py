@@ -1,28 +1,21 @@
-"""Relate the scores to the data: nearest neighbours, regions, and the report."""
+"""Relate the scores to the data: nearest neighbours, and the report."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 
 from genmem.data.arrays import identical_groups
-from genmem.data.examples import Data
 from genmem.findings.audit_json import summarise
-from genmem.findings.records import to_json
 from genmem.protocols import Listener, Progress, ignore
-from genmem.regions import GroupScore, group_scores, latent_cells
 from genmem.report import write_report
 from genmem.run.directory import Run, stage
 from genmem.run.storage import Arrays
 from genmem.search.exact import nearest
-from genmem.seeding import seed32
 
 SHOWN_NEIGHBORS = 5
 GALLERY = 12
-COMPONENTS = 32
 
 
 def neighbors(run: Run, *, progress: Listener = ignore) -> None:
@@ -45,44 +38,6 @@ def neighbors(run: Run, *, progress: Listener = ignore) -> None:
             least_distances=near["distances"][least, :SHOWN_NEIGHBORS],
         )
         progress(Progress("neighbors", 1, 1))
-
-
-def regions(run: Run, *, progress: Listener = ignore) -> None:
-    """Average the scores by label and by k-means cell of the latent mean: results/groups.json."""
-    with stage(run, "regions"):
-        progress(Progress("regions", 0, 1))
-        data, per_repeat = run.data(), run.result("scores")["per_repeat"]
-        coordinates, space = _coordinates(run, data)
-        cells = latent_cells(coordinates, seed=seed32(run.seed, "cells"))
-        run.write_result("cells", cell=cells, space=np.asarray(space))
-        kinds = {} if data.labels is None else {"label": data.labels}
-        groups = [
-            {"kind": kind, **_as_json(group, len(per_repeat))}
-            for kind, members in {**kinds, "cell": cells}.items()
-            for group in group_scores(per_repeat, members, belong=data.groups)
-        ]
-        run.write_json("results/groups.json", groups)
-        progress(Progress("regions", 1, 1))
-
-
-def _coordinates(run: Run, data: Data) -> tuple[NDArray[Any], str]:
-    """Return the coordinates of the cells and their name: latent means, or leading principal components of the data."""
-    if run.has_result("latents"):
-        means = run.result("latents")["mean"]
-        if means.size:
-            return means, "latent space"
-    kind = np.float64 if data.X.dtype == np.float64 else np.float32
-    flat = np.asarray(data.X, kind).reshape(len(data.X), -1)
-    components = min(COMPONENTS, *flat.shape)
-    if flat.shape[1] <= components:
-        return flat, "data"
-    reduced = PCA(components, svd_solver="randomized", random_state=seed32(run.seed, "components"))
-    return reduced.fit_transform(flat), "data"
-
-
-def _as_json(group: GroupScore, repeats: int) -> dict[str, Any]:
-    """Return a group for JSON; with one repeat without p, which would ignore the variation between refits."""
-    return dict(to_json(group if repeats > 1 else replace(group, p_value=np.nan)))
 
 
 def report(run: Run, *, progress: Listener = ignore) -> Path:
