@@ -20,7 +20,7 @@ from genmem_cli.options import (
     scoring,
 )
 from genmem_cli.progress import bars
-from genmem_cli.running import command_line, library
+from genmem_cli.running import command_line, library, opened
 
 if TYPE_CHECKING:
     from genmem.run import Run
@@ -190,7 +190,7 @@ def _announce(run: "Run", *, err: bool) -> None:
 
 
 def _stage(name: str, run_directory: str, **options: Any) -> Any:
-    run = library().Run.open(run_directory)
+    run = opened(run_directory)
     with bars() as progress:
         done = getattr(library().stages, name)(run, progress=progress, **options)
     click.echo(run.path)

@@ -6,7 +6,7 @@ import click
 
 from genmem_cli.options import a_run, checking, sampling
 from genmem_cli.progress import bars
-from genmem_cli.running import command_line, library
+from genmem_cli.running import command_line, library, opened
 
 
 @click.command(epilog='Python: genmem.stages.check_copies("train.npy", "test.npy", "samples.npy")')
@@ -50,7 +50,7 @@ def neighbors(run_directory: str, test: str | None, **how: Any) -> None:
     """
     from genmem.report.copies import headline
 
-    run = library().Run.open(run_directory)
+    run = opened(run_directory)
     with bars() as progress:
         library().stages.neighbors(run, progress=progress)
         about = library().stages.copies(run, test=test, progress=progress, **how)

@@ -66,6 +66,7 @@ class Run(Shards):
 
     def __init__(self, path: Path, plan: dict[str, Any], model: Any = None) -> None:
         self.path, self.plan, self.held = path, plan, Held()
+        self.trusted = False  # whether names in the plan that are not genmem's may be imported
         self.model = model  # the object the run was created with, or that was made from its plan; None until then
 
     @classmethod
@@ -137,8 +138,16 @@ class Run(Shards):
         return run
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Self:
-        """Open an existing run.
+    def open(cls, path: str | os.PathLike[str], *, trust: bool = False) -> Self:
+        """Open an existing run. A run from a stranger runs no code, neither now nor in later stages.
+
+        A plan names the class of its model, and functions among its settings. Those that are neither genmem's own nor
+        scikit-learn's densities are imported only if you trust the run, pass the same model to a stage, or planned the
+        same model from the current folder before; otherwise stages that need the model raise a ModelError.
+
+        Args:
+            path: the run directory.
+            trust: import and call what the plan names. It can run any code.
 
         Raises:
             RunError: there is no run at `path`, or its run.json cannot be read.
@@ -159,7 +168,9 @@ class Run(Shards):
                 got=f"a damaged file ({error})",
                 do="Restore the file, or start again in a new run directory.",
             ) from error
-        return cls(Path(path), plan)
+        run = cls(Path(path), plan)
+        run.trusted = trust
+        return run
 
     def lock(self) -> AbstractContextManager[None]:
         """Lock the run for writing; a second process gets a RunError."""

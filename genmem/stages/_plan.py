@@ -15,6 +15,7 @@ from genmem.data.examples import Data, load, prepare
 from genmem.data.images import to_images
 from genmem.errors import DataError, ModelError, RunError
 from genmem.leaveout import ensure_probe, scored_epochs
+from genmem.leaveout.probe import remember_choice
 from genmem.models import DeepDensity, make_model
 from genmem.models.factory import BUILT_IN, check_density, import_callable, suited
 from genmem.models.weights import refuse_weights
@@ -107,6 +108,7 @@ def plan(
         importance_samples=importance_samples,
         keep_weights=keep_weights,
     )
+    remember_choice(run)
     with stage(run, "plan", start):
         if request is not None:
             run.write_json("request.json", dict(request))
