@@ -19,7 +19,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from common import add_parts, machine, options, parse, scratch
+from common import add_parts, like_mnist, machine, options, parse, scratch
 from sklearn.datasets import load_digits
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
@@ -276,6 +276,7 @@ def main(argv=None):
     small = {"epochs": 1, "score_epochs": [1], "repeats": 2}
     given = parse(parser, argv, examples=60, folds=2, draws=4, divisions=1, tiny=small)
     given.out = scratch() if given.smoke else given.out
+    given.mnist = given.mnist or (like_mnist(60, 20) if given.smoke else None)
     warnings.simplefilter("ignore", UserWarning)
     print(machine())
     for part in given.parts or ["digits", *(["mnist"] if given.mnist else [])]:
