@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from genmem_cli.comparing import compare
 from genmem_cli.copying import copycheck, neighbors
 from genmem_cli.options import (
     POSTERIOR,
@@ -140,7 +141,7 @@ READING = (  # options of `load`
     *("array", "label_array", "label_column", "labels", "group_column", "groups"),
     *("sep", "decimal", "na", "drop", "pixels", "subset", "seed"),
 )
-ALL = (audit, plan, refit, fit, posterior, score, neighbors, regions, report, influence, neurons, copycheck)
+ALL = (audit, plan, refit, fit, posterior, score, neighbors, regions, report, influence, neurons, compare, copycheck)
 
 
 def _features(path: str | None) -> Any:

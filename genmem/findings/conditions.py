@@ -66,7 +66,7 @@ class Condition(Brief):
             unknown = sorted({c.name for parts in self.alternatives for c in parts if math.isnan(values[c.name])})
             raise DataError(
                 expected=f"defined values in the condition {self.text!r}",
-                got=f"no value for {', '.join(unknown)}, which could not be computed from these sets",
+                got=f"no value for {', '.join(unknown)}, which could not be computed from this input",
                 do="Read the report for the reason, or use another condition.",
             )
         return False

@@ -170,7 +170,7 @@ def _folder(out: str | PathLike[str] | None, samples: Source) -> Path:
             got=f"one that contains {what}",
             do="Choose another --out.",
         )
-    _refuse_unwritable(folder)
+    refuse_unwritable(folder)
     return folder
 
 
@@ -181,8 +181,8 @@ def _is_unfinished(names: Collection[str]) -> bool:
     return whole <= set(FILES.values()) and (FILES["pairs"] in whole or (not whole and begun == {"pairs"}))
 
 
-def _refuse_unwritable(folder: Path) -> None:
-    """Raise an error before the check if the folder cannot be created or written to."""
+def refuse_unwritable(folder: Path) -> None:
+    """Raise an error before the work if the folder cannot be created or written to."""
     there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(parent))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise RunError(
