@@ -12,6 +12,7 @@ Parts, on the digits (8 x 8, 1,797 images) and decoders of 64-128 hidden units:
 Results are in docs/findings.md.
 """
 
+import math
 import tempfile
 import time
 from pathlib import Path
@@ -68,8 +69,12 @@ def diffusion(asked):
 MODELS = {"vae": vae, "conv": conv, "flow": flow, "diffusion": diffusion}
 
 
-def digits(n):
-    return np.array(load("digits").X[:n], np.float32)
+def images(asked):
+    """Return the first so many digits, or images of a file with MNIST, with values from 0 to 1: (n, pixels)."""
+    if not asked.data:
+        return np.array(load("digits").X[: asked.n], np.float32)
+    with np.load(asked.data) as data:
+        return data["x_train"][: asked.n].reshape(asked.n, -1).astype(np.float32) / 255
 
 
 def told(values, digits=1):
@@ -81,9 +86,10 @@ def told(values, digits=1):
 
 
 def examples(asked):
-    """Return the digits, and the group of each; with `--duplicates`, some of them are there `COPIES` times more."""
-    X = digits(asked.n)
-    X = X.reshape(-1, 8, 8) if asked.model == "conv" else X
+    """Return the images, and the group of each; with `--duplicates`, some of them are there `COPIES` times more."""
+    X = images(asked)
+    side = math.isqrt(X.shape[1])
+    X = X.reshape(-1, side, side) if asked.model == "conv" else X
     if not asked.duplicates:
         return X, None
     data = Data(X, None, np.arange(len(X)), "array")
@@ -124,7 +130,7 @@ def locality(asked):
     with tempfile.TemporaryDirectory() as folder:
         design = {"fraction": 0.5, "repeats": asked.repeats, "groups": groups, "match": asked.match}
         out = Path(asked.out or folder) / "digits"
-        run = stages.plan(X, MODELS[asked.model](asked), out, keep_weights=True, **design)
+        run = stages.plan(X, MODELS[asked.model](asked), out, keep_weights=True, seed=asked.seed, **design)
         leaveout.refit(run, workers=1)
         how = {name: getattr(asked, name) for name in ("repeats", "permutations", "share", "splits")}
         about = of_duplicates(run, asked, how) if asked.duplicates else stages.neurons(run, **how)
@@ -148,7 +154,7 @@ def locality(asked):
 
 def injection(asked):
     """Print the recall of injected units for every score, judged with and without the network before."""
-    X = digits(asked.n)
+    X = images(asked)
     splits = Splits.subsets(len(X), 0.5, 2 * asked.networks)
     found = {planted: {} for planted in asked.planted}
     for number in range(asked.networks):
@@ -237,7 +243,7 @@ def train_tied(X, keep, asked, seed):
 
 def tied(asked):
     """Print the share of memory units among the best, what they carry, and the verdict's numbers."""
-    X = digits(asked.n)
+    X = images(asked)
     splits = Splits.subsets(len(X), 0.5, 2 * asked.repeats)
     modules = [train_tied(X, np.flatnonzero(~out), asked, number) for number, out in enumerate(splits.held_out)]
     log_probs = np.stack([log_prob(m, torch.from_numpy(X), draws=64, seed=0).log_prob for m in modules])
@@ -274,11 +280,14 @@ def main(argv=None):
     parser.add_argument("--model", choices=MODELS, help="of `locality`")
     parser.add_argument("--hidden", type=int, nargs="+", help="units of the hidden layers")
     parser.add_argument("--duplicates", type=int, help=f"so many digits are there {COPIES} times more, for `locality`")
-    parser.add_argument("--n", type=int, help="digits")
+    parser.add_argument("--data", help="an .npz file with MNIST, whose first images take the place of the digits")
+    parser.add_argument("--seed", type=int, help="of the halves and the networks of `locality`")
+    parser.add_argument("--n", type=int, help="images")
     parser.add_argument("--epochs", type=int)
     parser.set_defaults(
-        match="steps", model="vae", duplicates=0, n=1797, hidden=(128, 64), epochs=300, repeats=8, permutations=99,
-        splits=40, share=0.05, networks=8, injections=3, planted=(2, 10), gain=40.0, memory=64, tops=(6, 13, 26),
+        match="steps", model="vae", duplicates=0, seed=0, n=1797, hidden=(128, 64), epochs=300, repeats=8,
+        permutations=99, splits=40, share=0.05, networks=8, injections=3, planted=(2, 10), gain=40.0, memory=64,
+        tops=(6, 13, 26),
     )  # fmt: skip
     tiny = {
         "n": 80, "hidden": (8, 6), "epochs": 2, "permutations": 3, "splits": 4, "share": 0.2, "networks": 1,
