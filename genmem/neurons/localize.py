@@ -35,8 +35,8 @@ class Measured:
         joint: (2, sizes) mean drop of the chosen units together: of memorized examples that did not choose them, and
             of such examples where they were held out.
         summed: (2, sizes) the same for the sum of their single drops.
-        recall: share of the units of an injected example among the top 5%; NaN if it could not be injected.
-        gain: nats that the injection gained.
+        recall: share of the units of an injected example among the top 5%; NaN if it did not gain enough.
+        gain: nats that the injection gained; NaN if none was tried.
         overlap: by comparison, the share of cases with a control within 1 nat.
     """
 
@@ -264,12 +264,11 @@ def conclude(
     progress: Listener = ignore,
 ) -> Verdict:
     """Return the verdict on the evidence of all networks; see `localize`."""
-    recall = np.array([one.recall for one in measured])
-    recall = recall[np.isfinite(recall)]
+    tried = [one for one in measured if not np.isnan(one.gain)]
     return decide(
         [one.evidence for one in measured],
         design.memorization(share, seed),
-        recall=recall if len(recall) > 1 else None,
+        recall=[one.recall for one in tried] if tried else None,
         chance=CHANCE,
         additivity=additivity(measured),
         splits=splits,
