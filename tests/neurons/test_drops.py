@@ -10,6 +10,8 @@ import genmem
 from genmem.errors import DataError, GenmemError, ModelError
 from genmem.models.posterior import refit_posterior
 from genmem.neurons import Unit, ablate, drops, joint_drop, units_of
+from genmem.neurons.ablation import MEMORY, Ablation
+from genmem.neurons.rank_one import OfDecoder, Quadratic, Squares
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((30, 4)).astype(np.float32)
@@ -87,6 +89,32 @@ def test_rank_one_with_other_likelihoods(likelihood):
     found = drops(module, data[:9], posterior="encoder", reference=data)
     again = joint_drop(module, data[:9], [[u] for u in found.units], posterior="encoder", reference=data)
     assert set(found.method.values()) == {"rank one"}
+    np.testing.assert_allclose(found.values, again, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "ways"),
+    [("gaussian", [Squares, Quadratic]), ("logit_normal", [Squares, Quadratic]), ("bernoulli", [OfDecoder, OfDecoder])],
+)
+def test_the_way_is_the_fastest_that_suits(likelihood, ways):
+    data = (np.random.default_rng(4).random((40, 6)) < 0.5).astype(np.float32)
+    module = genmem.VAE(hidden=(12, 7), latent_dim=3, epochs=2, likelihood=likelihood).fit(data).module_
+    layers = ["decoder.0", "decoder.2"]
+    how = {"baseline": "zero", "posterior": "encoder", "n_samples": 8, "steps": 1, "seed": 0, "reference": data}
+    with Ablation(module, data[:9], layers, part="decoder", memory=MEMORY, **how) as ablation:
+        found = [type(ablation._rank_one(ablation.wirings[layer], range(4))) for layer in layers]
+    assert found == ways
+
+
+def test_a_decoder_with_other_layers_behind_the_reader():
+    module = vae(hidden=(12, 7)).module_
+    first, _, second, _, last = module.decoder
+    plain = torch.nn.Linear(12, 12, bias=False)
+    module.decoder = torch.nn.Sequential(first, torch.nn.Tanh(), second, torch.nn.GELU(), plain, torch.nn.ReLU(), last)
+    settings = {"posterior": "fixed", "reference": KNOWN}
+    found = drops(module, V, **settings)
+    again = joint_drop(module, V, [[unit] for unit in found.units], **settings)
+    assert set(found.method.values()) == {"rank one"} and len(found.method) == 3
     np.testing.assert_allclose(found.values, again, rtol=1e-4, atol=1e-4)
 
 
