@@ -143,11 +143,33 @@ def measure(
     joint, summed = confirm(network, X[positions], found, evidence, rng, **how)
     injected = None
     if injection:
-        hardest = evidence.damage[1][np.argmin(found.log_prob[evidence.damage[1]])]  # it has most to gain
-        example, damage = int(positions[hardest]), found.values[evidence.damage[0]].mean(0)
         how["seed"] = seed_for(seed, "injection", number)
-        injected = inject(network, X[example], found.units, damage, **how)
+        injected = _injected(network, design, number, found, evidence, positions, how)
     return Measured(evidence, positions, joint, summed, *_told(injected), chosen.overlap)
+
+
+def _injected(
+    network: Any,
+    design: Design,
+    number: int,
+    found: Drops,
+    evidence: Evidence,
+    positions: Rows,
+    how: Mapping[str, Any],
+) -> Injected:
+    """Inject the held-out example with the lowest log p among those for the damage; if it cannot gain enough, of all.
+
+    The lower log p of an example is, the more it has to gain. The lowest of all are the examples that are memorized
+    where they are trained on, which are left aside if possible.
+    """
+    scored, held_out = evidence.damage[1], np.flatnonzero(design.held_out[number])
+    damage = found.values[evidence.damage[0]].mean(0)
+    first = positions[scored[np.argmin(found.log_prob[scored])]]
+    last = held_out[np.argmin(design.log_probs[number, held_out])]
+    done = inject(network, design.X[first], found.units, damage, **how)
+    if np.isnan(done.recall) and last != first:
+        done = max(done, inject(network, design.X[last], found.units, damage, **how), key=lambda one: one.gain)
+    return done
 
 
 def _told(injected: Injected | None) -> tuple[float, float]:
