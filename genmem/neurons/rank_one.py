@@ -11,6 +11,7 @@ Gaussian of one variance s^2, the change of log p(x | z) is, with the residual r
 and one matrix product serves all units. Whether any of this holds is tested against passes with the units replaced.
 """
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -73,7 +74,7 @@ class RankOne:
             for i in range(0, len(every), size)
         ]
         by_draw = torch.cat(weights, 1).reshape(len(units), count, len(rows)).transpose(0, 1)
-        found: NDArray[np.float64] = log_p_of(by_draw, self.logp.bound).cpu().numpy()
+        found: NDArray[np.float64] = _log_p_of(by_draw, self.logp.bound).cpu().numpy()
         return found
 
     def _size(self, units: int) -> int:
@@ -110,6 +111,15 @@ class RankOne:
         elif self.baseline.mode == "resample":
             new = new[:, 0, units, 0]
         return (new - now).T.contiguous()
+
+
+def _log_p_of(log_weights: Tensor, bound: bool) -> Tensor:
+    """Return `log_p_of` in float64, with exponentials of differences alone, which float32 holds: they take long."""
+    if bound:
+        return log_p_of(log_weights, bound)
+    most = log_weights.amax(0)
+    most = torch.where(most.isfinite(), most, 0)
+    return most.double() + (log_weights - most).exp_().sum(0).double().log_() - math.log(len(log_weights))
 
 
 class OfDecoder(RankOne):

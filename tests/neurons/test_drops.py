@@ -9,9 +9,10 @@ from oracles_neurons import decoder_with, drops_by_loop, vae_log_p
 import genmem
 from genmem.errors import DataError, GenmemError, ModelError
 from genmem.models.posterior import refit_posterior
-from genmem.neurons import Unit, ablate, drops, joint_drop, units_of
+from genmem.neurons import Unit, ablate, drops, joint_drop, rank_one, units_of
 from genmem.neurons.ablation import MEMORY, Ablation
 from genmem.neurons.rank_one import OfDecoder, Quadratic, Squares
+from genmem.neurons.runs import log_p_of
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((30, 4)).astype(np.float32)
@@ -116,6 +117,16 @@ def test_a_decoder_with_other_layers_behind_the_reader():
     again = joint_drop(module, V, [[unit] for unit in found.units], **settings)
     assert set(found.method.values()) == {"rank one"} and len(found.method) == 3
     np.testing.assert_allclose(found.values, again, rtol=1e-4, atol=1e-4)
+
+
+def test_log_p_of_many_units_is_that_of_one():
+    weights = torch.tensor(RNG.normal(-300, 30, (16, 3, 5)), dtype=torch.float32)
+    weights[:, 0, 0] = -torch.inf
+    weights[:8, 1, 1] = -torch.inf
+    for bound in (False, True):
+        found, truth = (of(weights, bound) for of in (rank_one._log_p_of, log_p_of))
+        assert found.dtype == torch.float64
+        np.testing.assert_allclose(found, truth, rtol=1e-9)
 
 
 def test_in_double_precision_nothing_is_lost():
