@@ -38,7 +38,7 @@ from genmem.neurons.localize import Design, conclude, measure
 from genmem.run.plan import MATCHES
 from genmem.run.splits import Splits
 from genmem.seeding import stream
-from genmem.stages._neurons import network_of
+from genmem.stages._neurons import POSTERIORS, network_of
 from genmem.stats import mean_interval
 from genmem.training.ensemble import fresh_module
 
@@ -122,9 +122,8 @@ def of_duplicates(run, asked, how):
     how = {**how, "share": len(twice) / len(rows)}
     most = rows[np.argsort(-score[rows], kind="stable")[: len(twice)]]
     print(f"{np.isin(most, twice).mean():.0%} of the {len(twice)} memorized among {len(rows)} examples have duplicates")
-    measured = [
-        measure(network_of(run, module, row), design, row, share=how["share"]) for row in range(len(design.repeat))
-    ]
+    given = {name: how[name] for name in ("share", "posterior")}
+    measured = [measure(network_of(run, module, row), design, row, **given) for row in range(len(design.repeat))]
     verdict = conclude(measured, design, **{name: how[name] for name in ("share", "permutations", "splits")})
     paired = paired_search([m.evidence for m in measured], [m.positions for m in measured], score[rows])
     return described(verdict, measured, paired, how, str(coverage_of(module)), len(measured))
@@ -138,7 +137,7 @@ def locality(asked):
         out = Path(asked.out or folder) / "digits"
         run = stages.plan(X, MODELS[asked.model](asked), out, keep_weights=True, seed=asked.seed, **design)
         leaveout.refit(run, workers=1)
-        how = {name: getattr(asked, name) for name in ("repeats", "permutations", "share", "splits")}
+        how = {name: getattr(asked, name) for name in ("repeats", "permutations", "share", "splits", "posterior")}
         about = of_duplicates(run, asked, how) if asked.duplicates else stages.neurons(run, **how)
     print(about["sentence"])
     for control in about["controls"]:
@@ -303,12 +302,13 @@ def main(argv=None):
     parser.add_argument("--duplicates", type=int, help=f"so many digits are there {COPIES} times more, for `locality`")
     parser.add_argument("--data", help="an .npz file with MNIST, whose first images take the place of the digits")
     parser.add_argument("--seed", type=int, help="of the halves and the networks of `locality`")
+    parser.add_argument("--posterior", choices=POSTERIORS, help="q while units are ablated, for `locality`")
     parser.add_argument("--n", type=int, help="images")
     parser.add_argument("--epochs", type=int)
     parser.set_defaults(
-        match="steps", model="vae", duplicates=0, seed=0, n=1797, hidden=(128, 64), epochs=300, repeats=8,
-        permutations=99, splits=40, share=0.05, networks=8, injections=3, mask_steps=400, planted=(2, 10), gain=40.0,
-        memory=64, tops=(6, 13, 26),
+        match="steps", model="vae", duplicates=0, seed=0, posterior="refit", n=1797, hidden=(128, 64), epochs=300,
+        repeats=8, permutations=99, splits=40, share=0.05, networks=8, injections=3, mask_steps=400, planted=(2, 10),
+        gain=40.0, memory=64, tops=(6, 13, 26),
     )  # fmt: skip
     tiny = {
         "n": 80, "hidden": (8, 6), "epochs": 2, "permutations": 3, "splits": 4, "share": 0.2, "networks": 1,
