@@ -69,7 +69,7 @@ def timed(call):
 
 def compare(name, size, hidden, latent, n, draws, rounds):
     rng = np.random.default_rng(0)
-    model, X = made(rng, 400, size, hidden, latent)
+    model, X = made(rng, max(n, 400), size, hidden, latent)
     loop = Loop(model, X[:n], draws)
     settings = {"baseline": "zero", "posterior": "encoder", "n_samples": draws}
     ratios, seconds = [], []
@@ -92,7 +92,7 @@ def compare(name, size, hidden, latent, n, draws, rounds):
 
 def shares(name, size, hidden, latent, n, draws, rounds):
     """Print the seconds of each step of one exhaustive ablation: of its operations alone, at their sizes."""
-    model, X = made(np.random.default_rng(0), 400, size, hidden, latent)
+    model, X = made(np.random.default_rng(0), max(n, 400), size, hidden, latent)
     rows, wide, first = n * draws, hidden[0], hidden[-1]
     before, weight, target = torch.randn(rows, wide), torch.randn(size, wide), torch.randn(rows, size)
     shift, column, weights = torch.randn(rows, 1), torch.randn(wide), torch.randn(draws, len(units_of(model)), n)
@@ -104,7 +104,7 @@ def shares(name, size, hidden, latent, n, draws, rounds):
         "squared error": lambda: error.square_().sum(1),
     }
     found = {step: first * median_of(call, rounds) for step, call in steps.items()}
-    found["mean over draws in float64"] = median_of(lambda: torch.logsumexp(weights.double(), 0), rounds)
+    found["mean over draws, of all units"] = median_of(lambda: torch.logsumexp(weights, 0), rounds)
     found["where units are read"] = median_of(lambda: coverage_of(model), rounds)
     settings = {"baseline": "zero", "posterior": "encoder", "n_samples": draws}
     found["all of drops"] = median_of(lambda: drops(model, X[:n], **settings), rounds)
