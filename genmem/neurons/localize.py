@@ -1,6 +1,6 @@
 """Is memorization local in trained networks? Collects the evidence of each network, and judges all of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from genmem.neurons.judge import SPLITS, Evidence, by_repeat
 from genmem.neurons.repeats import over_repeats
 from genmem.neurons.unit_weights import weight_norms
 from genmem.neurons.units import Unit, module_of
-from genmem.neurons.verdict import PERMUTATIONS, Verdict, decide
+from genmem.neurons.verdict import NEGATIVE, PERMUTATIONS, Verdict, decide
 from genmem.protocols import Listener, Progress, ignore
 from genmem.run.storage import Arrays
 from genmem.seeding import seed_for, stream
@@ -83,11 +83,18 @@ class Design:
 
     def memorization(self, share: float, seed: int) -> FloatArray:
         """Return in each repeat the mean score, by that repeat alone, of examples chosen by the others: (repeats,)."""
+        return self._scores(lambda network: self.chosen(network, share, seed).memorized)
+
+    def unmemorized(self, share: float, seed: int) -> FloatArray:
+        """Return the same of the examples with the scores closest to 0, which are a control: (repeats,)."""
+        return self._scores(lambda network: self.chosen(network, share, seed).pairs[NEGATIVE].ravel())
+
+    def _scores(self, examples_for: Callable[[int], Rows]) -> FloatArray:
         found = []
         for repeat in np.unique(self.repeat):
             rows = np.flatnonzero((self.repeat == repeat) & np.isfinite(self.log_probs).all(1))
-            most = self.chosen(int(np.flatnonzero(self.repeat == repeat)[0]), share, seed).memorized
-            values, out = self.log_probs[np.ix_(rows, most)], self.held_out[np.ix_(rows, most)]
+            some = examples_for(int(np.flatnonzero(self.repeat == repeat)[0]))
+            values, out = self.log_probs[np.ix_(rows, some)], self.held_out[np.ix_(rows, some)]
             there = out.any(0) & (~out).any(0)
             if there.any():
                 inside, outside = (np.where(w, values, 0).sum(0) / np.maximum(w.sum(0), 1) for w in (~out, out))
@@ -290,6 +297,7 @@ def conclude(
     return decide(
         [one.evidence for one in measured],
         design.memorization(share, seed),
+        unmemorized=design.unmemorized(share, seed),
         recall=[one.recall for one in tried] if tried else None,
         chance=CHANCE,
         additivity=additivity(measured),

@@ -23,6 +23,7 @@ PERMUTATIONS = 99
 DECIDES = "out"
 NEGATIVE = "not memorized"  # the negative control of the comparison that decides
 INJECTED = "injected example"
+UNMEMORIZED = 0.05  # of the memorized examples' score: above it, examples serve badly as not memorized
 LEAST_INJECTED = 4  # networks that learned their example by a few units, for a positive control
 VOIDS = {"in": "held out", "fragile": "held out"}  # comparison -> the control that voids it
 SURE = 0.01  # level at which too many permutations count as a failure
@@ -71,6 +72,7 @@ def decide(
     networks: Sequence[Evidence],
     memorization: ArrayLike,
     *,
+    unmemorized: ArrayLike | None = None,
     recall: ArrayLike | None = None,
     chance: float = 0.05,
     additivity: ArrayLike | None = None,
@@ -85,6 +87,7 @@ def decide(
     Args:
         networks: the evidence of every network; complementary networks share a repeat.
         memorization: (repeats,) mean score of the memorized examples in each repeat, nats.
+        unmemorized: the same of examples that count as not memorized; it is told where their control fails.
         recall: of units with an injected example, one number for each injection, NaN if the example did not gain
             enough; None leaves that control out.
         chance: the recall of random units.
@@ -110,7 +113,7 @@ def decide(
     controls = [
         _memorized(scores),
         _permuted(found, permutations),
-        *([_negative(judgements[NEGATIVE])] if NEGATIVE in judgements else []),
+        *([_negative(judgements[NEGATIVE], unmemorized, scores)] if NEGATIVE in judgements else []),
         *([] if recall is None else [_recalled(np.asarray(recall, float), chance)]),
         *([] if additivity is None else [_additive(np.asarray(additivity, float))]),
     ]
@@ -173,9 +176,14 @@ def _permuted(found: float, permutations: int) -> Control:
     return Control("permuted labels", p > SURE, found, said)
 
 
-def _negative(judged: Judgement) -> Control:
+def _negative(judged: Judgement, unmemorized: ArrayLike | None, scores: FloatArray) -> Control:
     p = judged.against().p_any
     said = f"For examples that are not memorized, trained on against held out, the same test has p = {p:.3f}."
+    if p <= LEVEL and unmemorized is not None:
+        own, most = float(np.asarray(unmemorized, float).mean()), float(scores.mean())
+        said += f" Their own score is {own:.2f} nats, against {most:.2f} of the memorized ones."
+        if own > UNMEMORIZED * most:
+            said += " They are memorized, too: with fewer epochs or more data, some examples would not be."
     return Control("examples that are not memorized", p > LEVEL, p, said)
 
 

@@ -69,8 +69,11 @@ def test_memory_of_what_is_not_memorized_leaves_no_claim(rng):
     networks = evidence(rng, local=1.5)
     for network in networks:
         network.pairs["not memorized"] = network.pairs["out"]
-    found = decide(networks, SCORES, **QUICK)
-    assert found.verdict == "no claim" and "examples that are not memorized" in found.sentence
+    for own, told in ((2.0, True), (0.2, False)):
+        found = decide(networks, SCORES, unmemorized=[own] * 8, **QUICK)
+        assert found.verdict == "no claim" and "control examples that are not memorized failed" in found.sentence
+        assert f"Their own score is {own:.2f} nats, against 10.35 of" in found.sentence
+        assert ("They are memorized, too: with fewer epochs" in found.sentence) == told
 
 
 @pytest.mark.slow

@@ -76,6 +76,10 @@ def test_scores_of_a_repeat_are_those_of_its_own_networks(design):
     first, second = design.log_probs[4, most], design.log_probs[5, most]
     expected = np.where(design.held_out[4, most], second - first, first - second).mean()
     assert found[2] == pytest.approx(expected) and len(found) == 8
+    low = np.unique(design.chosen(4, 0.2, 0).pairs["not memorized"])
+    difference = design.log_probs[4, low] - design.log_probs[5, low]
+    expected = np.where(design.held_out[4, low], -difference, difference).mean()
+    assert design.unmemorized(0.2, 0)[2] == pytest.approx(expected) and expected < found[2]
 
 
 def test_too_few_networks_are_refused_with_their_number(data, network):
