@@ -84,9 +84,10 @@ class Brief:
     """
 
     def __init_subclass__(cls, **how: Any) -> None:
-        """Keep `dataclass` from writing a `repr` of every number."""
+        """Keep `dataclass` from writing a `repr` of every number; a class may have one of its own."""
         super().__init_subclass__(**how)
-        cls.__repr__ = Brief.__repr__  # type: ignore[method-assign]
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = Brief.__repr__  # type: ignore[method-assign]
 
     def headline(self) -> str:
         """Return the size and the main figures of the result, in a line."""

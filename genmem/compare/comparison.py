@@ -27,6 +27,7 @@ from genmem.errors import DataError
 from genmem.findings.records import to_json
 from genmem.leaveout.attack import RATES
 from genmem.leaveout.estimators import FloatArray
+from genmem.protocols import Brief, figure
 from genmem.stats import Rate
 
 TOP = 0.05  # the share of examples called highly memorized, as in van den Burg & Williams (2021)
@@ -35,7 +36,7 @@ MANY = 20_000  # examples from which on the bootstrap has half as many draws
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
+class Pair(Brief):
     """Two of the audits. Differences are the second, `other`, less the first, `one`.
 
     Attributes:
@@ -65,6 +66,11 @@ class Pair:
     standard_error: FloatArray
     q_value: FloatArray
     changed: Positions
+
+    def headline(self) -> str:
+        """Return the names, the difference of the mean scores and the rank correlation."""
+        by = f"mean score {figure(self.mean.value, self.mean.interval)} nats higher in {self.other} than in {self.one}"
+        return f"{by}; rank correlation {figure(self.agreement.rho.value)}; {len(self.changed):,} examples changed"
 
     @property
     def rose(self) -> Positions:
@@ -111,7 +117,7 @@ CONDITIONS = (
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Comparison:
+class Comparison(Brief):
     """Audits of the same examples, compared.
 
     Attributes:

@@ -20,12 +20,13 @@ from genmem import stats
 from genmem.compare.differences import Law
 from genmem.leaveout.estimators import FloatArray
 from genmem.leaveout.scoring import WITHOUT_ERROR, MemorizationScores
+from genmem.protocols import Brief
 
 Positions = NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
-class Memorized:
+class Memorized(Brief):
     """Examples by the models that memorize them, as positions, strongest first.
 
     Attributes:
@@ -39,6 +40,11 @@ class Memorized:
     everywhere: Positions
     only: tuple[Positions, ...]
     tested: tuple[bool, ...]
+
+    def headline(self) -> str:
+        """Return how many examples are memorized by all models, and by one only."""
+        alone = ", ".join(f"{len(part):,}" for part in self.only)
+        return f"{len(self.everywhere):,} examples memorized by all models; by one only: {alone}"
 
 
 def memorized(

@@ -23,6 +23,7 @@ from scipy.special import gammaln
 from genmem.data.arrays import fingerprint
 from genmem.leaveout.estimators import FloatArray, mean_where
 from genmem.leaveout.scoring import WITHOUT_ERROR, MemorizationScores
+from genmem.protocols import Brief, figure
 from genmem.seeding import stream
 from genmem.stats import Rate
 
@@ -37,7 +38,7 @@ UNRELIABLE = 0.2  # rank correlation of halves below which there is nothing to c
 
 
 @dataclass(frozen=True)
-class Agreement:
+class Agreement(Brief):
     """Rank agreement of two audits.
 
     Attributes:
@@ -50,9 +51,14 @@ class Agreement:
     corrected: Rate
     reliability: tuple[float, float]
 
+    def headline(self) -> str:
+        """Return the rank correlation, with and without the noise of refits."""
+        without = figure(self.corrected.value, self.corrected.interval)
+        return f"rank correlation {figure(self.rho.value, self.rho.interval)}, without noise {without}"
+
 
 @dataclass(frozen=True)
-class Overlap:
+class Overlap(Brief):
     """How many of the k highest scores are the same in all audits.
 
     Attributes:
@@ -68,6 +74,10 @@ class Overlap:
     share: Rate
     chance: float
     p_value: float
+
+    def headline(self) -> str:
+        """Return how many examples are in all tops."""
+        return f"{self.count:,} of {self.k:,} in all tops; {figure(self.chance * self.k)} by chance"
 
 
 # --- a bootstrap by weights
