@@ -176,10 +176,10 @@ def nats(draw, rows):
 
 
 def prepared(draw):
-    from genmem.data.examples import Data, prepare
+    from genmem.data.examples import prepare
 
     if not hasattr(draw, "values"):
-        draw.values = prepare(Data(X=draw.X, source="bench"), "bernoulli", 0).X if draw.given.mnist else draw.X
+        draw.values = prepare(genmem.load(draw.X), "bernoulli", 0).X if draw.given.mnist else draw.X
     return draw.values
 
 

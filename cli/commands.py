@@ -104,8 +104,7 @@ def regions(run_directory: str, regions: int, **how: Any) -> None:
     """
     features = tuple(_features(how.pop(name)) for name in ("features", "held_out_features"))
     given = features if features[1] is not None else features[0]
-    about = _stage("regions", run_directory, features=given, n_regions=regions, **how)
-    click.echo(about["sentence"])
+    _stage("regions", run_directory, say="sentence", features=given, n_regions=regions, **how)
 
 
 @click.command(epilog='Python: genmem.stages.report(genmem.Run.open("runs/digits"))')
@@ -185,9 +184,12 @@ def _announce(run: "Run", *, err: bool) -> None:
         click.echo(f"  {name:<10} {roughly(seconds)}")
 
 
-def _stage(name: str, run_directory: str, **options: Any) -> Any:
+def _stage(name: str, run_directory: str, *, say: str | None = None, **options: Any) -> Any:
+    """Run a stage; print what its result says under the key `say`, and last the path of the run."""
     run = opened(run_directory)
     with bars() as progress:
         done = getattr(library().stages, name)(run, progress=progress, **options)
+    if say is not None:
+        click.echo(done[say])
     click.echo(run.path)
     return done

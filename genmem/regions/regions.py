@@ -15,7 +15,7 @@ from genmem.regions.groups import MIN_EXAMPLES, Group, GroupScore, group_scores
 
 FloatArray = NDArray[np.float64]
 Strings = NDArray[np.str_]
-DECLINE = Decline(0.42, (0.35, 0.5))  # of digits and MNIST: docs/regions.md
+DECLINE = Decline(0.33, (0.1, 0.6))  # of thinned classes of digits: docs/regions.md
 LEVEL = 0.05
 LEAST = 0.1  # a mean score counts as this share of the mean of all at least
 NONE_THERE = "There is no training example in the region: its score is unknown."

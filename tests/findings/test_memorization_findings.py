@@ -110,6 +110,7 @@ def test_refits_of_fewer_steps_have_no_effective_parameters(tmp_path, blobs):
 def test_an_older_run_without_a_list_is_still_reported(mixture, tmp_path):
     path = shutil.copytree(mixture.path, tmp_path / "old")
     (path / "results" / "list.npz").unlink()
+    (path / "results" / "written.json").unlink()  # earlier versions did not note what they wrote
     genmem.stages.report(Run.open(path))
     sentence = next(
         f["sentence"] for f in json.loads((path / "audit.json").read_text())["findings"] if f["id"] == "flagged_share"
