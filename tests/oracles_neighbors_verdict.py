@@ -1,6 +1,7 @@
 """The slow, obvious version of what the verdict rests on."""
 
 import itertools
+import math
 
 import numpy as np
 
@@ -55,3 +56,27 @@ def same_set_share_by_loop(pool, labels, k):
         near = sorted(others, key=lambda j: ((pool[j] - row) ** 2).sum())[:k]
         same += [labels[j] == labels[i] for j in near]
     return np.mean(same)
+
+
+def close_pairs_by_loop(T, last):
+    """Return how many pairs of rows, one the other's nearest, are at most `last` apart, and the share of such rows."""
+    rows = [tuple(row) for row in T.tolist()]
+    pairs, near = set(), 0
+    for i, row in enumerate(rows):
+        apart = [float(np.linalg.norm(T[i] - T[j])) if j != i else np.inf for j in range(len(rows))]
+        if min(apart) <= last:
+            near += 1
+            pairs.add(frozenset([row, rows[int(np.argmin(apart))]]))
+    return len(pairs), near / len(rows)
+
+
+def pairs_by_sum(count, share):
+    """Return the largest probability over Poisson means of `count` or more pairs of one kind and none of another."""
+    largest = 0.0
+    for mean in np.linspace(0.05, 60, 1200):
+        own, term = 0.0, math.exp(-mean)
+        for k in range(200):
+            own += term if k >= count else 0.0
+            term *= mean * share / (k + 1)
+        largest = max(largest, own)
+    return largest

@@ -17,6 +17,7 @@ from genmem.neighbors.pooled import NEAR, Closest
 from genmem.neighbors.power import TRIALS, Power, detectable_share
 from genmem.neighbors.results import Flags, Result
 from genmem.neighbors.scan import critical_value, scan_share_test
+from genmem.neighbors.sentences import Told, verdict_sentence
 from genmem.neighbors.sets import Sets, of_three_sets, over_mean
 from genmem.neighbors.shares import tail_excess_test
 from genmem.neighbors.spaces import Features, Space, placed
@@ -28,8 +29,8 @@ from genmem.neighbors.verdict import (
     closer_p,
     decide,
     gathered_share,
-    verdict_sentence,
 )
+from genmem.neighbors.visible import NONE, Visible, visible_copies
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,7 +46,7 @@ class CopyCheck:
     """Whether samples repeat training examples, and the evidence for it.
 
     Attributes:
-        verdict: "copies found", "sharp but not copying" or "no evidence", by the rule of `decide`.
+        verdict: "copies found", "inspect these pairs", "sharp but not copying" or "no evidence", by `decide`.
         sentence: the verdict in words, with its numbers and the copying that would have gone undetected.
         copied_share: of the samples, an estimate with a 95% interval.
         power: the smallest share of exact copies that is detected with 80% power.
@@ -57,6 +58,7 @@ class CopyCheck:
             well).
         rows: which training examples are too close to samples.
         calibrated: which samples are too close relative to the local density of the data.
+        visible: samples that stand out so far that one should look at them, if the tests do not find copies.
         pairs: columns of the most suspicious samples with their closest training and held-out examples, see
             `suspicious_pairs`.
         near_test: (n_test,) distance of each held-out example to its closest training example.
@@ -75,6 +77,7 @@ class CopyCheck:
     samples: Flags
     rows: Flags
     calibrated: Flags
+    visible: Visible
     pairs: Mapping[str, NDArray[Any]] = field(repr=False)
     near_test: NDArray[np.float64] = field(repr=False)
     space: str
@@ -134,24 +137,36 @@ def copycheck(
     ('no evidence', 'copies found')
     """
     near, where = placed(space, sets, seed=seed, image_shape=image_shape, latent=latent)
-    scan, c_t, excess, share, evidence = read(searched(near), n_cells=n_cells, seed=seed)
+    scan, c_t, excess, share, evidence, visible = read(searched(near), n_cells=n_cells, seed=seed)
     asked = Asked(sets=near, scan=scan, c_t=c_t, excess=excess, rows=context_rows, seed=seed, log_prob=log_prob)
     flagged, calibrated = conformal_samples(near, level=level), calibrated_distance(near, level=level)
-    verdict, power, tests = decide(evidence), _power(near, scan, 0.0, power_trials, seed), run_all(asked)
-    source = next(test for test in tests if test.name == "same_source")
+    power, noisy = (_power(near, scan, noise, power_trials, seed) for noise in (0.0, NOISE))
+    tests = run_all(asked)
+    told = Told(
+        verdict=decide(evidence),
+        share=share,
+        power=power,
+        power_noisy=noisy,
+        identical=evidence.identical,
+        source=next(test for test in tests if test.name == "same_source"),
+        visible=visible,
+        partner=near.nearest_row("samples", "train")[1],
+        n_test=len(near.test),
+    )
     return CopyCheck(
-        verdict=verdict,
-        sentence=verdict_sentence(verdict, share, power, evidence.identical, source),
+        verdict=told.verdict,
+        sentence=verdict_sentence(told),
         copied_share=share,
         power=power,
-        power_noisy=_power(near, scan, NOISE, power_trials, seed),
+        power_noisy=noisy,
         evidence=evidence,
         tests=tests,
         cells=c_t,
         samples=flagged,
         rows=conformal_rows(near, level=level),
         calibrated=calibrated,
-        pairs=suspicious_pairs(near, flagged, calibrated),
+        visible=visible,
+        pairs=suspicious_pairs(near, flagged, calibrated, first=visible.samples),
         near_test=near.distance("test", "train"),
         space=where,
         level=level,
@@ -166,6 +181,7 @@ class Reading(NamedTuple):
     excess: Result
     share: Result
     evidence: Evidence
+    visible: Visible
 
 
 def read(sets: Sets, *, n_cells: int | None = None, seed: int = 0) -> Reading:
@@ -176,7 +192,9 @@ def read(sets: Sets, *, n_cells: int | None = None, seed: int = 0) -> Reading:
     to_test = over_mean(sets.near("samples", "test", NEAR)[0])
     gathered = gathered_share(by_rows.details["low_by_neighbourhoods"], sets.local_ratio("samples")[0], to_test)
     evidence = Evidence(scan.p_value, identical_rows(sets), gathered, closer_p(c_t, excess))
-    return Reading(scan, c_t, excess, merged_share(by_rows, evidence, sets.closest), evidence)
+    visible = NONE if decide(evidence) == "copies found" else visible_copies(sets, GATHERED, seed)
+    evidence = replace(evidence, visible=0 if visible.by_chance else len(visible.samples))
+    return Reading(scan, c_t, excess, merged_share(by_rows, evidence, sets.closest), evidence, visible)
 
 
 def searched(sets: Sets) -> Sets:
