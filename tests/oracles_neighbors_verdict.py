@@ -80,3 +80,15 @@ def pairs_by_sum(count, share):
             term *= mean * share / (k + 1)
         largest = max(largest, own)
     return largest
+
+
+def linked_by_loop(identical, own):
+    """Return groups of rows linked by either grouping, numbered by first appearance, by spreading labels."""
+    label = list(range(len(identical)))
+    for _ in label:
+        for i in range(len(label)):
+            for j in range(i):
+                if identical[i] == identical[j] or (i < len(own) and own[i] == own[j]):
+                    label[i] = label[j] = min(label[i], label[j])
+    seen = list(dict.fromkeys(label))
+    return [seen.index(one) for one in label]

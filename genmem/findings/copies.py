@@ -13,6 +13,7 @@ from genmem.neighbors import battery
 from genmem.neighbors.copycheck import CopyCheck
 from genmem.neighbors.power import Power
 from genmem.neighbors.results import Flags, Result
+from genmem.neighbors.verdict import ALPHA
 from genmem.neighbors.visible import Visible
 from genmem.run.directory import Run
 from genmem.run.storage import Arrays, write_atomically
@@ -96,6 +97,7 @@ NUMBERS = {
     "copies_found": "1 if the verdict is that copies were found, else 0",
     "inspect": "1 if the verdict is to inspect pairs, else 0",
     "visible_samples": "samples far closer to a training example than all others, if copies are not found",
+    "other_source": "1 if training and held-out examples differ beyond chance (p <= .01), so that no verdict is valid",
     "sharp": "1 if the verdict is sharp but not copying, else 0",
     "copied_share": "estimated share of the samples that are copies",
     "copied_share_low": "lower end of its 95% interval",
@@ -124,6 +126,7 @@ def numbers(check: CopyCheck) -> dict[str, float]:
         "copies_found": float(check.verdict == "copies found"),
         "inspect": float(check.verdict == "inspect these pairs"),
         "visible_samples": float(len(check.visible.samples)),
+        "other_source": _other_source(check["same_source"].p_value),
         "sharp": float(check.verdict == "sharp but not copying"),
         "copied_share": check.copied_share.value,
         "copied_share_low": low,
@@ -137,6 +140,10 @@ def numbers(check: CopyCheck) -> dict[str, float]:
     for test in check.tests:
         found |= {test.name: test.value, f"{test.name}_p": test.p_value}
     return {name: float(value) for name, value in found.items()}
+
+
+def _other_source(p: float) -> float:
+    return float("nan") if np.isnan(p) else float(p <= ALPHA)
 
 
 def describe(check: CopyCheck, space: str, words: str) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from genmem.errors import DataError
 from genmem.neighbors.battery import Asked, run_all
+from genmem.neighbors.belonging import Groups, belonging
+from genmem.neighbors.cautions import cautions_of, off_of
 from genmem.neighbors.copied_share import Errors, bounded_share
 from genmem.neighbors.data_copying import CopyingTest, data_copying_test
-from genmem.neighbors.exact_copies import FRESH, fewest_rows, identical_rows
+from genmem.neighbors.exact_copies import FRESH, fewest_copies, fewest_rows, identical_rows
 from genmem.neighbors.flagged import calibrated_distance, conformal_rows, conformal_samples, suspicious_pairs
 from genmem.neighbors.pooled import NEAR, Closest
 from genmem.neighbors.power import TRIALS, Power, detectable_share
@@ -101,6 +103,7 @@ class CopyCheck:
 def copycheck(
     sets: Sets,
     *,
+    groups: Groups | None = None,
     space: Space = "raw",
     level: float = 0.1,
     log_prob: Sequence[ArrayLike] | None = None,
@@ -118,6 +121,9 @@ def copycheck(
 
     Args:
         sets: the three sets.
+        groups: which rows belong together (frames of one film, visits of one patient), as (train_groups, test_groups)
+            or (train_groups, test_groups, sample_groups): one number or name for each row. Labels are then permuted by
+            groups, held-out examples count once per group, and a group in both sets has the label of one of its rows.
         space: the feature space in which distances are taken, see `in_space`.
         level: false-discovery rate of the lists of samples and examples.
         log_prob: log p of the model, nats, for the examples of `train` and of `test`: adds membership inference.
@@ -137,9 +143,13 @@ def copycheck(
     ('no evidence', 'copies found')
     """
     near, where = placed(space, sets, seed=seed, image_shape=image_shape, latent=latent)
+    near = near.belonging(belonging(groups, [len(rows) for rows in near]))
     scan, c_t, excess, share, evidence, visible = read(searched(near), n_cells=n_cells, seed=seed)
-    asked = Asked(sets=near, scan=scan, c_t=c_t, excess=excess, rows=context_rows, seed=seed, log_prob=log_prob)
-    flagged, calibrated = conformal_samples(near, level=level), calibrated_distance(near, level=level)
+    each = near.one_each(seed, "test")
+    asked = Asked(
+        sets=near, each=each, scan=scan, c_t=c_t, excess=excess, rows=context_rows, seed=seed, log_prob=log_prob
+    )
+    flagged, calibrated = conformal_samples(each, level=level), calibrated_distance(each, level=level)
     power, noisy = (_power(near, scan, noise, power_trials, seed) for noise in (0.0, NOISE))
     tests = run_all(asked)
     told = Told(
@@ -148,7 +158,8 @@ def copycheck(
         power=power,
         power_noisy=noisy,
         identical=evidence.identical,
-        source=next(test for test in tests if test.name == "same_source"),
+        cautions=cautions_of(near, next(test for test in tests if test.name == "same_source"), seed),
+        off=off_of(near, scan, rows=fewest_rows(near)),
         visible=visible,
         partner=near.nearest_row("samples", "train")[1],
         n_test=len(near.test),
@@ -163,7 +174,7 @@ def copycheck(
         tests=tests,
         cells=c_t,
         samples=flagged,
-        rows=conformal_rows(near, level=level),
+        rows=conformal_rows(each, level=level),
         calibrated=calibrated,
         visible=visible,
         pairs=suspicious_pairs(near, flagged, calibrated, first=visible.samples),
@@ -186,8 +197,9 @@ class Reading(NamedTuple):
 
 def read(sets: Sets, *, n_cells: int | None = None, seed: int = 0) -> Reading:
     """Return what `decide` needs, and no more."""
-    scan, excess = scan_share_test(sets, seed=seed), tail_excess_test(sets)
-    c_t = data_copying_test(sets, n_cells=n_cells, seed=seed)
+    each = sets.one_each(seed, "test", "samples")
+    scan, excess = scan_share_test(sets, seed=seed), tail_excess_test(each)
+    c_t = data_copying_test(each, n_cells=n_cells, seed=seed)
     by_rows = bounded_share(sets, Errors(_LABELS, GATHERED, _ABOVE), seed)
     to_test = over_mean(sets.near("samples", "test", NEAR)[0])
     gathered = gathered_share(by_rows.details["low_by_neighbourhoods"], sets.local_ratio("samples")[0], to_test)
@@ -246,6 +258,6 @@ def merged_share(by_rows: Result, evidence: Evidence, closest: Closest) -> Resul
 
 def _power(sets: Sets, scan: Result, noise: float, trials: int, seed: int) -> Power:
     critical = critical_value(scan.details["null_draws"], SCAN)
-    rows = fewest_rows(sets) if noise == 0 and trials else np.inf
+    rows = fewest_copies(sets, seed) if noise == 0 and trials else np.inf
     errors = {"alpha": SCAN, "alone": GATHERED, "identical": rows}
     return detectable_share(sets, critical=critical, **errors, noise=noise, trials=trials, seed=seed)

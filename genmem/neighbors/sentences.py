@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from genmem.neighbors.exact_copies import Identical
 from genmem.neighbors.power import Power
 from genmem.neighbors.results import Result
-from genmem.neighbors.verdict import ALPHA, Verdict, unexplained
+from genmem.neighbors.verdict import Verdict, unexplained
 from genmem.neighbors.visible import Visible
 
 _NAMED = 3  # pairs in a sentence
@@ -24,7 +24,7 @@ class Told:
         power: for exact copies.
         power_noisy: for copies with noise.
         identical: samples identical to training examples.
-        source: the check whether training and held-out examples are from one source.
+        cautions: what makes the verdict doubtful.
         visible: samples that stand out.
         partner: (m,) the training example closest to each sample.
         n_test: the number of held-out examples.
@@ -36,7 +36,7 @@ class Told:
     power: Power
     power_noisy: Power
     identical: Identical
-    source: Result
+    cautions: tuple[str, ...]
     visible: Visible
     partner: NDArray[np.int64]
     n_test: int
@@ -53,9 +53,10 @@ def verdict_sentence(told: Told) -> str:
     }[told.verdict](told)
     said += _identical(told.identical, told.share.n)
     name = told.verdict.capitalize()
-    if not differs(told.source):
+    if not told.cautions:
         return said
-    return _caution(told.source) + (said if said.startswith(name) else f"{name}. {said}")
+    text = said if said.startswith(name) else f"{name}. {said}"
+    return f"{' '.join(told.cautions)} With this caution, the verdict is: {text}"
 
 
 def _found(told: Told) -> str:
@@ -162,15 +163,3 @@ def _identical(identical: Identical, n: int) -> str:
         return ""
     said = f" {identical.any_train:,} of {n:,} samples are identical to a training example"
     return f"{said}, {identical.at_test:,} to a held-out example." if identical.at_test else f"{said}."
-
-
-def differs(source: Result) -> bool:
-    """Return whether training and held-out examples differ beyond chance, so that no comparison with both is valid."""
-    return bool(source.p_value <= ALPHA)
-
-
-def _caution(source: Result) -> str:
-    return (
-        "Training and held-out examples differ beyond chance; unless they are from one source, no comparison "
-        f"with held-out examples is valid. {source.sentence} If they are, the verdict is: "
-    )

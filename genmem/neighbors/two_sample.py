@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from genmem.data.arrays import identical_groups
+from genmem.neighbors.pooled import earlier
 from genmem.neighbors.results import Result
 from genmem.neighbors.sets import Name, Sets, of_three_sets
 from genmem.search.exact import nearest
@@ -111,6 +112,8 @@ def _same_label(neighbour: NDArray[np.intp], count: int, seed: int) -> NDArray[n
 
 
 NEIGHBOURS = 5
+_OF_ONE_GROUP = 20  # examples at most
+_BOTH: tuple[Name, Name] = ("train", "test")
 _SOURCE_RELABELLINGS = 1999
 
 
@@ -120,8 +123,9 @@ def same_source_test(sets: Sets, *, rows: int = 2000, seed: int = 0) -> Result:
 
     Equal numbers of both are pooled; identical examples count once, and those in both sets are dropped. The value is
     the share of the 5 nearest other examples that are from an example's own set; p is by permutation of the labels,
-    towards larger shares. Held-out examples from another time or place, or cleaned differently, raise it; copies among
-    the samples do not.
+    towards larger shares. Of examples that belong together at most 20 are used; their labels are permuted as one, and
+    none is another's neighbour. Held-out examples from another time or place, or cleaned differently, raise it; copies
+    among the samples do not.
 
     Args:
         sets: the three sets.
@@ -139,10 +143,11 @@ def same_source_test(sets: Sets, *, rows: int = 2000, seed: int = 0) -> Result:
         Multivariate Two-Sample Tests Based on Nearest Neighbors (Schilling, 1986),
         https://doi.org/10.1080/01621459.1986.10478337
     """
-    pool, labels = _pool(sets, sets.rows_of_each(rows, "train", "test"), seed)
-    same = _same_set(pool, labels, seed) if len(pool) > 2 else np.full(2, np.nan)
+    pool, labels, groups = _pool(sets, sets.rows_of_each(rows, "train", "test"), seed)
+    enough = len(pool) > 2 and len(np.unique(groups)) > 2
+    same = _same_set(pool, labels, groups, seed) if enough else np.full(2, np.nan)
     value, null = float(same[0]), float(same[1:].mean())
-    p = float(rank_p(value, same[1:])) if len(pool) > 2 else np.nan
+    p = float(rank_p(value, same[1:])) if enough else np.nan
     identical = int((sets.distance("test", "train") == 0).sum())
     return Result(
         name="same_source",
@@ -171,19 +176,29 @@ def _said(value: float, null: float, p: float) -> str:
     )
 
 
-def _pool(sets: Sets, count: int, seed: int) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-    """Return examples of both sets, each once and in random order, and which are training examples."""
-    rows = np.concatenate([sets.some_rows("train", count, seed), sets.some_rows("test", count, seed)])
-    labels, groups = np.repeat([True, False], count), identical_groups(rows)
-    first = np.unique(groups, return_index=True)[1]
-    in_train = np.bincount(groups, weights=labels) / np.bincount(groups)
-    kept = stream(seed, "order of the pool").permutation(first[(in_train == 0) | (in_train == 1)])
-    return rows[kept], labels[kept]
+def _pool(sets: Sets, count: int, seed: int) -> tuple[NDArray[np.generic], NDArray[np.bool_], NDArray[np.intp]]:
+    """Return examples of both sets, each once and in random order, which are training examples, and their groups."""
+    at = [sets.some_places(name, count, seed) for name in _BOTH]
+    rows = np.concatenate([sets[name][places] for name, places in zip(_BOTH, at, strict=True)])
+    labels, identical = np.repeat([True, False], count), identical_groups(rows)
+    groups = identical if sets.own is None else np.concatenate([sets.groups[0][at[0]], sets.groups[1][at[1]]])
+    first = np.unique(identical, return_index=True)[1]
+    in_train = (np.bincount(groups, weights=labels) / np.maximum(np.bincount(groups), 1))[groups[first]]
+    first = first[(in_train == 0) | (in_train == 1)]
+    kept = stream(seed, "order of the pool").permutation(first)
+    kept = kept[earlier(groups[kept]) < _OF_ONE_GROUP]
+    return rows[kept], labels[kept], np.unique(groups[kept], return_inverse=True)[1]
 
 
-def _same_set(pool: NDArray[np.generic], labels: NDArray[np.bool_], seed: int) -> NDArray[np.float64]:
-    """Return the share of neighbours from an example's own set: observed, then under random permutations."""
-    _, found = nearest(pool, pool, min(NEIGHBOURS, len(pool) - 1), exclude=np.arange(len(pool)))
-    rng = stream(seed, "relabellings")
-    ways = [labels, *(rng.permutation(labels) for _ in range(_SOURCE_RELABELLINGS))]
-    return np.array([(way[found] == way[:, None]).mean() for way in ways])
+def _same_set(
+    pool: NDArray[np.generic], labels: NDArray[np.bool_], groups: NDArray[np.intp], seed: int
+) -> NDArray[np.float64]:
+    """Return the share of neighbours from an example's own set: observed, then with labels of groups permuted."""
+    largest = int(np.bincount(groups).max())
+    found = nearest(pool, pool, min(NEIGHBOURS + largest - 1, len(pool) - 1), exclude=np.arange(len(pool)))[1]
+    apart = groups[found] != groups[:, None]
+    apart &= np.cumsum(apart, axis=1) <= NEIGHBOURS
+    rng, first = stream(seed, "relabellings"), np.sort(np.unique(groups, return_index=True)[1])
+    place = np.argsort(np.argsort(np.unique(groups, return_index=True)[1]))[groups]  # groups by first appearance
+    ways = [labels, *(rng.permutation(labels[first])[place] for _ in range(_SOURCE_RELABELLINGS))]
+    return np.array([(way[found] == way[:, None])[apart].mean() for way in ways])

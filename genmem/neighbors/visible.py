@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom, chi2, hypergeom, poisson
 
 from genmem.neighbors.pooled import NEAR
-from genmem.neighbors.sets import Sets, over_mean
+from genmem.neighbors.sets import Sets
 from genmem.search.exact import nearest
 from genmem.seeding import stream
 
@@ -27,6 +27,7 @@ TAIL = 0.1  # share of the other distances that their law is fitted to
 LEAST, MOST = 10, 200  # of these distances
 _TRAIN = 2000  # training examples whose distance to the others is looked at, at most
 _UNLIMITED = 10**7
+TINY = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +165,7 @@ def expected_below(value: float, others: FloatArray) -> float:
 def _beyond_the_data(sets: Sets, measure: _Measure, found: Visible, seed: int) -> bool:
     """Return whether close pairs in the data themselves would fall as these do with a probability of at most .01."""
     last = float(measure.samples[found.samples].max())
-    m, n, total = len(sets.samples), len(sets.test), sum(map(len, sets))
+    m, n, total = len(sets.samples), len(sets.test) if sets.own is None else sets.own.held_out, sum(map(len, sets))
     rows = sets.groups[0][sets.nearest_row("samples", "train")[1][found.samples]]
     _, counts = np.unique(rows, return_counts=True)
     within, tried, alike = _pairs_within(sets, last, measure.local, seed)
@@ -204,7 +205,10 @@ def by_pairs(count: int, others: int, share: float) -> float:
 
 
 def _pairs_within(sets: Sets, last: float, local: bool, seed: int) -> tuple[int, float, float]:
-    """Return the pairs of training examples as close as `last`, of how many, and the share of examples in them."""
+    """Return the pairs of training examples as close as `last`, of how many, and the share of examples in them.
+
+    Examples that belong together are no such pair.
+    """
     size = len(sets.train)
     if size < 2:
         return 0, 0.0, 0.0
@@ -212,9 +216,13 @@ def _pairs_within(sets: Sets, last: float, local: bool, seed: int) -> tuple[int,
     if size > _TRAIN:
         chosen = sets.order("train")[stream(seed, "pairs of training examples").choice(size, _TRAIN, replace=False)]
     distances, found = nearest(sets.train[chosen], sets.train, min(NEAR, size - 1), exclude=chosen)
-    near = (over_mean(distances) if local else distances[:, 0]) <= last
-    own, other = sets.groups[0][chosen[near]], sets.groups[0][found[near, 0]]
-    pairs = {(min(a, b), max(a, b)) for a, b in zip(own.tolist(), other.tolist(), strict=True)}
+    own, others = sets.groups[0][chosen], sets.groups[0][found]
+    apart = np.full(len(chosen), True) if sets.own is None else (others != own[:, None]).any(axis=1)
+    first = np.zeros(len(chosen), np.intp) if sets.own is None else (others != own[:, None]).argmax(axis=1)
+    at = np.arange(len(chosen)), first
+    closest = distances[at] / np.maximum(distances.mean(axis=1), TINY) if local else distances[at]
+    near = apart & (closest <= last)
+    pairs = {(min(a, b), max(a, b)) for a, b in zip(own[near].tolist(), others[at][near].tolist(), strict=True)}
     return len(pairs), len(chosen) * (size - len(chosen) / 2), float(near.mean())
 
 
