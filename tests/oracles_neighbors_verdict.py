@@ -92,3 +92,12 @@ def linked_by_loop(identical, own):
                     label[i] = label[j] = min(label[i], label[j])
     seen = list(dict.fromkeys(label))
     return [seen.index(one) for one in label]
+
+
+def larger_by_loop(T, H, k):
+    """Return how often a row of H is farther from its k nearest pooled rows than a row of T; ties count half."""
+    rows = np.concatenate([T, H])
+    apart = [[np.linalg.norm(a - b) for j, b in enumerate(rows) if j != i] for i, a in enumerate(rows)]
+    mean = [np.sort(of)[:k].mean() for of in apart]
+    train, test = mean[: len(T)], mean[len(T) :]
+    return np.mean([float(h > t) + (h == t) / 2 for h in test for t in train])

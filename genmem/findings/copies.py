@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from genmem.findings.records import Finding, from_json, to_json
 from genmem.neighbors import battery
+from genmem.neighbors.cautions import differs
 from genmem.neighbors.copycheck import CopyCheck
 from genmem.neighbors.power import Power
 from genmem.neighbors.results import Flags, Result
-from genmem.neighbors.verdict import ALPHA
 from genmem.neighbors.visible import Visible
 from genmem.run.directory import Run
 from genmem.run.storage import Arrays, write_atomically
@@ -126,7 +126,7 @@ def numbers(check: CopyCheck) -> dict[str, float]:
         "copies_found": float(check.verdict == "copies found"),
         "inspect": float(check.verdict == "inspect these pairs"),
         "visible_samples": float(len(check.visible.samples)),
-        "other_source": _other_source(check["same_source"].p_value),
+        "other_source": _other_source(check["same_source"], check["same_spread"]),
         "sharp": float(check.verdict == "sharp but not copying"),
         "copied_share": check.copied_share.value,
         "copied_share_low": low,
@@ -142,8 +142,9 @@ def numbers(check: CopyCheck) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def _other_source(p: float) -> float:
-    return float("nan") if np.isnan(p) else float(p <= ALPHA)
+def _other_source(source: Result, spread: Result) -> float:
+    known = not (np.isnan(source.p_value) and np.isnan(spread.p_value))
+    return float(differs(source, spread)) if known else float("nan")
 
 
 def describe(check: CopyCheck, space: str, words: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from genmem.neighbors.ratios import authenticity, ratio_test
 from genmem.neighbors.results import Result
 from genmem.neighbors.sets import Sets
 from genmem.neighbors.shares import tail_share_test, train_share_test
-from genmem.neighbors.two_sample import same_source_test
+from genmem.neighbors.two_sample import same_source_test, same_spread_test
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -63,6 +63,7 @@ TESTS: tuple[CopyTest, ...] = (
     CopyTest(("authenticity",), lambda asked: (authenticity(asked.each),)),
     CopyTest(("membership",), lambda asked: (membership_inference(*asked.log_prob or ()),), of_model=True),
     CopyTest(("same_source",), lambda asked: (same_source_test(asked.sets, rows=asked.rows, seed=asked.seed),)),
+    CopyTest(("same_spread",), lambda asked: (same_spread_test(asked.sets, rows=asked.rows, seed=asked.seed),)),
     CopyTest(
         (
             *("dcr_median", "dcr_tail", "nndr_median", "nndr_tail", "gan_leaks", "one_nn_train", "one_nn_test"),

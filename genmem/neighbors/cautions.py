@@ -1,5 +1,7 @@
 """What a reader must know before a verdict, and which tests could not take part in it."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from genmem.neighbors.belonging import beside_in_file
@@ -10,22 +12,24 @@ from genmem.neighbors.verdict import ALPHA, GATHERED, SCAN
 RANKS = int(np.ceil(1 / GATHERED)) - 1  # held-out examples that the criterion by neighbourhoods needs
 
 
-def differs(source: Result) -> bool:
+def differs(source: Result, spread: Result) -> bool:
     """Return whether training and held-out examples differ beyond chance, so that no comparison with both is valid."""
-    return bool(source.p_value <= ALPHA)
+    return bool(source.p_value <= ALPHA or spread.p_value <= ALPHA)
 
 
-def cautions_of(sets: Sets, source: Result, seed: int) -> tuple[str, ...]:
+def cautions_of(sets: Sets, tests: Sequence[Result], seed: int) -> tuple[str, ...]:
     """Return what makes the verdict doubtful, a sentence or two each: another source, groups in both sets, clusters."""
-    return (*_other_source(source), *_in_both(sets), *_clustered(sets, seed))
+    named = {test.name: test for test in tests}
+    return (*_other_source(named["same_source"], named["same_spread"]), *_in_both(sets), *_clustered(sets, seed))
 
 
-def _other_source(source: Result) -> list[str]:
-    if not differs(source):
+def _other_source(source: Result, spread: Result) -> list[str]:
+    if not differs(source, spread):
         return []
+    why = source if source.p_value <= ALPHA else spread
     return [
         "Training and held-out examples differ beyond chance; unless they are from one source, no comparison with "
-        f"held-out examples is valid. {source.sentence}"
+        f"held-out examples is valid. {why.sentence}"
     ]
 
 

@@ -158,7 +158,7 @@ def copycheck(
         power=power,
         power_noisy=noisy,
         identical=evidence.identical,
-        cautions=cautions_of(near, next(test for test in tests if test.name == "same_source"), seed),
+        cautions=cautions_of(near, tests, seed),
         off=off_of(near, scan, rows=fewest_rows(near)),
         visible=visible,
         partner=near.nearest_row("samples", "train")[1],
