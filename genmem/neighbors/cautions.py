@@ -48,7 +48,11 @@ def _clustered(sets: Sets, seed: int) -> list[str]:
     """Say that rows look as if they belong together, if no groups were given."""
     if sets.own is not None:
         return []
-    found = {name: beside_in_file(rows, seed) for name, rows in (("training", sets.train), ("held-out", sets.test))}
+    first = [
+        np.unique(groups, return_index=True)[1] for groups in sets.identical[:2]
+    ]  # identical rows are linked anyway
+    rows = {"training": sets.train[np.sort(first[0])], "held-out": sets.test[np.sort(first[1])]}
+    found = {name: beside_in_file(distinct, seed) for name, distinct in rows.items()}
     worst = max(found, key=lambda name: found[name])
     if found[worst] == 0:
         return []

@@ -15,10 +15,11 @@ from genmem.neighbors.belonging import (
     smallest_of_each,
     units,
 )
+from genmem.neighbors.cautions import cautions_of
 from genmem.neighbors.copycheck import copycheck, read, searched
 from genmem.neighbors.exact_copies import fewest_copies, fewest_rows, identical_rows
 from genmem.neighbors.sets import Sets
-from genmem.neighbors.two_sample import same_source_test
+from genmem.neighbors.two_sample import same_source_test, same_spread_test
 
 
 def films(rng, n, length, d=8, spread=0.3):
@@ -183,3 +184,10 @@ def test_clustered_files_are_told_and_shuffled_ones_are_not():
     assert "belong together" not in copycheck(
         *(rng.permutation(rows) for rows in (T, H, S)), power_trials=0, context_rows=20
     ).sentence  # fmt: skip
+
+
+def test_identical_rows_beside_each_other_need_no_groups():
+    rng = np.random.default_rng(9)
+    sets = Sets(np.repeat(rng.normal(size=(80, 3)), 2, 0), rng.normal(size=(80, 3)), rng.normal(size=(5, 3)))
+    assert beside_in_file(sets.train) > 0.9
+    assert cautions_of(sets, (same_source_test(sets), same_spread_test(sets)), 0) == ()
