@@ -144,7 +144,7 @@ def expected_below(value: float, others: FloatArray) -> float:
     With r of them below u, the logarithm of u / d is exponential with rate D, so that r exp(-D log(u / value)) are.
 
     >>> round(expected_below(0.1, np.linspace(0.01, 1, 1000)), 1), expected_below(0.0, np.ones(9))
-    (17.4, 0.0)
+    (91.5, 0.0)
     """
     if value == 0:
         return 0.0
@@ -232,7 +232,7 @@ def held_out_needed(count: int, m: int, error: float) -> int:
     Half the error is for the closest held-out example, see `by_neighbourhoods`; a first rank must reach the error.
 
     >>> held_out_needed(15, 300, 0.005), held_out_needed(5, 300, 0.005)
-    (199, 695)
+    (199, 690)
     """
     low, high = 0, _UNLIMITED
     while high - low > 1:
