@@ -3,15 +3,16 @@
 Parts, on the digits (8 x 8, 1,797 images) and decoders of 64-128 hidden units:
 
 - `locality`: `genmem neurons` on a run, 16 networks on halves: the verdict with all its comparisons. `--model`,
-  `--hidden` and `--duplicates` test other networks and data (the other parts use `vae`).
+  `--hidden` and `--duplicates` test other networks and data (`tied` is of a `vae`).
 - `injection`: known units of trained networks learn one example each; recall of these units among the top 5% for
-  every score: of the network alone, and of the difference to the network before.
+  every score: of the network alone, and of the difference to the network before; and by what each unit holds.
 - `tied`: example-tied dropout in the decoder's last hidden layer, 64 units for all examples and 64 memory units, of
   which each example trains its own 15%; recall of the memory units, and what they carry.
 
 Results are in docs/findings.md.
 """
 
+import math
 import tempfile
 import time
 from pathlib import Path
@@ -37,13 +38,15 @@ from genmem.neurons.localize import Design, conclude, measure
 from genmem.run.plan import MATCHES
 from genmem.run.splits import Splits
 from genmem.seeding import stream
-from genmem.stages._neurons import network_of
+from genmem.stages._neurons import POSTERIORS, network_of
 from genmem.stats import mean_interval
 from genmem.training.ensemble import fresh_module
 
 LATENT = 8
 COPIES = 4  # of each duplicated example, besides the original
 SHARE = 0.15
+HELD = ((-np.inf, 10), (10, 20), (20, 40), (40, np.inf))  # nats that an injected unit holds
+PENALTIES = (1.0, 10.0)  # nats that a replaced unit costs a mask
 
 
 def vae(asked):
@@ -68,8 +71,18 @@ def diffusion(asked):
 MODELS = {"vae": vae, "conv": conv, "flow": flow, "diffusion": diffusion}
 
 
-def digits(n):
-    return np.array(load("digits").X[:n], np.float32)
+def images(asked):
+    """Return the first so many digits, or images of a file with MNIST, with values from 0 to 1: (n, pixels)."""
+    if not asked.data:
+        return np.array(load("digits").X[: asked.n], np.float32)
+    with np.load(asked.data) as data:
+        return data["x_train"][: asked.n].reshape(asked.n, -1).astype(np.float32) / 255
+
+
+def as_images(X, asked):
+    """Return flat images, or square ones for a convolutional model."""
+    side = math.isqrt(X.shape[1])
+    return X.reshape(-1, side, side) if asked.model == "conv" else X
 
 
 def told(values, digits=1):
@@ -81,9 +94,8 @@ def told(values, digits=1):
 
 
 def examples(asked):
-    """Return the digits, and the group of each; with `--duplicates`, some of them are there `COPIES` times more."""
-    X = digits(asked.n)
-    X = X.reshape(-1, 8, 8) if asked.model == "conv" else X
+    """Return the images, and the group of each; with `--duplicates`, some of them are there `COPIES` times more."""
+    X = as_images(images(asked), asked)
     if not asked.duplicates:
         return X, None
     data = Data(X, None, np.arange(len(X)), "array")
@@ -110,9 +122,8 @@ def of_duplicates(run, asked, how):
     how = {**how, "share": len(twice) / len(rows)}
     most = rows[np.argsort(-score[rows], kind="stable")[: len(twice)]]
     print(f"{np.isin(most, twice).mean():.0%} of the {len(twice)} memorized among {len(rows)} examples have duplicates")
-    measured = [
-        measure(network_of(run, module, row), design, row, share=how["share"]) for row in range(len(design.repeat))
-    ]
+    given = {name: how[name] for name in ("share", "posterior")}
+    measured = [measure(network_of(run, module, row), design, row, **given) for row in range(len(design.repeat))]
     verdict = conclude(measured, design, **{name: how[name] for name in ("share", "permutations", "splits")})
     paired = paired_search([m.evidence for m in measured], [m.positions for m in measured], score[rows])
     return described(verdict, measured, paired, how, str(coverage_of(module)), len(measured))
@@ -124,9 +135,9 @@ def locality(asked):
     with tempfile.TemporaryDirectory() as folder:
         design = {"fraction": 0.5, "repeats": asked.repeats, "groups": groups, "match": asked.match}
         out = Path(asked.out or folder) / "digits"
-        run = stages.plan(X, MODELS[asked.model](asked), out, keep_weights=True, **design)
+        run = stages.plan(X, MODELS[asked.model](asked), out, keep_weights=True, seed=asked.seed, **design)
         leaveout.refit(run, workers=1)
-        how = {name: getattr(asked, name) for name in ("repeats", "permutations", "share", "splits")}
+        how = {name: getattr(asked, name) for name in ("repeats", "permutations", "share", "splits", "posterior")}
         about = of_duplicates(run, asked, how) if asked.duplicates else stages.neurons(run, **how)
     print(about["sentence"])
     for control in about["controls"]:
@@ -148,18 +159,23 @@ def locality(asked):
 
 def injection(asked):
     """Print the recall of injected units for every score, judged with and without the network before."""
-    X = digits(asked.n)
+    X = images(asked)
     splits = Splits.subsets(len(X), 0.5, 2 * asked.networks)
     found = {planted: {} for planted in asked.planted}
     for number in range(asked.networks):
         held_out = splits.held_out[2 * number]
-        model = vae(asked).fit(X[~held_out])
-        _inject_some(model, X, held_out, number, asked, found)
+        model = MODELS[asked.model](asked).fit(as_images(X[~held_out], asked))
+        _inject_some(model, as_images(X, asked), held_out, number, asked, found)
     for planted, scores in found.items():
-        gains = scores.pop("gain", [])
+        gains, held = scores.pop("gain", []), np.concatenate(scores.pop("held", [[]]))
         print(f"\n{planted} units, {len(gains)} injections, gain {told(gains, 0)} nats; recall in the top 5%")
+        counts = [f"{low:g} to {high:g} nats: {((low <= held) & (held < high)).sum()}" for low, high in HELD]
+        print(f"  units that hold {', '.join(counts)}")
         for name, values in scores.items():
-            print(f"  {name:<38} {told(values, 2)}")
+            each = np.concatenate(values)
+            by_held = [each[(low <= held) & (held < high)] for low, high in HELD]
+            cells = [f"{some.mean():.2f}" if len(some) else "-" for some in by_held]
+            print(f"  {name:<38} {told([one.mean() for one in values], 2):<22} by what they hold:", *cells)
 
 
 def _inject_some(model, X, held_out, number, asked, found):
@@ -173,10 +189,10 @@ def _inject_some(model, X, held_out, number, asked, found):
             settings = {"planted": planted, "gain": asked.gain, "seed": 100 * number + at}
             done = inject(model, X[example], units, damage, **settings, **how)
             if np.isfinite(done.recall):
-                _score_it(model, X[example][None], done, units, damage, how, found[planted])
+                _score_it(model, X[example][None], done, units, damage, how, asked, found[planted])
 
 
-def _score_it(model, one, done, units, damage, how, scores):
+def _score_it(model, one, done, units, damage, how, asked, scores):
     taught = done.network
     after, before = (drops(which, one, units, **how).values[0] for which in (taught, model.module_))
     rows = {
@@ -185,15 +201,25 @@ def _score_it(model, one, done, units, damage, how, scores):
         "ablation, per damage": per_damage(after, damage),
         "ablation": after,
     }
-    for name, scorer in SCORERS.items():
+    for name, scorer, more in _scorers(asked):
         settings = {"posterior": "fixed", **how} if name in ("first_order", "activation_norm") else how
-        if name == "hard_concrete":
-            continue  # it trains a mask for every network: too slow for so many
-        new, old = (np.ravel(scorer(which, one, units, **settings)) for which in (taught, model.module_))
+        new, old = (np.ravel(scorer(which, one, units, **settings, **more)) for which in (taught, model.module_))
         rows |= {name: new} if name == "random" else {name: new, f"{name} - before": new - old}
     for name, score in rows.items():
-        scores.setdefault(name, []).append(recall_of(score, units, done.units))
+        found = [recall_of(score, units, [unit]) for unit in done.units]  # 5% are more units than were injected
+        scores.setdefault(name, []).append(np.array(found))
     scores.setdefault("gain", []).append(done.gain)
+    scores.setdefault("held", []).append(done.held)
+
+
+def _scorers(asked):
+    """Yield the cheap scores: name, function, settings; the masks with two prices of a replaced unit."""
+    for name, scorer in SCORERS.items():
+        if name != "hard_concrete":
+            yield name, scorer, {}
+            continue
+        for penalty in PENALTIES:
+            yield f"{name}, {penalty:g} nats", scorer, {"mask_steps": asked.mask_steps, "penalty": penalty}
 
 
 # --- example-tied dropout
@@ -237,7 +263,7 @@ def train_tied(X, keep, asked, seed):
 
 def tied(asked):
     """Print the share of memory units among the best, what they carry, and the verdict's numbers."""
-    X = digits(asked.n)
+    X = images(asked)
     splits = Splits.subsets(len(X), 0.5, 2 * asked.repeats)
     modules = [train_tied(X, np.flatnonzero(~out), asked, number) for number, out in enumerate(splits.held_out)]
     log_probs = np.stack([log_prob(m, torch.from_numpy(X), draws=64, seed=0).log_prob for m in modules])
@@ -271,18 +297,22 @@ def main(argv=None):
     add_parts(parser, PARTS)
     parser.add_argument("--out", help="a folder for the run of `locality`, which then resumes")
     parser.add_argument("--match", choices=MATCHES, help="what networks on halves share with one on all examples")
-    parser.add_argument("--model", choices=MODELS, help="of `locality`")
+    parser.add_argument("--model", choices=MODELS, help="of `locality` and `injection`")
     parser.add_argument("--hidden", type=int, nargs="+", help="units of the hidden layers")
     parser.add_argument("--duplicates", type=int, help=f"so many digits are there {COPIES} times more, for `locality`")
-    parser.add_argument("--n", type=int, help="digits")
+    parser.add_argument("--data", help="an .npz file with MNIST, whose first images take the place of the digits")
+    parser.add_argument("--seed", type=int, help="of the halves and the networks of `locality`")
+    parser.add_argument("--posterior", choices=POSTERIORS, help="q while units are ablated, for `locality`")
+    parser.add_argument("--n", type=int, help="images")
     parser.add_argument("--epochs", type=int)
     parser.set_defaults(
-        match="steps", model="vae", duplicates=0, n=1797, hidden=(128, 64), epochs=300, repeats=8, permutations=99,
-        splits=40, share=0.05, networks=8, injections=3, planted=(2, 10), gain=40.0, memory=64, tops=(6, 13, 26),
+        match="steps", model="vae", duplicates=0, seed=0, posterior="refit", n=1797, hidden=(128, 64), epochs=300,
+        repeats=8, permutations=99, splits=40, share=0.05, networks=8, injections=3, mask_steps=400, planted=(2, 10),
+        gain=40.0, memory=64, tops=(6, 13, 26),
     )  # fmt: skip
     tiny = {
         "n": 80, "hidden": (8, 6), "epochs": 2, "permutations": 3, "splits": 4, "share": 0.2, "networks": 1,
-        "planted": (2,), "gain": -1000.0, "memory": 4, "tops": (2,),
+        "planted": (2,), "gain": -1000.0, "memory": 4, "tops": (2,), "mask_steps": 5,
     }  # fmt: skip
     asked = parse(parser, argv, **tiny)
     torch.set_num_threads(1)

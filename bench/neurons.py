@@ -2,7 +2,7 @@
 
 The loop replaces one unit at a time by a hook and computes the log weights of all examples and draws anew, with the
 encoder's q and the same noise and baseline; both give the same drops, which is tested first. One thread, in turn,
-process CPU seconds; ratios are medians over rounds.
+process CPU seconds; ratios are medians over rounds. Then the steps of one ablation, each at the sizes of the first.
 """
 
 import time
@@ -14,7 +14,7 @@ from common import machine, options, parse, require, spread
 from genmem.models import VAE
 from genmem.models.evaluation import noise_of_rows
 from genmem.models.posterior import refit_posterior
-from genmem.neurons import drops, units_of
+from genmem.neurons import coverage_of, drops, units_of
 
 
 def made(rng, n, d, hidden, latent):
@@ -69,7 +69,7 @@ def timed(call):
 
 def compare(name, size, hidden, latent, n, draws, rounds):
     rng = np.random.default_rng(0)
-    model, X = made(rng, 400, size, hidden, latent)
+    model, X = made(rng, max(n, 400), size, hidden, latent)
     loop = Loop(model, X[:n], draws)
     settings = {"baseline": "zero", "posterior": "encoder", "n_samples": draws}
     ratios, seconds = [], []
@@ -90,6 +90,34 @@ def compare(name, size, hidden, latent, n, draws, rounds):
     )
 
 
+def shares(name, size, hidden, latent, n, draws, rounds):
+    """Print the seconds of each step of one exhaustive ablation: of its operations alone, at their sizes."""
+    model, X = made(np.random.default_rng(0), max(n, 400), size, hidden, latent)
+    rows, wide, first = n * draws, hidden[0], hidden[-1]
+    before, weight, target = torch.randn(rows, wide), torch.randn(size, wide), torch.randn(rows, size)
+    shift, column, weights = torch.randn(rows, 1), torch.randn(wide), torch.randn(draws, len(units_of(model)), n)
+    value, error = torch.empty_like(before), torch.empty_like(target)
+    steps = {
+        "edited input of the last layer": lambda: torch.addcmul(before, shift, column, out=value),
+        "activation": lambda: value.relu_(),
+        "last layer": lambda: torch.addmm(target, value, weight.T, out=error),
+        "squared error": lambda: error.square_().sum(1),
+    }
+    found = {step: first * median_of(call, rounds) for step, call in steps.items()}
+    found["mean over draws, of all units"] = median_of(lambda: torch.logsumexp(weights, 0), rounds)
+    found["where units are read"] = median_of(lambda: coverage_of(model), rounds)
+    settings = {"baseline": "zero", "posterior": "encoder", "n_samples": draws}
+    found["all of drops"] = median_of(lambda: drops(model, X[:n], **settings), rounds)
+    print(f"\n| {name}, {len(units_of(model))} units x {n} examples x {draws} draws | ms |\n|---|---|")
+    for step, seconds in found.items():
+        print(f"| {step} | {1000 * seconds:.1f} |")
+
+
+def median_of(call, rounds):
+    call()
+    return float(np.median([timed(call)[1] for _ in range(rounds)]))
+
+
 def main(argv=None):
     parser = options(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
@@ -102,6 +130,7 @@ def main(argv=None):
     print("| decoder of a Gaussian VAE | loop | drops, one q | ratio | drops, q refitted |\n|---|---|---|---|---|")
     for name, size, hidden, latent, n in asked.sizes:
         compare(name, size, hidden, latent, n, asked.draws, asked.rounds)
+    shares(*asked.sizes[0], asked.draws, asked.rounds)
 
 
 if __name__ == "__main__":

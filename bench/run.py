@@ -49,6 +49,7 @@ BENCHES = {
     "spaces": [],
     "tabular": [],
     "agreement": [],
+    "compare": ["digits"],
     "influence_study": None,
     "neighbor_study": ["digits", "planted"],
     "neuron_study": [],

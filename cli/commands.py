@@ -1,11 +1,11 @@
 """The commands. Each imports what it needs when it runs; its help ends with the equivalent line of Python."""
 
 import sys
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from genmem_cli.comparing import compare
 from genmem_cli.copying import copycheck, neighbors
 from genmem_cli.options import (
     POSTERIOR,
@@ -19,7 +19,7 @@ from genmem_cli.options import (
     scoring,
 )
 from genmem_cli.progress import bars
-from genmem_cli.running import command_line, library
+from genmem_cli.running import command_line, library, opened, say_as_read
 
 if TYPE_CHECKING:
     from genmem.run import Run
@@ -40,9 +40,7 @@ def audit(workers: Any, dask: Any, lanes: Any, recompute: bool, **asked: Any) ->
     """
     how = {"workers": workers, "dask": dask, "lanes": lanes, "recompute": recompute}
     with bars() as progress:
-        done = library().audit(**_asked(asked), **how, progress=progress, announce=partial(_announce, err=True))
-    for sentence in done.summary["data"]["as_read"]:
-        click.echo(sentence)
+        done = library().audit(**_asked(asked), **how, progress=progress, announce=_open)
     for finding in done.findings:
         click.echo(finding["sentence"])
     click.echo(done.path)
@@ -54,10 +52,10 @@ def audit(workers: Any, dask: Any, lanes: Any, recompute: bool, **asked: Any) ->
 def plan(show: bool, **asked: Any) -> None:
     """Write the plan of an audit of DATA, and estimate its time, memory and disk space."""
     if show:
-        _show(library().load(asked["data"], **{name: asked[name] for name in READING}))
+        say_as_read(library().load(asked["data"], **{name: asked[name] for name in READING}))
         return
     run = library().stages.plan(**_asked(asked))
-    _show(run.data())
+    say_as_read(run.data())
     _announce(run, err=False)
     click.echo(run.path)
 
@@ -143,7 +141,7 @@ READING = (  # options of `load`
     *("array", "label_array", "label_column", "labels", "group_column", "groups"),
     *("sep", "decimal", "na", "drop", "pixels", "subset", "seed"),
 )
-ALL = (audit, plan, refit, fit, posterior, score, neighbors, regions, report, influence, neurons, copycheck)
+ALL = (audit, plan, refit, fit, posterior, score, neighbors, regions, report, influence, neurons, compare, copycheck)
 
 
 def _features(path: str | None) -> Any:
@@ -164,11 +162,10 @@ def _asked(asked: dict[str, Any]) -> dict[str, Any]:
     return {**asked, "request": {"command": command_line("audit"), "python": line}}
 
 
-def _show(data: Any) -> None:
-    from genmem.data.as_read import as_read
-
-    for sentence in as_read(data):
-        click.echo(sentence)
+def _open(run: "Run") -> None:
+    """Print how the data of a run were read, and on a terminal what it will cost, before anything is computed."""
+    say_as_read(run.data())
+    _announce(run, err=True)
 
 
 def _announce(run: "Run", *, err: bool) -> None:
@@ -189,7 +186,7 @@ def _announce(run: "Run", *, err: bool) -> None:
 
 
 def _stage(name: str, run_directory: str, **options: Any) -> Any:
-    run = library().Run.open(run_directory)
+    run = opened(run_directory)
     with bars() as progress:
         done = getattr(library().stages, name)(run, progress=progress, **options)
     click.echo(run.path)

@@ -6,7 +6,7 @@ import click
 
 from genmem_cli.options import a_run, checking, sampling
 from genmem_cli.progress import bars
-from genmem_cli.running import command_line, library
+from genmem_cli.running import command_line, library, opened, say_as_read
 
 
 @click.command(epilog='Python: genmem.stages.check_copies("train.npy", "test.npy", "samples.npy")')
@@ -27,8 +27,8 @@ def copycheck(fail_if: str | None, **asked: Any) -> None:
 
     with bars() as progress:
         found = library().stages.check_copies(**asked, fail_if=fail_if, command=command_line(), progress=progress)
-    for note in found.notes:
-        click.echo(note, err=True)
+    for sentence in found.as_read:
+        click.echo(sentence)
     click.echo(headline(found.check.verdict, found.check.sentence))
     if found.failed:
         click.echo(f"--fail-if holds: {fail_if}", err=True)
@@ -50,9 +50,12 @@ def neighbors(run_directory: str, test: str | None, **how: Any) -> None:
     """
     from genmem.report.copies import headline
 
-    run = library().Run.open(run_directory)
+    run = opened(run_directory)
+    say_as_read(run.data())
     with bars() as progress:
         library().stages.neighbors(run, progress=progress)
         about = library().stages.copies(run, test=test, progress=progress, **how)
+    for sentence in about["data"].get("test_as_read", ()):
+        click.echo(f"test: {sentence}")
     click.echo(headline(about["verdict"], about["sentence"]))
     click.echo(run.path)

@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from genmem_cli.running import TRUST
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -241,8 +243,20 @@ _LOCATING = [
 
 
 def a_run(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the argument that names a run directory."""
-    return click.argument("run_directory", metavar="RUN", type=click.Path())(command)
+    """Add the argument that names a run directory, and whether the code that it names may be imported."""
+    named = click.argument("run_directory", metavar="RUN", type=click.Path())
+    trust = click.option(
+        "--trust",
+        is_flag=True,
+        expose_value=False,
+        callback=_trusted,
+        help="Import code that RUN names (see docs/trust.md).",
+    )
+    return named(trust(command))
+
+
+def _trusted(context: click.Context, _: click.Parameter, value: bool) -> None:
+    context.meta[TRUST] = value
 
 
 def sampling(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -100,6 +100,7 @@ _HOMES = {
     "genmem.training": ("Checkpoint", "Trajectory"),
 }
 _PACKAGES = (  # `genmem.stages.score(run)`, as the help texts and docs write it
+    "compare",
     "data",
     "findings",
     "gradients",

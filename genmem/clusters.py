@@ -36,7 +36,7 @@ def mean_variance(values: ArrayLike, groups: ArrayLike | None = None) -> Term:
     return float(count / (count - 1) * (apart**2).sum() / len(x) ** 2), count - 1
 
 
-def half_width(terms: Sequence[Term], tail: float = 0.025) -> float:
+def half_width(terms: Sequence[tuple[float, float]], tail: float = 0.025) -> float:
     """Return half of an interval from independent parts, each with its own Student quantile."""
     return float(np.hypot.reduce([np.sqrt(variance) * student_t.isf(tail, df) for variance, df in terms]))
 

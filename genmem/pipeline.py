@@ -9,7 +9,7 @@ from typing import Any, Literal
 from genmem import stages
 from genmem.errors import DataError
 from genmem.leaveout import ESTIMATORS, POSTERIORS, MemorizationScores
-from genmem.protocols import Listener, ignore
+from genmem.protocols import Brief, Listener, ignore
 from genmem.run.directory import Run
 from genmem.run.request import python_line
 
@@ -17,7 +17,7 @@ ESTIMATES = (*ESTIMATORS, "adjusted")
 
 
 @dataclass(frozen=True, eq=False)
-class Audit:
+class Audit(Brief):
     """The outcome of an audit.
 
     Attributes:
@@ -29,6 +29,10 @@ class Audit:
     path: Path
     scores: MemorizationScores
     summary: dict[str, Any]
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"{self.path}, {self.scores.headline()}"
 
     @property
     def findings(self) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 # Workers side by side share the cores: with several threads each they would wait for one another. Read at the import
@@ -9,6 +10,9 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+
+# What genmem remembers of its user is not that of whoever runs the tests.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="genmem-state-")
 
 import numpy as np
 import pytest

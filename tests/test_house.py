@@ -16,7 +16,7 @@ LAYERS = (
     ("pipeline",),
     ("stages",),
     ("report", "plots"),
-    ("findings",),
+    ("findings", "compare"),
     ("leaveout", "influence", "neighbors", "regions", "neurons"),
     ("gradients",),
     ("models",),

@@ -8,8 +8,9 @@ from typing import Any
 
 from genmem.data.examples import Data, load
 from genmem.data.files import kind_of, reading
+from genmem.data.frames import arrow_table
 from genmem.data.precision import Precision
-from genmem.data.table_files import arrow_table, read_table
+from genmem.data.table_files import read_table
 from genmem.errors import DataError
 
 

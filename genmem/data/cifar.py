@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genmem.data.notes import Note
 from genmem.errors import DataError
 
 _PIXELS = 3 * 32 * 32
@@ -44,7 +45,7 @@ def read_cifar(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[
 
 def _contents(records: NDArray[Any], n_labels: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
     X = np.ascontiguousarray(records[:, n_labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-    said = ("Labels are the first byte of each record, of CIFAR-10.",)
+    said = "Labels are the first byte of each record, of CIFAR-10."
     if n_labels == 2:
-        said = ("Labels are the 100 fine ones of CIFAR-100; the 20 coarse ones were left out.",)
-    return X, records[:, n_labels - 1].astype(np.int64), said
+        said = "Labels are the 100 fine ones of CIFAR-100; the 20 coarse ones were left out."
+    return X, records[:, n_labels - 1].astype(np.int64), (Note(said),)

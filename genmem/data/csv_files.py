@@ -9,25 +9,29 @@ import csv
 import gzip
 import io
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genmem.data.notes import Note
+from genmem.data.other_kinds import no_table_of_text
+from genmem.data.patterns import (
+    BELOW_THOUSAND,
+    COMMA,
+    GROUPED,
+    INTEGER,
+    NUMBER,
+    POINT,
+    THOUSANDS,
+    all_match,
+    any_match,
+)
 from genmem.errors import DataError
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 GAPS = ("", "#N/A", "#N/A N/A", "#NA", "-NaN", "-nan", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null")
 SAMPLE = 1 << 18  # bytes that separator and encoding are detected from
-INTEGER, NUMBER = r"^[+-]?\d+$", r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?(inf|Inf|INF|infinity|Infinity)$"
-CODE = r"^[+-]?0\d+(\.\d*)?$"  # 007: leading zeros are part of a code
-COMMA = r"^[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?$"
-POINT = r"^[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?$"
-TRUTH = r"^(true|false|True|False|TRUE|FALSE)$"
-DATE = r"^\d{4}-\d{2}-\d{2}$"
-TIME = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:?\d{2})?$"
-FIRST = 100  # values that are looked at before all are
-LONGEST = 18  # digits of an integer
 TABBED = (".tsv", ".tab", ".tsv.gz", ".tab.gz")
 
 
@@ -70,6 +74,7 @@ class TextTable:
     table: Any
     decimal: str
     notes: tuple[str, ...]
+    sep: str = ","
 
 
 def is_text_table(path: Path) -> bool:
@@ -102,13 +107,14 @@ def read_text_table(path: Path, options: TableOptions) -> TextTable:
     try:
         table = _strings(path, sep, encoding, skipped, len(names))
     except ArrowInvalid as error:
+        _refuse_ragged(str(error), path, sep, skipped)
         if encoding != "utf8" or "UTF8" not in str(error):
             raise
         encoding = "cp1252"  # of a byte beyond the sample
         table = _strings(path, sep, encoding, skipped, len(names))
     table = _tidy(table, names, GAPS if options.na is None else options.na, path)
-    decimal = options.decimal or _decimal(table, sep)
-    return TextTable(table, decimal, _told(path.name, sep, skipped, encoding, decimal))
+    decimal = options.decimal or _decimal(table, sep, path)
+    return TextTable(table, decimal, _told(path.name, sep, skipped, encoding, decimal), sep)
 
 
 def _strings(path: Path, sep: str, encoding: str, skipped: int, width: int) -> Any:
@@ -130,6 +136,23 @@ def _strings(path: Path, sep: str, encoding: str, skipped: int, width: int) -> A
     )
 
 
+def _refuse_ragged(reason: str, path: Path, sep: str, skipped: int) -> None:
+    """Raise a DataError if pyarrow found a row with more or fewer fields than there are names."""
+    found = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+): ?(.*)", reason, re.DOTALL)
+    if found is None:
+        return
+    row, names, fields = (int(number) for number in found.groups()[:3])
+    by = SEPARATORS.get(sep, repr(sep))
+    do = f"Correct this row, or the separator (--sep; it is a {by} now), or leave out lines of title and notes."
+    if 1 < names == fields - 1 and row == 2 + skipped:
+        do = "Write the table without names of rows (row.names = FALSE in R), or add a name for their column."
+    raise DataError(
+        expected=f"{names} field{'s' * (names > 1)} in every row of {path}, one for each name",
+        got=f"{fields} in row {row}: {' '.join(found[4].split())[:60]}",
+        do=do,
+    )
+
+
 def _tidy(table: Any, names: Sequence[str], gaps: Sequence[str], path: Path) -> Any:
     """Return a table of text with its names, without space around fields, gaps as null, and no empty last columns."""
     import pyarrow as pa
@@ -148,10 +171,18 @@ def _tidy(table: Any, names: Sequence[str], gaps: Sequence[str], path: Path) -> 
 
 
 def _told(name: str, sep: str, skipped: int, encoding: str, decimal: str) -> tuple[str, ...]:
-    notes = [] if sep == "," else [f"The fields of {name} are separated by a {SEPARATORS.get(sep, repr(sep))}."]
-    notes += [f"{skipped} line{'s' * (skipped > 1)} before the names of columns in {name} skipped."] if skipped else []
-    notes += [] if encoding == "utf8" else [f"{name} is not UTF-8; it was read as {encoding}."]
-    return (*notes, *([f"Numbers in {name} have a decimal comma."] if decimal == "," else []))
+    by, lines = f"separated by a {SEPARATORS.get(sep, repr(sep))}", f"{skipped} line{'s' * (skipped > 1)}"
+    told = (
+        (sep != ",", "The fields of {} are " + by + "."),
+        (skipped, lines + " before the names of columns in {} skipped."),
+        (encoding != "utf8", "{} is not UTF-8; it was read as " + encoding + "."),
+        (decimal == ",", "Numbers in {} have a decimal comma."),
+    )
+    return tuple(Note(text.format(name), _capital(text.format("the file"))) for is_so, text in told if is_so)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def refuse_unnamed(names: Sequence[str], path: Path | str) -> None:
@@ -178,8 +209,15 @@ def _sample(path: Path) -> tuple[str, str]:
     """Return the first whole lines of a file and its encoding."""
     with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
         start = file.read(SAMPLE)
+    if (other := no_table_of_text(start[:64])) is not None:
+        raise DataError(expected=f"a table of text in {path}", got=f"a file that is {other[0]}", do=other[1])
+    if start[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        raise DataError(expected=f"text in UTF-8 in {path}", got="UTF-32", do="Save the file in UTF-8.")
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return _whole_lines(start.decode("utf-16", "ignore"), len(start)), "utf16"
+    if (zeros := [start[i : 1 << 12 : 2].count(0) for i in (0, 1)]) and 5 * max(zeros) > 2 * len(start[: 1 << 12]):
+        name = "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
+        return _whole_lines(start.decode(name, "ignore"), len(start)), name
     try:
         return _whole_lines(start[: _last_line(start)].decode("utf-8-sig"), len(start)), "utf8"
     except UnicodeDecodeError:
@@ -225,133 +263,24 @@ def _separator(sample: str, usual: str) -> str:
     return found
 
 
-def _decimal(table: Any, sep: str) -> str:
-    """Return "," if some column holds numbers with a comma, and no column has one with a point."""
+def _decimal(table: Any, sep: str, path: Path) -> str:
+    """Return "," if some column holds numbers with a comma, and no column has one with a point.
+
+    Raises:
+        DataError: each of them has three digits behind the comma: a comma may separate thousands.
+    """
     if sep == ",":
         return "."
-    commas = any(_all(column, f"{COMMA}|{INTEGER}") and _any(column, COMMA) for column in table.columns)
-    points = any(_all(column, NUMBER) and _any(column, POINT) for column in table.columns)
-    return "," if commas and not points else "."
-
-
-# --- types, over all tables at once
-
-
-def typed(tables: Sequence[TextTable], keep: Collection[str] = ()) -> tuple[list[Any], tuple[str, ...]]:
-    """Return Arrow tables with the types of their values, and what is to be said of columns of text.
-
-    Args:
-        tables: the tables that are compared; a column has one type in all of them.
-        keep: columns that stay text.
-    """
-    names = list(dict.fromkeys(name for one in tables for name in one.table.column_names))
-    kinds, notes = {}, []
-    for name in names:
-        columns = [_with_point(one.table[name], one.decimal) for one in tables if name in one.table.column_names]
-        kinds[name] = "text" if name in keep else _kind(columns)
-        if kinds[name] == "text" and name not in keep:
-            notes += _doubts(name, columns)
-    return [_as_typed(one, kinds) for one in tables], tuple(notes)
-
-
-def _with_point(column: Any, decimal: str) -> Any:
-    """Return a column with decimal points if its file has decimal commas and it holds numbers."""
-    import pyarrow.compute as pc
-
-    if decimal == "," and _all(column, f"{COMMA}|{INTEGER}"):
-        return pc.replace_substring(column, ",", ".")
-    return column
-
-
-def _kind(columns: Sequence[Any]) -> str:
-    """Return "missing", "integer", "number", "truth", "date", "time" or "text"."""
-    columns = [column for column in columns if column.null_count < len(column)]
-    if not columns:
-        return "missing"
-    if any(_any(column, CODE) for column in columns):
-        return "text"
-    for kind, pattern in (
-        ("integer", INTEGER),
-        ("number", NUMBER),
-        ("truth", TRUTH),
-        ("date", DATE),
-        ("time", f"{TIME}|{DATE}"),
-    ):
-        if all(_all(column, pattern) for column in columns):
-            return "text" if kind == "integer" and _longest(columns) > LONGEST else kind
-    return "text"
-
-
-def _as_typed(one: TextTable, kinds: dict[str, str]) -> Any:
-    import pyarrow as pa
-
-    columns = [
-        _converted(_with_point(one.table[name], one.decimal), one.table[name], kinds[name])
-        for name in one.table.column_names
-    ]
-    return pa.table(columns, names=one.table.column_names) if columns else one.table
-
-
-def _converted(column: Any, original: Any, kind: str) -> Any:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if kind == "text":
-        return original
-    if kind == "truth":
-        return pc.equal(pc.utf8_lower(column), "true")
-    if kind == "time":
-        return pa.array([_instant(value) for value in column.to_pylist()], pa.timestamp("us"))
-    types = {"missing": pa.null(), "integer": pa.int64(), "number": pa.float64(), "date": pa.date32()}
-    if kind in ("integer", "number") and pc.any(pc.starts_with(column, "+")).as_py():
-        column = pc.utf8_ltrim(column, "+")
-    return pa.nulls(len(column)) if kind == "missing" else pc.cast(column, types[kind])
-
-
-def _instant(text: str | None) -> Any:
-    """Return a date with time as a datetime in UTC without a zone."""
-    import datetime
-
-    if text is None:
-        return None
-    time = datetime.datetime.fromisoformat(text)
-    return time if time.tzinfo is None else time.astimezone(datetime.UTC).replace(tzinfo=None)
-
-
-def _doubts(name: str, columns: Sequence[Any]) -> list[str]:
-    """Return what is odd about a column of text: nearly a number, or nearly different in every row."""
-    import pyarrow.compute as pc
-
-    values = [value for column in columns for value in column.drop_null().to_pylist()]
-    odd = [value for value in values if not re.match(NUMBER, value)]
-    if values and not odd:
-        return [f"Column {name!r} is text: its numbers have leading zeros or too many digits, as codes have."]
-    if 2 * len(odd) <= len(values) and values:
-        share = 1 - len(odd) / len(values)
-        return [f"Column {name!r} is text because of values such as {odd[0]!r}; {share:.0%} of its values are numbers."]
-    counts = [(len(pc.unique(column.drop_null())), len(column) - column.null_count) for column in columns]
-    if all(distinct > 0.9 * count and count >= 20 for distinct, count in counts):
-        return [f"Column {name!r} is text that differs in nearly every row: an identifier should be left out (--drop)."]
-    return []
-
-
-def _all(column: Any, pattern: str) -> bool:
-    import pyarrow.compute as pc
-
-    def matches(part: Any) -> bool:
-        return bool(pc.all(pc.match_substring_regex(part, pattern), min_count=0).as_py())
-
-    # A column of another kind shows it at once, nearly always.
-    return column.null_count < len(column) and matches(column.slice(0, FIRST)) and matches(column)
-
-
-def _any(column: Any, pattern: str) -> bool:
-    import pyarrow.compute as pc
-
-    return bool(pc.any(pc.match_substring_regex(column, pattern)).as_py())
-
-
-def _longest(columns: Sequence[Any]) -> int:
-    import pyarrow.compute as pc
-
-    return max(int(pc.max(pc.utf8_length(column)).as_py() or 0) for column in columns)
+    commas = [c for c in table.columns if all_match(c, f"{COMMA}|{INTEGER}") and any_match(c, COMMA)]
+    small, grouped = f"{THOUSANDS}|{BELOW_THOUSAND}", f"{GROUPED}|{THOUSANDS}|{BELOW_THOUSAND}"
+    points = any(all_match(c, NUMBER) and any_match(c, POINT) and not all_match(c, small) for c in table.columns)
+    if not commas or points or any(all_match(c, grouped) and any_match(c, GROUPED) for c in table.columns):
+        return "."
+    if all(all_match(c, small) for c in commas):
+        example = next(value for value in commas[0].to_pylist() if value and "," in value)
+        raise DataError(
+            expected=f"numbers whose decimal mark can be told in {path}",
+            got=f"numbers such as {example}, each with three digits behind the comma",
+            do="Pass --decimal , if it is a decimal comma; if it separates thousands, write the numbers without it.",
+        )
+    return ","

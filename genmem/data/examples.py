@@ -11,20 +11,23 @@ from numpy.typing import ArrayLike, NDArray
 
 from genmem.data.arrays import as_array, blocks, first_where, identical_groups
 from genmem.data.csv_files import TableOptions
-from genmem.data.files import Raw, read, read_labels, tidy_labels
+from genmem.data.files import Raw, read
+from genmem.data.frames import arrow_table
 from genmem.data.images import alpha_in_words, classes_in_words, image_shape_of
+from genmem.data.labels import read_labels, tidy_labels
 from genmem.data.named_labels import labels_by_name, order_in_words
 from genmem.data.pixels import as_meant
 from genmem.data.precision import Precision, examples_in
-from genmem.data.table_files import arrow_table, examples_of, only_data
+from genmem.data.table_files import examples_of, only_data
 from genmem.errors import DataError
+from genmem.protocols import Brief
 from genmem.seeding import stream
 
 _TOGETHER = 256  # rows of the source that share a random stream
 
 
 @dataclass(frozen=True, eq=False)
-class Data:
+class Data(Brief):
     """Examples and their metadata.
 
     Attributes:
@@ -50,6 +53,10 @@ class Data:
     preparation: str = "as given"
     groups: NDArray[Any] | None = None
     notes: tuple[str, ...] = ()
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"{len(self.X):,} examples of {' x '.join(map(str, self.X.shape[1:])) or 1} values from {self.source}"
 
     def take(self, positions: ArrayLike) -> "Data":
         """Return the examples at `positions`, in that order, or those where a mask is True."""
@@ -230,7 +237,8 @@ def _subset(data: Data, size: int, seed: int) -> Data:
             got=str(size),
             do="Choose a number in this range, or leave it out to keep all.",
         )
-    return data.take(np.sort(stream(seed, "subset").choice(len(data.X), int(size), replace=False)))
+    taken = data.take(np.sort(stream(seed, "subset").choice(len(data.X), int(size), replace=False)))
+    return replace(taken, notes=(*data.notes, f"{size:,} of {len(data.X):,} examples, drawn at random, seed {seed}."))
 
 
 # --- prepare
@@ -258,7 +266,7 @@ def prepare(data: Data, likelihood: str | None, seed: int) -> Data:
     X, levels = np.empty(data.X.shape, np.float32), 2 if data.X.max() <= 1 else 256
     for at, noise in _each(data, seed, "dequantise", lambda draw, size: draw.integers(2**16, size=size)):
         X[at] = (data.X[at] * 2.0**16 + noise) / (2.0**16 * levels)
-    return replace(data, X=X, preparation=f"dequantised once, seed {seed}")
+    return replace(data, X=X, preparation=f"dequantised once, seed {seed}", notes=(*data.notes, _before(data)))
 
 
 def _binarise(data: Data, seed: int) -> Data:
@@ -269,7 +277,14 @@ def _binarise(data: Data, seed: int) -> Data:
     X = np.empty(data.X.shape, np.uint8)
     for at, noise in _each(data, seed, "binarise", lambda draw, size: draw.random(size)):
         X[at] = noise < data.X[at] / top
-    return replace(data, X=X, preparation=f"binarised once, seed {seed}")
+    return replace(data, X=X, preparation=f"binarised once, seed {seed}", notes=(*data.notes, _before(data)))
+
+
+def _before(data: Data) -> str:
+    """Return the sentence on the values that were read, before noise."""
+    ends = [(block.min(), block.max()) for _, block in blocks(data.X)]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    return f"As read, {'pixels' if data.X.dtype == np.uint8 else 'values'} were from {low:g} to {high:g}."
 
 
 def _each(

@@ -1,4 +1,4 @@
-"""Readers of data files and of labels: they return the contents of a file, which are checked as examples elsewhere.
+"""Readers of data files: they return the contents of a file, which are checked as examples elsewhere.
 
 Nothing is unpickled and nothing is downloaded.
 """
@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 
 from genmem.data.cifar import is_cifar, read_cifar
 from genmem.data.csv_files import TableOptions, is_text_table
-from genmem.data.folders import files_below
+from genmem.data.folders import counted, files_below, some
 from genmem.data.idx import is_idx, read_idx
 from genmem.data.image_files import is_image_name
 from genmem.data.image_tables import holds_images, images_of, without_columns
 from genmem.data.images import read_images
-from genmem.data.other_kinds import what_it_is
+from genmem.data.notes import Note
+from genmem.data.other_kinds import is_pointer, what_it_is
 from genmem.data.parquet_shards import shards_in
-from genmem.data.table_files import DETECT, examples_of, only_column, only_data, read_table
+from genmem.data.table_files import DETECT, examples_of, only_data, read_table
 from genmem.data.tensors import SUFFIXES, is_sparse, read_sparse, read_tensors
 from genmem.errors import DataError
 
@@ -126,6 +127,12 @@ def kind_of(path: Path) -> str:
                 got="nothing there",
                 do="Correct the path, or name the built-in data set: digits.",
             )
+        if is_pointer(path):
+            raise DataError(
+                expected=f"the data of {path}",
+                got="a pointer of Git LFS to it",
+                do="Fetch the file with git lfs pull.",
+            )
         if path.is_dir():
             return "parquet" if shards_in(path) and not files_below(path, is_image_name).names else "images"
         suffix = path.suffix.lower()
@@ -215,8 +222,8 @@ def read_npy(path: Path) -> NDArray[Any]:
 
 
 def _read_npz(path: Path, array: str | None, label_array: str | None) -> Raw:
-    if array is None and label_array is None and (sparse := _sparse(path)) is not None:
-        return sparse
+    if _is_sparse(path):
+        return _read_sparse(path, array or label_array)
     with zipfile.ZipFile(path) as archive:
         members = [name for name in archive.namelist() if name.endswith(".npy")]
         shapes = {name.removesuffix(".npy"): _shape_in(archive, name) for name in members}
@@ -230,13 +237,23 @@ def _read_npz(path: Path, array: str | None, label_array: str | None) -> Raw:
                 do="Name one of these.",
             )
     with np.load(path, allow_pickle=False) as stored:
-        return Raw(stored[array], None if label_array is None else stored[label_array])
+        labels = None if label_array is None else stored[label_array]
+        return Raw(stored[array], labels, notes=_chosen(array, label_array, shapes))
 
 
-def _sparse(path: Path) -> Raw | None:
+def _is_sparse(path: Path) -> bool:
     with zipfile.ZipFile(path) as archive:
-        names = {name.removesuffix(".npy") for name in archive.namelist()}
-    return Raw(read_sparse(path), notes=("A sparse matrix was made dense.",)) if is_sparse(names) else None
+        return is_sparse({name.removesuffix(".npy") for name in archive.namelist()})
+
+
+def _read_sparse(path: Path, array: str | None) -> Raw:
+    if array is not None:
+        raise DataError(
+            expected=f"no choice of an array in {path}, which is one sparse matrix of scipy",
+            got=repr(array),
+            do="Drop --array and --label-array; pass labels as a file (--labels).",
+        )
+    return Raw(read_sparse(path), notes=(Note("A sparse matrix was made dense."),))
 
 
 def _read_tensors(path: Path, array: str | None, label_array: str | None) -> Raw:
@@ -246,7 +263,16 @@ def _read_tensors(path: Path, array: str | None, label_array: str | None) -> Raw
     for name in (array, label_array):
         if name is not None and name not in found:
             raise DataError(expected=f"a tensor in {path}: {_listing(shapes)}", got=repr(name), do="Name one of these.")
-    return Raw(found[array], None if label_array is None else found[label_array])
+    labels = None if label_array is None else found[label_array]
+    return Raw(found[array], labels, notes=_chosen(array, label_array, shapes))
+
+
+def _chosen(array: str, label_array: str | None, shapes: dict[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """Return the sentence on the arrays of a file that were left out."""
+    left = {name: shape for name, shape in shapes.items() if name not in (array, label_array)}
+    said = f"{counted(len(left), 'array')} left out"
+    told = f"Examples are the array {array!r}; {said}: {some(_listing(left).split(', '), 8)}."
+    return (Note(told, f"{said[0].upper()}{said[1:]}."),) if left else ()
 
 
 def _shape_in(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
@@ -269,104 +295,3 @@ def _candidate(shapes: dict[str, tuple[int, ...]], path: Path) -> str:
 
 def _listing(shapes: dict[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "no arrays"
-
-
-# --- labels
-
-
-def read_labels(path: Path, what: str = "label") -> NDArray[Any]:
-    """Read labels, or groups, from a .npy file, an IDX file, a .csv file of one named column, or lines of a .txt file.
-
-    Raises:
-        DataError: the file is missing, unreadable, damaged or of another kind.
-    """
-    with reading(path):
-        if not path.exists():
-            raise DataError(expected=f"a file of {what}s at {path}", got="nothing there", do="Correct the path.")
-    kind = "txt" if path.suffix.lower() == ".txt" and path.is_file() else kind_of(path)
-    with reading(path):
-        if kind == "npy":
-            return _text_or_numbers(path, what)
-        if kind == "idx":
-            return read_idx(path)
-        if kind == "txt":
-            return _lines(path)
-        if kind == "csv":
-            return only_column(read_table(path)[0], path, what)
-    raise DataError(
-        expected=f"{what}s in a .npy, .csv, .txt or IDX file",
-        got=str(path),
-        do=f"Save one {what} per example in one of these formats.",
-    )
-
-
-def _text_or_numbers(path: Path, what: str) -> NDArray[Any]:
-    try:
-        return read_npy(path)
-    except DataError as error:
-        if "Python objects" not in error.got:
-            raise
-        raise DataError(
-            expected=f"{what}s as an array of numbers or text",
-            got=error.got,
-            do="Save it as one of these: numpy.save(path, array.astype(str)).",
-        ) from error
-
-
-def _lines(path: Path) -> NDArray[Any]:
-    lines = np.array([line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()])
-    try:
-        return lines.astype(np.int64)
-    except (ValueError, OverflowError):
-        return lines
-
-
-def tidy_labels(labels: NDArray[Any], n: int, source: str, what: str = "label") -> NDArray[Any]:
-    """Return labels, or groups, as (n,) integers, booleans or text; whole floats become integers, dates text.
-
-    Raises:
-        DataError: there is not one label per example, labels are not integers, booleans or text, or some are blank.
-    """
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.shape != (n,):
-        raise DataError(
-            expected=f"one {what} for each of {n} examples",
-            got=f"shape {labels.shape} from {source}",
-            do=f"Pass one {what} per example, in the order of the examples; a .csv file needs a first line with the "
-            "column name.",
-        )
-    labels = _plain(labels)
-    if labels.dtype.kind not in "iuUb":
-        raise DataError(
-            expected=f"{what}s that are integers, booleans or text",
-            got=f"dtype {labels.dtype} from {source}, such as {_odd(labels)!r}",
-            do=f"Encode the {'classes' if what == 'label' else 'groups'} as integers or text.",
-        )
-    if labels.dtype.kind == "U" and (blank := np.flatnonzero(np.char.strip(labels) == "")).size:
-        raise DataError(
-            expected=f"a {what} for every example",
-            got=f"{blank.size} blank from {source}, the first in row {blank[0]} (counted from 0)",
-            do=f"Fill in the {what}s, or drop these examples.",
-        )
-    return labels
-
-
-def _plain(labels: NDArray[Any]) -> NDArray[Any]:
-    if labels.dtype.kind == "O":
-        values = labels.tolist()
-        for kind in (str, bool, int):
-            if all(type(value) is kind for value in values):
-                return np.array(values)
-    if labels.dtype.kind == "M" and not np.isnat(labels).any():
-        return labels.astype(str)
-    if labels.dtype.kind == "S":
-        return np.char.decode(labels, "utf-8", "replace")
-    if labels.dtype.kind == "f" and np.all(np.abs(labels) < 2**53) and np.all(labels == np.trunc(labels)):
-        return labels.astype(np.int64)
-    return labels
-
-
-def _odd(labels: NDArray[Any]) -> object:
-    values = labels.tolist()
-    return next((value for value in values if not isinstance(value, str) and value != value), values[0])

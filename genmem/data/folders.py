@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from genmem.data.notes import Note
 from genmem.errors import DataError
 
 
@@ -18,20 +19,26 @@ class Found:
         skipped: by reason (".txt", "hidden", ...), the names of the files that were left out.
         linked: the links to files and folders that were followed.
         again: the names of files that another name leads to as well.
+        empty: the subfolders without a wanted file.
     """
 
     names: list[str] = field(default_factory=list)
     skipped: dict[str, list[str]] = field(default_factory=dict)
     linked: list[str] = field(default_factory=list)
     again: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
 
     def notes(self) -> tuple[str, ...]:
         """Return one sentence on what was left out, one on links, and one on files that were read twice."""
-        said = [skipped_words(self.skipped)] if self.skipped else []
-        if self.linked:
-            said.append(f"{counted(len(self.linked), 'symbolic link')} followed: {some(self.linked)}.")
-        if self.again:
-            said.append(f"{counted(len(self.again), 'file')} read again under another name: {some(self.again)}.")
+        total = counted(sum(map(len, self.skipped.values())), "file")
+        said = [Note(skipped_words(self.skipped), f"{total} skipped.")] if self.skipped else []
+        for names, what in (
+            (self.linked, "symbolic link{} followed"),
+            (self.again, "file{} read again under another name"),
+            (self.empty, "subfolder{} without images"),
+        ):
+            count = f"{len(names):,} {what.format('' if len(names) == 1 else 's')}"
+            said += [Note(f"{count}: {some(names)}.", f"{count}.")] if names else []
         return tuple(said)
 
 
@@ -65,14 +72,16 @@ def _walk(folder: Path, below: str, above: tuple[str, ...], is_wanted: Callable[
         if entry.is_symlink():
             found.linked.append(name)
         if entry.is_dir():
+            before = len(found.names)
             _walk(folder, f"{name}/", (*above, _not_above(entry, above)), is_wanted, found)
+            found.empty += [name] if len(found.names) == before else []
         else:
             found.names.append(name)
 
 
 def _why_not(entry: "os.DirEntry[str]", is_wanted: Callable[[str], bool]) -> str | None:
     """Return the reason to skip a file or folder, or None."""
-    if entry.name.startswith("."):
+    if entry.name.startswith(".") or entry.name == "__MACOSX":  # which programs write beside the files
         return "hidden"
     if entry.is_dir():
         return None

@@ -8,6 +8,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genmem.errors import DataError
+
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
@@ -25,12 +27,17 @@ def read_idx(path: Path) -> NDArray[Any]:
     values.
 
     Raises:
-        ValueError: the file is not in this format, or its length does not match its header.
+        DataError: the file is not in this format.
+        ValueError: its length does not match its header.
     """
     with _maybe_gzip(path) as file:
         head = file.read(4)
         if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _IDX_TYPES:
-            raise ValueError(f"it starts with {head.hex(' ') or 'nothing'}, not with 00 00 and an IDX type")
+            raise DataError(
+                expected=f"an IDX file, as those of MNIST, at {path}",
+                got=f"one that starts with {head.hex(' ') or 'nothing'}, not with 00 00 and an IDX type",
+                do="If it is another kind of file that is compressed, unpack it (gunzip).",
+            )
         sizes = file.read(4 * head[3])
         if len(sizes) < 4 * head[3]:
             raise ValueError("its header is truncated")

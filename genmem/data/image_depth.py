@@ -8,7 +8,9 @@ if TYPE_CHECKING:
 
 _HEAD = 2**16  # bytes in which the header of a JPEG 2000 or AVIF file lies
 _BITS, _SAMPLES, _SAMPLE_FORMAT = 258, 277, 339  # tags of TIFF
+_PHOTOMETRIC, _BLACK_IS_ZERO = 262, 1
 _WHOLE_NUMBERS = 1
+_DEEP = ("I;16", "I;16B", "I;16L")  # modes of Pillow
 
 
 def odd_values(image: "Image", file: IO[bytes]) -> str | None:
@@ -22,6 +24,14 @@ def odd_values(image: "Image", file: IO[bytes]) -> str | None:
         return _of_tiff(image) if image.format == "TIFF" else _of_bits(_bits(image, file))
     finally:
         file.seek(at)
+
+
+def is_deep_gray(image: "Image") -> bool:
+    """Return whether Pillow reads an image of 16 bits without a loss: unsigned gray, in PNG or TIFF, black at 0."""
+    if image.mode not in _DEEP or image.format not in ("PNG", "TIFF") or "transparency" in image.info:
+        return False
+    tags: Any = getattr(image, "tag_v2", {_PHOTOMETRIC: _BLACK_IS_ZERO})
+    return bool(tags.get(_PHOTOMETRIC) == _BLACK_IS_ZERO and set(tags.get(_SAMPLE_FORMAT, (1,))) == {_WHOLE_NUMBERS})
 
 
 def _of_bits(bits: int) -> str | None:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmem.data.folders import some
-from genmem.data.image_depth import odd_values
+from genmem.data.image_depth import is_deep_gray, odd_values
+from genmem.data.notes import Note
 from genmem.data.other_kinds import not_an_image
 from genmem.errors import DataError
 
@@ -23,6 +24,7 @@ _ORIENTATION = 0x0112  # tag of EXIF
 _UNREAD = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 _SINGLE = {"ICNS", "ICO", "PSD"}  # one picture in several sizes, or its layers
 _DONE = {
+    "deep": "in gray with 16 bits, whose values were kept",
     "turned": "turned as their EXIF orientation says",
     "white": "with transparent pixels, which were put on a white background",
     "opaque": "with an alpha channel that hides nothing, which was dropped",
@@ -38,11 +40,11 @@ class Pictures:
     """Images read from files.
 
     Attributes:
-        X: (n, h, w) if all are gray, else (n, h, w, 3), bytes.
+        X: (n, h, w) if all are gray, else (n, h, w, 3), bytes; uint16 if all are gray and have 16 bits.
         done: by kind of change, the names of the images that were changed.
     """
 
-    X: NDArray[np.uint8]
+    X: NDArray[Any]
     done: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -53,9 +55,8 @@ class Pictures:
     def notes(self) -> tuple[str, ...]:
         """Return a sentence for each kind of change."""
         n = len(self.X)
-        return tuple(
-            f"{len(names):,} of {n:,} images {_DONE[kind]}: {some(names)}." for kind, names in self.done.items()
-        )
+        counted = {kind: f"{len(names):,} of {n:,} images {_DONE[kind]}" for kind, names in self.done.items()}
+        return tuple(Note(f"{counted[kind]}: {some(names)}.", f"{counted[kind]}.") for kind, names in self.done.items())
 
 
 @cache
@@ -84,7 +85,8 @@ def read_pictures(names: Sequence[str], where: str, stream: Callable[[str], IO[b
     """Read images as a viewer shows them.
 
     They are turned by their EXIF orientation; transparent pixels are put on white; of an animation, the first frame is
-    read. Pages of a TIFF file and values of more than 8 bits are refused, since most of them would be lost.
+    read. Gray images of 16 bits keep their values, if all are such. Pages of a TIFF file and other values of more than
+    8 bits are refused, since most of them would be lost.
 
     Args:
         names: of the images, for messages.
@@ -92,36 +94,48 @@ def read_pictures(names: Sequence[str], where: str, stream: Callable[[str], IO[b
         stream: returns the content of an image by its name.
 
     Raises:
-        DataError: an image cannot be read, holds more than one page or more than 8 bits, or sizes differ.
+        DataError: an image cannot be read, holds more than one page or more than 8 bits, or sizes or depths differ.
     """
-    colour = [_is_colour(name, where, stream) for name in names]
+    kinds = [_kind(name, where, stream) for name in names]
+    _refuse_mixed_depths(kinds, names, where)
+    colour = [kind == "colour" for kind in kinds]
     mode, done, X = "RGB" if any(colour) else "L", dict[str, list[str]](), np.empty(0, np.uint8)
     for i, name in enumerate(names):
         with _opened(name, where, stream) as (image, _):
-            pixels, changes = _as_shown(image, mode)
+            pixels, changes = _as_stored(image) if kinds[i] == "deep" else _as_shown(image, mode)
         for change in changes if colour[i] or mode == "L" else (*changes, "gray"):
             done.setdefault(change, []).append(name)
         if i == 0:
-            X = np.empty((len(names), *pixels.shape), np.uint8)
+            X = np.empty((len(names), *pixels.shape), pixels.dtype)
         _refuse_other_size(pixels.shape, X.shape[1:], name, names[0], where)
         X[i] = pixels
     return Pictures(X, {kind: done[kind] for kind in _DONE if kind in done})
 
 
-def _is_colour(name: str, where: str, stream: Callable[[str], IO[bytes]]) -> bool:
-    """Return whether an image has colours, after a look at its header for what cannot be read whole."""
+def _kind(name: str, where: str, stream: Callable[[str], IO[bytes]]) -> str:
+    """Return "colour", "gray" or "deep" (gray, 16 bits), after a look at the header for what cannot be read whole."""
     with _opened(name, where, stream) as (image, file):
-        odd = odd_values(image, file)
+        is_deep, mode = is_deep_gray(image), image.mode
+        odd = None if is_deep else odd_values(image, file)
         if odd is not None:
             raise DataError(
-                expected="images with 8 bits per channel, in gray or colour",
-                got=f"{odd} in {name} of {where}",
+                expected="images with 8 bits per channel, in gray or colour, or gray with 16 bits in PNG or TIFF",
+                got=f"{odd} in {name} of {where}, in {mode.split(';')[0]} of {image.format}",
                 do="Save the values as one array with numpy.save, in float32, or convert the images to 8 bits.",
             )
-        mode = image.mode
         if image.format == "TIFF":
             _refuse_pages(image, name, where)
-    return mode not in _GRAY
+    return "deep" if is_deep else "gray" if mode in _GRAY else "colour"
+
+
+def _refuse_mixed_depths(kinds: Sequence[str], names: Sequence[str], where: str) -> None:
+    if "deep" in kinds and set(kinds) != {"deep"}:
+        other = next(name for name, kind in zip(names, kinds, strict=True) if kind != "deep")
+        raise DataError(
+            expected=f"images of one depth in {where}",
+            got=f"16 bits in {names[kinds.index('deep')]} and 8 bits in {other}",
+            do="Convert them to one depth.",
+        )
 
 
 def _refuse_pages(image: "Image", name: str, where: str) -> None:
@@ -172,6 +186,14 @@ def _as_shown(image: "Image", mode: str) -> tuple[NDArray[np.uint8], list[str]]:
         shown = _on_white(layer)
     shown = _upright(shown.convert(mode), orientation)
     return np.asarray(shown), ["turned", *changes] if turned else changes
+
+
+def _as_stored(image: "Image") -> tuple[NDArray[np.uint16], list[str]]:
+    """Return the values of a gray image of 16 bits, turned, and the kinds of change."""
+    orientation = _orientation(image)
+    image.load()
+    values = np.asarray(_upright(image, orientation)).astype(np.uint16)
+    return values, ["deep", *(["turned"] if orientation > 1 else [])]
 
 
 def _refuse_invisible(layer: "Image") -> None:

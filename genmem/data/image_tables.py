@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from genmem.data.folders import counted, some
 from genmem.data.image_files import Pictures, read_pictures
+from genmem.data.notes import Note
 from genmem.data.parquet_shards import shards_in
 from genmem.errors import DataError
 
@@ -71,7 +72,8 @@ def images_of(
     rows = [f"row {i}" for i in range(len(contents))]
     pictures = read_pictures(rows, os.fspath(path), lambda name: io.BytesIO(contents[int(name.split()[1])]))
     left = [name for name in others if name not in roles.values()]
-    notes = (f"{counted(len(left), 'column')} beside the images left out: {some(left, 8)}.",) if left else ()
+    count = f"{counted(len(left), 'column')} beside the images left out"
+    notes = (Note(f"{count}: {some(left, 8)}.", f"{count}."),) if left else ()
     is_named = all(isinstance(file, str) and file for file in files) and len(set(files)) == len(files)
     return pictures, found, np.array(files) if is_named else None, (*notes, *pictures.notes())
 

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from genmem.data.arrays import blocks
 from genmem.data.folders import counted, files_below, skipped_words, some
 from genmem.data.image_files import Pictures, is_image_name, read_pictures
+from genmem.data.notes import Note
 from genmem.errors import DataError
 
 _NEARLY_WHITE = 0.96
+_NO_CLASSES = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "images", "masks", "labels"}
 
 
 def read_images(
@@ -52,7 +54,10 @@ def classes_in_words(labels: NDArray[Any]) -> str:
     """Return the sentence that names the subfolders of a folder of images, which are its labels."""
     classes, counts = np.unique(labels, return_counts=True)
     each = [f"{name} ({count:,})" for name, count in zip(classes.tolist(), counts.tolist(), strict=True)]
-    return f"Labels are the names of {counted(len(each), 'subfolder')}: {some(each, 12)}."
+    told = f"Labels are the names of {counted(len(each), 'subfolder')}: {some(each, 12)}."
+    if len(classes) > 1 and {name.lower() for name in classes.tolist()} <= _NO_CLASSES:
+        told += " Pass one of these folders if they are parts of a data set, not classes."
+    return told
 
 
 def _class_folders(folder: Path, names: list[str]) -> NDArray[np.str_] | None:
@@ -139,8 +144,10 @@ def alpha_in_words(X: NDArray[Any]) -> tuple[str, ...]:
     if X.dtype != np.uint8 or X.ndim != 4 or 4 not in (X.shape[1], X.shape[3]) or min(sorted(X.shape[1:])[1:]) < 8:
         return ()
     return (
-        "Images of four channels are taken as they are: if the fourth is transparency, what it hides counts too; put "
-        "them on one background to avoid this.",
+        Note(
+            "Images of four channels are taken as they are: if the fourth is transparency, what it hides counts too; "
+            "put them on one background to avoid this."
+        ),
     )
 
 
@@ -211,6 +218,8 @@ def _levels(X: NDArray[Any]) -> str:
     high = max(float(block.max()) for _, block in blocks(X))
     if low == high:  # a constant image has no scale
         return "other"
+    if X.dtype == np.uint16 and high > 255:
+        return "0 to 65535"
     if low >= 0 and 100 <= high <= 255:
         return "0 to 255"
     if low >= 0 and high <= 1:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genmem.data.files import kind_of, reading
-from genmem.data.table_files import arrow_table, read_table
+from genmem.data.frames import arrow_table
+from genmem.data.table_files import read_table
 from genmem.errors import DataError
 
 Metadata = str | os.PathLike[str] | Mapping[str, ArrayLike]

@@ -8,17 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genmem.data.column_types import typed
 from genmem.data.csv_files import (
-    POINT,
     TableOptions,
     TextTable,
     is_text_table,
     read_text_table,
     refuse_repeated,
     refuse_unnamed,
-    typed,
 )
+from genmem.data.doubts import look_of, separated_otherwise
+from genmem.data.notes import Note
 from genmem.data.parquet_shards import read_shards
+from genmem.data.patterns import POINT
 from genmem.errors import DataError
 
 DETECT = TableOptions()
@@ -61,38 +63,6 @@ def read_untyped(path: Path, options: TableOptions = DETECT) -> Any:
         return file.read()
 
 
-def arrow_table(frame: Any) -> Any | None:
-    """Return a data frame or a mapping of columns from memory as an Arrow table; None if it is neither.
-
-    Anything with Arrow's stream interface is read through it: pandas, polars, pyarrow and others. The index of pandas
-    is then known as such.
-    """
-    import pyarrow as pa
-
-    if isinstance(frame, pa.Table):
-        return frame
-    if hasattr(frame, "__arrow_c_stream__"):
-        return pa.table(frame)
-    if hasattr(frame, "to_arrow"):
-        return frame.to_arrow()
-    if hasattr(frame, "columns") and hasattr(frame, "__getitem__") and not hasattr(frame, "dtype"):
-        frame = {name: frame[name].to_numpy() for name in frame.columns}
-    return _from_mapping(frame) if isinstance(frame, Mapping) else None
-
-
-def _from_mapping(columns: Mapping[Any, Any]) -> Any:
-    import pyarrow as pa
-
-    arrays = {str(name): np.asarray(values) for name, values in columns.items()}
-    if len(arrays) < len(columns) or len({array.shape for array in arrays.values()} | {()}) != 2:
-        raise DataError(
-            expected="a mapping from different names to columns of one length",
-            got=f"columns of shapes {_some([str(array.shape) for array in arrays.values()])}",
-            do="Pass one value per example in every column, or an array of shape (n, *event).",
-        )
-    return pa.table({name: pa.array(array.tolist()) for name, array in arrays.items()})
-
-
 # --- columns that are no data, and columns that are several
 
 
@@ -107,13 +77,13 @@ def only_data(table: Any, path: Path | str, drop: Collection[str] = ()) -> tuple
     if lacking := [name for name in drop if name not in names]:
         raise DataError(expected=f"columns of {path} to drop: {_some(names)}", got=_some(lacking), do="Correct --drop.")
     index = [name for name in _index_of(table) if name not in drop]
-    notes = [f"Column {name!r} is the index of a data frame and was left out." for name in index]
-    notes += [f"Columns left out: {_some(list(drop))}."] if drop else []
+    left = " is the index of a data frame and was left out."
+    notes = [Note(f"Column {name!r}{left}", f"A column{left}") for name in index]
+    notes += [Note(f"Columns left out: {_some(list(drop))}.", f"Columns left out: {len(drop)}.")] if drop else []
     table = table.select([name for name in names if name not in {*index, *drop}])
+    doubt = " only counts the rows: an identifier should be left out (--drop)."
     notes += [
-        f"Column {name!r} only counts the rows: an identifier should be left out (--drop)."
-        for name in table.column_names
-        if _counts(table[name])
+        Note(f"Column {name!r}{doubt}", f"A column{doubt}") for name in table.column_names if _counts(table[name])
     ]
     return _flat(table, path), tuple(notes)
 
@@ -167,6 +137,9 @@ def _flat(table: Any, path: Path | str) -> Any:
                 got=f"structures in {field.name!r} ({kind})",
                 do=f"Write their parts as columns, or drop the column (--drop {field.name}).",
             )
+        if pa.types.is_decimal(kind):
+            # pyarrow's cast does not round to the closest float64, as the same number in a text table is.
+            column = pa.array([None if value is None else float(value) for value in column.to_pylist()], pa.float64())
         parts = _parts(field.name, column, path) if lists else {field.name: column}
         names += list(parts)
         columns += list(parts.values())
@@ -263,14 +236,29 @@ def _refuse_text(table: Any, path: Path) -> None:
     from pyarrow import types
 
     numeric = (types.is_integer, types.is_floating, types.is_boolean, types.is_null)
-    odd = {f.name: str(f.type) for f in table.schema if not any(test(f.type) for test in numeric)}
+    odd = {f.name: _kind_of(table, f) for f in table.schema if not any(test(f.type) for test in numeric)}
     if odd:
         raise DataError(
-            expected=f"columns of numbers in {path}",
+            expected=f"columns of numbers in {path}, which is all that a density can take",
             got=f"{len(odd)} of another kind: {_some([f'{name} ({kind})' for name, kind in odd.items()])}",
-            do=f"Encode these columns as numbers, or leave them out (--drop {','.join(odd)}): densities take numbers "
-            "only. One may hold labels (--label-column) or groups (--group-column). `genmem copycheck` compares text.",
+            do=f"Leave these columns out (--drop {','.join(odd)}), or write categories as columns of 0 and 1 and dates "
+            "as days: every model takes them as numbers then, and one of your own (package.module:factory) can give "
+            "categories probabilities. One may hold labels (--label-column) or groups (--group-column). "
+            "`genmem copycheck` compares text and dates.",
         )
+
+
+def _kind_of(table: Any, field: Any) -> str:
+    """Return the type of a column, and what its text looks like."""
+    from pyarrow import types
+
+    if not (types.is_string(field.type) or types.is_large_string(field.type)):
+        return str(field.type)
+    values = table[field.name].drop_null().to_pylist()
+    if (mark := separated_otherwise(table.column_names, values)) is not None:
+        return f"{field.type}: fields separated by {mark!r}, it seems; pass --sep {mark!r}"
+    look = look_of(values)
+    return str(field.type) if look is None else f"{field.type}: {look[0]}; {look[1]}"
 
 
 def _values(column: Any, name: str, path: Path) -> NDArray[Any]:

@@ -123,10 +123,11 @@ def _items(table: Table, name: str) -> list[tuple[Any, Any]]:
 
 
 def _decoded(column: Any) -> NDArray[Any]:
+    """Return a column of Arrow as an array; a categorical one as text, whatever its categories are."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
+        return np.array([None if value is None else _written(value) for value in column.to_pylist()], dtype=object)
     return np.asarray(column.to_numpy())
 
 
@@ -183,6 +184,12 @@ def _numbers(values: NDArray[Any], kind: str) -> NDArray[np.float64]:
         return np.array([np.nan if _is_missing(value) else float(value) for value in values])
     if kind == "missing":
         return np.full(len(values), np.nan)
+    if values.dtype.kind in "iu" and len(values) and max(abs(int(values.min())), int(values.max())) > 2**53:
+        raise DataError(
+            expected="whole numbers up to 2^53 in columns that are compared as numbers",
+            got=f"{int(values.max())}, which float64 does not tell from its neighbours",
+            do="If they are codes, name the column as categorical (--categorical), or leave it out (--drop).",
+        )
     return values.astype(np.float64)
 
 

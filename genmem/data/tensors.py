@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from genmem.errors import DataError
 
+_OF_LAYERS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked", "in_proj_weight", "in_proj_bias"}
 SUFFIXES = (".safetensors", ".pt", ".pth")
 MOST_DENSE = 4 << 30  # bytes of a sparse matrix that is made dense
 
@@ -40,14 +41,33 @@ def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
             got=f"a {type(found).__name__} of other values",
             do="Save the tensor alone: torch.save(tensor, path).",
         )
-    return {str(name): _as_array(value) for name, value in found.items()}
+    _refuse_weights(found, path)
+    return {str(name): _as_array(value, path) for name, value in found.items()}
 
 
-def _as_array(tensor: Any) -> NDArray[Any]:
+def _refuse_weights(found: dict[str, Any], path: Path) -> None:
+    names = [str(name).rpartition(".")[2] for name in found]
+    if "weight" in names and set(names) <= _OF_LAYERS:
+        raise DataError(
+            expected=f"examples in {path}",
+            got=f"weights of a network: {', '.join(sorted(map(str, found))[:6])}",
+            do="Save the tensor of examples: torch.save(tensor, path).",
+        )
+
+
+def _as_array(tensor: Any, path: Path) -> NDArray[Any]:
     import torch
 
     whole = tensor.detach().to_dense() if tensor.layout != torch.strided else tensor.detach()
-    return np.asarray((whole.float() if whole.dtype in (torch.bfloat16, torch.float16) else whole).numpy())
+    small = whole.is_floating_point() and whole.dtype not in (torch.float32, torch.float64)
+    try:
+        return np.asarray((whole.float() if small else whole).numpy())
+    except TypeError as error:  # numpy has no such type
+        raise DataError(
+            expected=f"tensors of ordinary numbers in {path}",
+            got=f"{whole.dtype}",
+            do="Convert the tensor: tensor.dequantize() or tensor.float().",
+        ) from error
 
 
 def is_sparse(names: set[str]) -> bool:

@@ -7,18 +7,23 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from genmem.data.arrays import Triple, as_array
-from genmem.data.csv_files import TableOptions, TextTable, typed
+from genmem.data.column_types import typed
+from genmem.data.csv_files import TableOptions, TextTable, is_text_table
 from genmem.data.encoding import Scale, mixed_space
 from genmem.data.files import kind_of, read, reading
+from genmem.data.frames import arrow_table, is_frame
 from genmem.data.image_tables import holds_images
 from genmem.data.images import alpha_in_words, as_one_kind_of_image, check_backgrounds, check_levels, image_shape_of
+from genmem.data.matrices import require_one
+from genmem.data.roles import Role, roles_of
 from genmem.data.set_groups import groups_of_column, without_column
 from genmem.data.table_files import DETECT, checked_names, only_data, read_untyped
 from genmem.data.tables import Columns, columns_of, same_columns
 from genmem.errors import DataError
+from genmem.protocols import Brief
 
 Source: TypeAlias = Any  # a path, or an array, mapping, pyarrow table or data frame
 
@@ -27,7 +32,7 @@ _ARRAYS = {"train": ("train", "x_train"), "test": ("test", "x_test"), "samples":
 
 
 @dataclass(frozen=True, eq=False)
-class ThreeSets:
+class ThreeSets(Brief):
     """Training examples, held-out examples and samples in one form.
 
     Attributes:
@@ -40,6 +45,7 @@ class ThreeSets:
         words: a description of distances between the arrays.
         notes: by set, sentences on how its source was read, and what was left out.
         groups: of training and of held-out examples, and perhaps of samples, from a column; None if there is none.
+        roles: what each column of tables is.
     """
 
     arrays: Triple
@@ -50,7 +56,12 @@ class ThreeSets:
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     words: str = "values as given"
     notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    roles: tuple[Role, ...] = ()
     groups: tuple[NDArray[np.str_], ...] | None = None
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return "{:,} training examples, {:,} held out, {:,} samples".format(*map(len, self.arrays))
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +77,7 @@ class _Read:
     is_folder: bool = False
     notes: tuple[str, ...] = ()
     see_through: int = 0
+    dropped: tuple[str, ...] = ()
 
     @property
     def is_tabular(self) -> bool:
@@ -121,6 +133,7 @@ def load_three(
     coded = _listed(categorical)
     named = zip((train, test, samples), _SETS, wanted, strict=True)
     given = _typed([_read(source, name, which, options) for source, name, which in named], coded)
+    _refuse_unused(options, given)
     if array is not None and not any(part.source.endswith(".npz") for part in given):
         raise DataError(expected="array only with .npz files", got=repr(array), do="Drop --array.")
     if any(part.is_tabular for part in given):
@@ -140,11 +153,36 @@ def load_three(
 def _read(source: Source, name: str, array: str | None, options: TableOptions) -> _Read:
     if isinstance(source, str | os.PathLike):
         return _from_path(Path(source), name, array, options)
-    is_table = isinstance(source, Mapping) or hasattr(source, "column_names") or hasattr(source, "columns")
-    X = None if is_table else as_array(source)
-    if X is None or X.dtype.names:
-        return _Read(name, "table", table=columns_of(source, name))
-    return _Read(name, "array", X)
+    if isinstance(source, Mapping) and not is_frame(source):
+        columns, drop = columns_of(source, name), _of_these(options, source)
+        return _Read(name, "table", table={key: columns[key] for key in columns if key not in drop}, dropped=drop)
+    if (table := arrow_table(source)) is not None:
+        drop = _of_these(options, table.column_names)
+        table, notes = only_data(table, name, drop)
+        return _Read(name, "table", table=columns_of(table, name), notes=notes, dropped=drop)
+    X = as_array(source)
+    return _Read(name, "table", table=columns_of(X, name)) if X.dtype.names else _Read(name, "array", X)
+
+
+def _of_these(options: TableOptions, names: Collection[str]) -> tuple[str, ...]:
+    """Return the columns to drop that a source has; another may have the others."""
+    return tuple(name for name in options.drop if name in names)
+
+
+def _refuse_unused(options: TableOptions, given: list[_Read]) -> None:
+    """Raise a DataError if an option of tables applies to none of the sources."""
+    if not any(part.text is not None for part in given):
+        for name, value in options.given.items():
+            raise DataError(
+                expected=f"{name} only with text tables (.csv, .tsv)", got=f"{name}={value!r}", do=f"Drop --{name}."
+            )
+    if lacking := set(options.drop) - {name for part in given for name in part.dropped}:
+        known = next((list(part.table) for part in given if part.table is not None), [])
+        raise DataError(
+            expected=f"columns of tables to drop: {', '.join(known[:12]) or 'these are no tables'}",
+            got=", ".join(sorted(lacking)),
+            do="Correct --drop." if known else "Drop --drop.",
+        )
 
 
 def _typed(given: list[_Read], categorical: Collection[str]) -> list[_Read]:
@@ -155,7 +193,6 @@ def _typed(given: list[_Read], categorical: Collection[str]) -> list[_Read]:
     for part in given:
         if part.text is not None:
             part = replace(part, table=columns_of(next(left), part.source), notes=(*part.notes, *notes))
-            notes = ()  # once
         found.append(part)
     return found
 
@@ -168,18 +205,25 @@ def _from_path(path: Path, name: str, array: str | None, options: TableOptions) 
         are_images = kind == "images" or (kind == "parquet" and holds_images(path))
     if kind in ("csv", "parquet") and not are_images:
         with reading(path):
-            read_as = read_untyped(path, options)
+            read_as = read_untyped(path, options if is_text_table(path) else DETECT)
             is_text = isinstance(read_as, TextTable)
-            table, notes = only_data(read_as.table if is_text else read_as, path, options.drop)
+            whole = read_as.table if is_text else read_as
+            drop = _of_these(options, whole.column_names)
+            table, notes = only_data(whole, path, drop)
             checked_names(table.column_names, path, {})
             if is_text:
-                return _Read(name, source, text=replace(read_as, table=table), notes=(*read_as.notes, *notes))
-            return _Read(name, source, table=columns_of(table, source), notes=notes)
+                text, notes = replace(read_as, table=table), (*read_as.notes, *notes)
+                return _Read(name, source, text=text, notes=notes, dropped=drop)
+            return _Read(name, source, table=columns_of(table, source), notes=notes, dropped=drop)
     if kind == "npz":
         return _Read(name, source, read(path, array=array or _array_for(path, name)).X)
-    raw = read(path, classes=False, options=options if kind == "parquet" else DETECT)
+    drop = options.drop if kind == "parquet" else ()
+    raw = read(path, classes=False, options=TableOptions(drop=drop))
     names = None if raw.names is None else raw.names.tolist()
-    return _Read(name, source, raw.X, names=names, is_folder=are_images, notes=raw.notes, see_through=raw.see_through)
+    if raw.X.dtype.names:
+        return _Read(name, source, table=columns_of(raw.X, name))
+    found = _Read(name, source, raw.X, names=names, is_folder=are_images, notes=raw.notes, dropped=drop)
+    return replace(found, see_through=raw.see_through)
 
 
 def _array_for(path: Path, name: str) -> str | None:
@@ -222,7 +266,7 @@ def _of_arrays(given: list[_Read]) -> ThreeSets:
             check_backgrounds(arrays, [part.see_through for part in given], [part.source for part in given])
     else:
         shape = next((shape for shape in known if all(np.prod(shape) == X[0].size for X in arrays)), None)
-    _require_one("shape", arrays, [f"{X.shape[1:]} in {part.source}" for part, X in zip(given, arrays, strict=True)])
+    require_one("shape", arrays, [f"{X.shape[1:]} in {part.source}" for part, X in zip(given, arrays, strict=True)])
     check_levels(arrays, [part.source for part in given], shape is not None)
     together = (arrays[0], arrays[1], arrays[2])
     names = {part.name.rstrip("s"): part.names for part in given if part.names is not None}
@@ -270,11 +314,13 @@ def _of_tables(
     values = tuple(_shown(table, plain) for table in (train, test, samples))
     together = (values[0], values[1], values[2])
     sources = {part.name: part.source for part in given}
-    if plain:
-        words = _weights(train)
-        return ThreeSets(together, together, sources, None, tuple(train), names, words, _notes(given), groups)
-    arrays, words = mixed_space(train, test, samples, categorical=categorical, scale=scale or "range")
-    return ThreeSets(arrays, together, sources, None, tuple(train), names, words, _notes(given), groups)
+    roles = roles_of((train, test, samples), categorical)
+    arrays, words = together, _weights(train) if plain else ""
+    if not plain:
+        arrays, words = mixed_space(train, test, samples, categorical=categorical, scale=scale or "range")
+    roles += () if id_column is None else (Role(id_column, "name"),)
+    roles += () if group_column is None else (Role(group_column, "group"),)
+    return ThreeSets(arrays, together, sources, None, tuple(train), names, words, _notes(given), roles, groups)
 
 
 def _by_position(part: _Read, columns: list[str] | None, aside: Collection[str | None]) -> Columns:
@@ -318,46 +364,3 @@ def _weights(train: Columns) -> str:
         f"values as given: {list(train)[top]!r} has {spread[top] / spread.sum():.1%} of their variance and dominates "
         'distances (scale="range" gives every column the same weight)'
     )
-
-
-# --- as matrices
-
-
-def three_matrices(train: ArrayLike, test: ArrayLike, samples: ArrayLike) -> Triple:
-    """Return training examples, held-out examples and samples, (n, *event) each, as matrices of one width.
-
-    Raises:
-        DataError: a set is empty, not finite or not numeric, or widths differ.
-    """
-    given = (train, test, samples)
-    arrays = [_matrix(rows, name) for rows, name in zip(given, _SETS, strict=True)]
-    _require_one("width", arrays, [f"{name} of {X[0].size} values" for name, X in zip(_SETS, arrays, strict=True)])
-    return arrays[0], arrays[1], arrays[2]
-
-
-def _require_one(what: str, arrays: Sequence[NDArray[Any]], said: Sequence[str]) -> None:
-    if len({X[0].size for X in arrays}) > 1:
-        raise DataError(
-            expected=f"training examples, held-out examples and samples of one {what}",
-            got=", ".join(said),
-            do="Pass all three in the same form.",
-        )
-
-
-def _matrix(rows: ArrayLike, name: str) -> NDArray[Any]:
-    array = np.asarray(rows)
-    if array.dtype.kind not in "biuf" or array.ndim < 1 or array.size == 0:
-        raise DataError(
-            expected=f"{name} of numbers, with one or more rows, shape (n, *event)",
-            got=f"dtype {array.dtype}, shape {array.shape}",
-            do="Pass a numeric array of examples; encode text columns first.",
-        )
-    flat = array.reshape(len(array), -1)
-    if flat.dtype.kind == "f" and not np.isfinite(flat).all():
-        bad = int((~np.isfinite(flat).all(1)).sum())
-        raise DataError(
-            expected=f"{name} of finite values",
-            got=f"NaN or infinity in {bad:,} of {len(flat):,} rows",
-            do="Remove or fill in these values, in the same way in all three sets.",
-        )
-    return flat

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from genmem.errors import DataError
+from genmem.protocols import Brief
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
@@ -39,11 +40,15 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Condition:
+class Condition(Brief):
     """A condition that holds if all comparisons of at least one of the `alternatives` hold."""
 
     text: str
     alternatives: tuple[tuple[Comparison, ...], ...]
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return self.text
 
     def holds(self, values: Mapping[str, float]) -> bool:
         """Return whether the condition holds.
@@ -61,7 +66,7 @@ class Condition:
             unknown = sorted({c.name for parts in self.alternatives for c in parts if math.isnan(values[c.name])})
             raise DataError(
                 expected=f"defined values in the condition {self.text!r}",
-                got=f"no value for {', '.join(unknown)}, which could not be computed from these sets",
+                got=f"no value for {', '.join(unknown)}, which could not be computed from this input",
                 do="Read the report for the reason, or use another condition.",
             )
         return False

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from genmem.protocols import Brief, figure
+
 Interval = tuple[float, float]
 NO_INTERVAL = (math.nan, math.nan)
 UNDEFINED: dict[Any, Any] = {float: math.nan, Interval: NO_INTERVAL}  # what null means, by type; None for other types
@@ -15,7 +17,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(Brief):
     """One finding of an audit; undefined numbers are NaN.
 
     Attributes:
@@ -51,9 +53,13 @@ class Finding:
     source: str | None = None
     examples: tuple[int, ...] = ()
 
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"{self.id} {figure(self.value, self.interval)} {self.unit}, null {figure(self.null)}, n = {self.n:,}"
+
 
 @dataclass(frozen=True)
-class Check:
+class Check(Brief):
     """One validity check: its value, the reference value `null` (NaN if undefined), and whether it passed."""
 
     id: str
@@ -63,6 +69,10 @@ class Check:
     null: float
     ok: bool
     sentence: str
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"{self.id} {figure(self.value)} {self.unit}, {'passed' if self.ok else 'FAILED'}"
 
 
 @dataclass(frozen=True)

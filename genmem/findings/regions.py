@@ -4,11 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from genmem.data.arrays import fingerprint
 from genmem.findings.records import Finding, from_json, to_json
 from genmem.regions import Known, Region, Regions
 from genmem.run.directory import Run
 
 CLEAR = 0.05
+STORED = "results/regions.json"
 SAID = ("space", "searched", "judged", "held_out", "samples", "sentence", "found", "kinds")
 SOURCES = (
     "Kulldorff, A Spatial Scan Statistic, 1997; Westfall and Young, Resampling-Based Multiple Testing, 1993; "
@@ -34,9 +36,19 @@ def described(
 
 
 def regions_of(run: Run) -> dict[str, Any] | None:
-    """Return what audit.json says of regions; None if they were not looked for."""
-    about = run.read_json("results/regions.json")
-    return None if not about else {key: about[key] for key in SAID}
+    """Return what audit.json says of regions; None if they were not looked for with these scores."""
+    return {key: run.read_json(STORED)[key] for key in SAID} if is_current(run) else None
+
+
+def is_current(run: Run) -> bool:
+    """Return whether regions are stored, and are those of the stored scores."""
+    about = run.read_json(STORED)
+    return bool(about) and run.has_result("regions") and about.get("scores") == scores_stamp(run)
+
+
+def scores_stamp(run: Run) -> str:
+    """Return what tells the scores of a run from others."""
+    return fingerprint(run.result("scores")["per_repeat"])
 
 
 def find_regions_in(run: Run) -> list[Finding]:

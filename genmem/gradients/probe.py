@@ -21,6 +21,7 @@ from genmem.gradients.factored import NOTHING, Piece, Rows
 from genmem.gradients.fallback import copies_of, dense, lengths
 from genmem.gradients.hooks import Call, Layout, Place, backward, noted, possible_layouts
 from genmem.gradients.layers import joined, pieces_of, readable
+from genmem.protocols import Brief
 
 MOVED_BY = 0.05
 MOST_ONES = 3  # dimensions of 1 between the examples and the shape of a parameter: draws, positions
@@ -28,7 +29,7 @@ Run = Callable[[Mapping[str, Tensor] | None], Tensor]
 
 
 @dataclass(frozen=True)
-class Coverage:
+class Coverage(Brief):
     """How the gradient of each parameter is computed; each attribute maps names to numbers of values.
 
     `hooks`: read off the layers; `copies`: each example has its own copy; `vmap`: by `torch.func.vmap`; `loop`: by a
@@ -42,6 +43,10 @@ class Coverage:
     loop: Mapping[str, int] = field(default_factory=dict)
     unused: Mapping[str, int] = field(default_factory=dict)
     frozen: Mapping[str, int] = field(default_factory=dict)
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return str(self)
 
     @property
     def covered(self) -> int:

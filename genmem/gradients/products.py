@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from genmem.gradients.factored import Outer, Piece, Rows, chunks, long_products, some_values
+from genmem.protocols import Brief
 
 Direction = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Features:
+class Features(Brief):
     """The gradients of n examples: a piece for each parameter.
 
     `draws` consecutive gradients belong to one example; 1 if draws are averaged.
@@ -30,6 +31,10 @@ class Features:
     pieces: Mapping[str, Piece]
     n: int
     draws: int = 1
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"gradients of {self.n:,} examples, {len(self.pieces):,} parameters"
 
     def __len__(self) -> int:
         return self.n

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from genmem.errors import ModelError
 from genmem.models.base import require
+from genmem.protocols import Brief, figure
 
 FloatArray = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -15,7 +16,7 @@ SCALES = ("dot", "cosine", "query")
 
 
 @dataclass(frozen=True)
-class TopInfluences:
+class TopInfluences(Brief):
     """The training examples that shaped each query most, strongest first.
 
     A query is a row of `X_query`, or a group of them.
@@ -39,6 +40,13 @@ class TopInfluences:
     weights: str
     scale: str
     note: str
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return (
+            f"{self.proponents.shape[1]:,} training examples for each of {len(self.proponents):,} queries, strongest "
+            f"{figure(np.max(self.proponent_scores, initial=-np.inf))}"
+        )
 
 
 class Best(NamedTuple):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from genmem.errors import ModelError
 from genmem.influence.states import reader_of, refuse_shared
+from genmem.protocols import Brief
 from genmem.training.trajectory import Checkpoint, Trajectory
 
 Loss = Callable[[Any, Tensor], Tensor]
@@ -20,7 +21,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
-class Trained:
+class Trained(Brief):
     """A network and the checkpoints of its training, for use in place of a fitted model.
 
     For a network of your own, pass the state dicts that you saved and the loss of each example:
@@ -61,6 +62,10 @@ class Trained:
     learning_rate: InitVar[float | Sequence[float] | None] = field(default=None, kw_only=True)
     steps: InitVar[Sequence[int] | None] = field(default=None, kw_only=True)
     n_train: InitVar[int | None] = field(default=None, kw_only=True)
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"{type(self.module).__name__}, {self.trajectory.headline()}"
 
     def __post_init__(
         self, learning_rate: float | Sequence[float] | None, steps: Sequence[int] | None, n_train: int | None

@@ -20,6 +20,7 @@ from genmem import stats
 from genmem.data.arrays import vector
 from genmem.errors import DataError
 from genmem.leaveout.covariates import FEWEST, Covariates, as_covariates, refuse_copies, refuse_names
+from genmem.protocols import Brief, figure, mean
 from genmem.seeding import stream
 
 FloatArray = NDArray[np.float64]
@@ -32,7 +33,7 @@ HARMLESS = -0.05  # a negative slope, which log_prob_in may cause, does not exag
 
 
 @dataclass(frozen=True, eq=False)
-class AdjustedScores:
+class AdjustedScores(Brief):
     """Scores of n examples shrunk towards a prediction, nats; arrays are (n,) float64.
 
     Use them for rankings and point estimates only. Never use them for p values, flags, or the choice of memorized sets
@@ -64,6 +65,12 @@ class AdjustedScores:
     slope_error: float
     ok: bool | None
     reason: str
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return (
+            f"{len(self.score):,} examples, mean score {mean(self.score)} nats, reliability {figure(self.reliability)}"
+        )
 
     def slope_interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return the interval of the slope; it must contain 0 or come within .01 of it."""

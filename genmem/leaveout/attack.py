@@ -19,6 +19,7 @@ from genmem.errors import DataError
 from genmem.leaveout.epsilon import epsilon_bound
 from genmem.leaveout.estimators import BoolArray, FloatArray, Rows, mean_where, ratio_where, repeats_of
 from genmem.leaveout.matrix import checked_matrix, remaining
+from genmem.protocols import Brief, figure
 from genmem.seeding import stream
 from genmem.stats import Rate
 
@@ -28,7 +29,7 @@ SCORES = ("likelihood_ratio", "difference", "log_prob")
 
 
 @dataclass(frozen=True)
-class AttackRates:
+class AttackRates(Brief):
     """How well one statistic separates members of the training set from examples held out.
 
     Attributes:
@@ -40,9 +41,13 @@ class AttackRates:
     auc: Rate
     tpr: Mapping[float, Rate]
 
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"AUC {figure(*self.auc)}"
+
 
 @dataclass(frozen=True, eq=False)
-class MembershipAttack:
+class MembershipAttack(Brief):
     """Membership inference on the refits.
 
     Attributes:
@@ -65,6 +70,13 @@ class MembershipAttack:
     epsilon: float
     n_repeats: int
     n_held_out: int
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return (
+            f"{len(self.identified):,} examples, {self.n_repeats:,} repeats, AUC {figure(*self.auc)}, "
+            f"epsilon at least {figure(self.epsilon)}"
+        )
 
     @property
     def auc(self) -> Rate:
@@ -128,27 +140,56 @@ def membership_attack(
     >>> round(found.auc.value, 2), found.epsilon > 0
     (0.97, True)
     """
-    log_p, held, failed = checked_matrix(log_probs, held_out)
-    rows = repeats_of(held, repeat)
-    held, rows = remaining(held, rows, failed)
-    _require_shadows(held, rows)
-    ell = np.asarray(log_p[~failed], dtype=np.float64)
-    repeats = [_Repeat.of(ell[r], held[r], ell.mean(axis=0)) for r in rows]
+    repeats = _repeats(log_probs, held_out, repeat)
     found = _statistics(repeats)
-    values = _values(found)
-    left = [_values(_statistics(repeats[:r] + repeats[r + 1 :])) for r in range(len(repeats)) if len(repeats) > 2]
-    n_held_out = sum(map(len, found[0].held_out))
-    values[:, 1:][:, [n_held_out * at < LEAST_FALSE for at in RATES]] = np.nan
-    belong = None if groups is None else _belonging(groups, held.shape[1])
-    rates = _rates(values, np.array(left).reshape(-1, *values.shape), _of_groups(found, belong))
+    values = _reported(found)
+    belong = None if groups is None else _belonging(groups, len(repeats[0].level))
+    rates = _rates(values, _without_each(repeats), _of_groups(found, belong))
     audited = found[0] if belong is None else found[0].of(_one_of_each(belong, seed))
     return MembershipAttack(
         **dict(zip(SCORES, rates, strict=True)),
         identified=found[0].share_above(_threshold(found[0], RATES[0]) if np.isfinite(values[0, 1]) else np.nan),
         epsilon=epsilon_bound(audited.values, audited.member, seed=seed),
-        n_repeats=len(rows),
-        n_held_out=n_held_out,
+        n_repeats=len(repeats),
+        n_held_out=_n_held_out(found),
     )
+
+
+def leave_out_repeats(
+    log_probs: ArrayLike, held_out: ArrayLike, repeat: ArrayLike | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Return AUC and rates of the likelihood-ratio attack, (1 + rates,), and the same without each repeat.
+
+    The second is (L, 1 + rates), without rows if there are fewer than three repeats. Arguments and errors are those of
+    `membership_attack`: two audits that share repeats differ by a number whose jackknife is over both at once.
+    """
+    repeats = _repeats(log_probs, held_out, repeat)
+    return _reported(_statistics(repeats))[0], _without_each(repeats)[:, 0]
+
+
+def _repeats(log_probs: ArrayLike, held_out: ArrayLike, repeat: ArrayLike | None) -> "list[_Repeat]":
+    log_p, held, failed = checked_matrix(log_probs, held_out)
+    held, rows = remaining(held, repeats_of(held, repeat), failed)
+    _require_shadows(held, rows)
+    ell = np.asarray(log_p[~failed], dtype=np.float64)
+    return [_Repeat.of(ell[r], held[r], ell.mean(axis=0)) for r in rows]
+
+
+def _without_each(repeats: "list[_Repeat]") -> FloatArray:
+    """Return the statistics without one repeat at a time: (L, 3, 1 + rates), or no rows of fewer than three repeats."""
+    left = [_values(_statistics(repeats[:r] + repeats[r + 1 :])) for r in range(len(repeats)) if len(repeats) > 2]
+    return np.array(left).reshape(-1, len(SCORES), 1 + len(RATES))
+
+
+def _n_held_out(found: "list[_Statistic]") -> int:
+    return sum(map(len, found[0].held_out))
+
+
+def _reported(found: "list[_Statistic]") -> FloatArray:
+    """Return AUC and rates, (3, 1 + rates), NaN where too few false positives are expected."""
+    values = _values(found)
+    values[:, 1:][:, [_n_held_out(found) * at < LEAST_FALSE for at in RATES]] = np.nan
+    return values
 
 
 def _require_shadows(held: BoolArray, rows: Rows) -> None:

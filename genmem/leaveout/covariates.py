@@ -9,6 +9,7 @@ from scipy.stats import rankdata
 
 from genmem.data.arrays import matrix
 from genmem.errors import DataError
+from genmem.protocols import Brief
 
 FloatArray = NDArray[np.float64]
 
@@ -20,7 +21,7 @@ FEWEST = 20  # distinct examples to learn from
 
 
 @dataclass(frozen=True, eq=False)
-class Covariates:
+class Covariates(Brief):
     """Facts about n examples that predict memorization but do not contain the noise of its measurement.
 
     Attributes:
@@ -30,6 +31,10 @@ class Covariates:
 
     values: FloatArray
     names: tuple[str, ...]
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"{len(self.names):,} facts about {len(self.values):,} examples: {', '.join(self.names)}"
 
     def __post_init__(self) -> None:
         values = np.asarray(self.values, dtype=np.float64)

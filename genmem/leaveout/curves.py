@@ -28,6 +28,7 @@ from genmem.errors import DataError
 from genmem.leaveout.estimators import repeats_of
 from genmem.leaveout.fold_shifts import Epoch, joint_shifts, score_epoch
 from genmem.leaveout.sizes import uneven_sizes, variance_factor
+from genmem.protocols import Brief, figure
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -39,7 +40,7 @@ DRAWS = 199
 
 
 @dataclass(frozen=True, eq=False)
-class Excess:
+class Excess(Brief):
     """Statistics of the scores over E epochs, each with its null. Trailing shape: (Q,) quantiles, or () the gap.
 
     Attributes:
@@ -65,6 +66,10 @@ class Excess:
     p_value: FloatArray
     p_corrected: FloatArray
     p_without: FloatArray
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"{len(self.epochs):,} epochs, at the last {figure(np.max(self.value[-1]))} nats"
 
     @property
     def excess(self) -> FloatArray:
@@ -93,7 +98,7 @@ class Excess:
 
 
 @dataclass(frozen=True, eq=False)
-class MemorizationCurve:
+class MemorizationCurve(Brief):
     """Memorization over E scored epochs.
 
     Attributes:
@@ -117,6 +122,11 @@ class MemorizationCurve:
     in_by_split: FloatArray
     out_by_split: FloatArray
     gap_per_repeat: FloatArray
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        gap = f"gap {figure(self.gap.value[-1])} nats at epoch {self.epochs[-1]}"
+        return f"{len(self.epochs):,} epochs, {self.in_by_split.shape[1]:,} refits, {gap}"
 
     @property
     def best(self) -> int:

@@ -18,6 +18,7 @@ from scipy.stats import t as student_t
 from genmem.errors import DataError
 from genmem.leaveout.estimators import BoolArray, FloatArray
 from genmem.leaveout.scoring import MemorizationScores, untested
+from genmem.protocols import Brief, figure
 from genmem.seeding import stream
 from genmem.stats import Rate
 
@@ -30,7 +31,7 @@ SOME = 2_000  # examples behind an interval, at most
 
 
 @dataclass(frozen=True, eq=False)
-class Prevalence:
+class Prevalence(Brief):
     """What the scores say about true scores: those of infinitely many repeats of the same design.
 
     Attributes:
@@ -43,6 +44,12 @@ class Prevalence:
     above: dict[float, Rate]
     tail: Rate
     posterior_mean: FloatArray
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"{len(self.posterior_mean):,} examples, 95% quantile {figure(*self.tail)} nats; " + ", ".join(
+            f"share above {level:g} nats {figure(*rate)}" for level, rate in self.above.items()
+        )
 
     def to_arrays(self) -> dict[str, FloatArray]:
         """Return what a run stores: `thresholds` (k,), `above` (k, 3), `tail` (3,) as value, low, high; means (n,);

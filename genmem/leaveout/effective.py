@@ -9,13 +9,14 @@ from numpy.typing import ArrayLike
 from genmem import stats
 from genmem.errors import DataError
 from genmem.leaveout.estimators import FloatArray
+from genmem.protocols import Brief, figure
 from genmem.stats import Rate
 
 MOST_APART = 0.1  # of two designs, for a result
 
 
 @dataclass(frozen=True)
-class Effective:
+class Effective(Brief):
     """The effective number of parameters, and the mean score at the scale of leaving out one example.
 
     Attributes:
@@ -28,6 +29,11 @@ class Effective:
     parameters: Rate
     leave_one_out: Rate
     each: tuple[float, ...]
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        alone = f"{figure(*self.leave_one_out)} nats if one example is left out"
+        return f"{figure(*self.parameters)} parameters, {alone}, {len(self.each)} designs"
 
 
 def effective_parameters(designs: Sequence[tuple[ArrayLike, float]]) -> Effective:

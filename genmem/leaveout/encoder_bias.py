@@ -20,7 +20,7 @@ from genmem.leaveout.posterior import Refitted, read_posteriors, refit_posterior
 from genmem.leaveout.refitting import Count, make_task
 from genmem.models.base import DeepDensity
 from genmem.models.posterior import STEPS, has_posterior
-from genmem.protocols import Listener, ignore
+from genmem.protocols import Brief, Listener, figure, ignore
 from genmem.run.directory import Run
 from genmem.seeding import stream
 from genmem.stats import repeat_means
@@ -208,7 +208,7 @@ MODES = ("auto", "refit", "amortised")
 
 
 @dataclass(frozen=True, eq=False)
-class Correction:
+class Correction(Brief):
     """The amortization gap of m examples under every refit of the repeats in use.
 
     Attributes:
@@ -246,6 +246,12 @@ class Correction:
     variance_in: float
     variance_out: float
     noise_share: float
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return (
+            f"{len(self.examples):,} examples, mean amortization gap {figure(-self.bias.value)} nats, mode {self.mode}"
+        )
 
     @property
     def bias_share(self) -> float:

@@ -26,9 +26,11 @@ from genmem.models.factory import fresh, model_of_plan
 from genmem.models.fresh import check_fresh
 from genmem.models.posterior import has_posterior, refit_posterior
 from genmem.models.state_checks import check_state
+from genmem.models.trust import foreign_names
 from genmem.models.weights import refuse_weights
 from genmem.run.directory import Run
 from genmem.run.plan import free_params, planned_description, refuse_other_plan, with_free_params
+from genmem.run.remembered import is_remembered, remember
 from genmem.run.splits import Splits
 from genmem.run.storage import HELD
 from genmem.training.ensemble import Recipe, fresh_module, noise_shape, takes_noise
@@ -107,14 +109,36 @@ def planned_model(run: Run, model: Any) -> Any:
 
     Raises:
         RunMismatchError: the given model is not the planned one.
-        ModelError: the planned model cannot be imported here, or the given one was fitted with sample weights.
+        ModelError: the planned model cannot be imported here or is not trusted (see `Run.open`), or the given one was
+            fitted with sample weights.
     """
     if model is None:
         if run.model is None:
+            _refuse_foreign(run)
             run.model = _checked(run, model_of_plan(run.plan["model"]))
         return run.model
     refuse_weights(model)
-    return _checked(run, model)
+    chosen = _checked(run, model)
+    remember_choice(run)
+    return chosen
+
+
+def remember_choice(run: Run) -> None:
+    """Remember that this user chose the model of the run, if it needs code that is not genmem's."""
+    if foreign_names(run.plan["model"]):
+        remember(run.plan["model"])
+
+
+def _refuse_foreign(run: Run) -> None:
+    """Refuse to import what a plan names, if that is neither genmem's own nor this user's choice."""
+    described = run.plan["model"]
+    if run.trusted or not (named := foreign_names(described)) or is_remembered(described):
+        return
+    raise ModelError(
+        expected="a model of genmem or scikit-learn, a model that you planned from this folder, or your trust",
+        got=f"{', '.join(named)} in {run.path / 'run.json'}, which would be imported and called",
+        do="If you know where the run is from, use --trust (trust=True in Run.open), or pass the model again.",
+    )
 
 
 def _checked(run: Run, model: Any) -> Any:

@@ -32,6 +32,7 @@ from genmem.leaveout.estimators import (
 )
 from genmem.leaveout.matrix import checked_matrix, remaining, require_scores
 from genmem.leaveout.sizes import Uneven, uneven, uneven_sizes, variance_factor
+from genmem.protocols import Brief, figure, mean
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,7 +45,7 @@ BLOCK = 2**21  # numbers of the matrix processed at once
 
 
 @dataclass(frozen=True, eq=False)
-class MemorizationScores:
+class MemorizationScores(Brief):
     """Memorization scores of n examples, nats; every array is float64.
 
     Attributes:
@@ -77,6 +78,13 @@ class MemorizationScores:
     placebo: FloatArray
     moderated: bool = True
     uneven: Uneven | None = None
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return (
+            f"{len(self.score):,} examples, {self.n_repeats:,} repeats, {self.estimator}, mean score "
+            f"{mean(self.score)} nats, highest {figure(self.score.max())} (example {self.score.argmax()})"
+        )
 
     @property
     def n_repeats(self) -> int:

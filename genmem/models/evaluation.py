@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from genmem.protocols import Brief, mean
 from genmem.seeding import seed_for
 from genmem.training.ensemble import isolated_streams, noise_shape
 
@@ -27,7 +28,7 @@ STREAMS_AT_ONCE = {"cpu": 1, "cuda": 32}  # intermediate results fit into a core
 
 
 @dataclass(frozen=True)
-class LogProbs:
+class LogProbs(Brief):
     """log p of each example, or a lower bound of it, and how reliable the draws are; all of shape (n,).
 
     `log_prob` is in nats. `effective_draws` is the effective sample size, (sum w)^2 / sum w^2. `variance` is that of
@@ -40,6 +41,10 @@ class LogProbs:
     log_prob: NDArray[np.float64]
     effective_draws: NDArray[np.float64]
     variance: NDArray[np.float64]
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"{len(self.log_prob):,} examples, mean log p {mean(self.log_prob)} nats"
 
 
 @torch.no_grad()

@@ -4,7 +4,9 @@ import difflib
 import importlib
 import inspect
 import json
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from sklearn.base import clone
@@ -115,6 +117,26 @@ def check_density(model: Any, name: str) -> None:
         )
 
 
+def check_settings(model: Any) -> None:
+    """Check the settings of a density of genmem or of scikit-learn before anything is computed with them.
+
+    Raises:
+        ModelError: a setting is out of range.
+    """
+    home = type(model).__module__
+    if home.startswith("genmem.") and hasattr(model, "check_settings"):
+        model.check_settings()
+    elif home.startswith("sklearn.") and hasattr(model, "_validate_params"):
+        try:
+            model._validate_params()
+        except ValueError as error:
+            raise ModelError(
+                expected=f"settings that {type(model).__name__} takes",
+                got=" ".join(str(error).split()).rstrip("."),
+                do="Change this setting.",
+            ) from error
+
+
 def import_callable(name: str) -> Callable[..., Any]:
     """Return the class or function called "package.module:name".
 
@@ -129,7 +151,7 @@ def import_callable(name: str) -> Callable[..., Any]:
             do="Put a colon between the module and the name in it.",
         )
     try:
-        found: Any = importlib.import_module(module_name)
+        found: Any = _imported(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
     except Exception as error:  # importing runs the user's code
@@ -141,6 +163,22 @@ def import_callable(name: str) -> Callable[..., Any]:
     if not callable(found):
         raise ModelError(expected=f"{name} to be callable", got=type(found).__name__, do="Name a class or function.")
     return found  # type: ignore[no-any-return]
+
+
+def _imported(name: str) -> Any:
+    """Import a module: an installed one, or else one in the current folder, which is then searched last.
+
+    Only code of the user is looked for there: a file called pandas.py beside a run must not become pandas.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        here = str(Path.cwd())
+        if error.name != name.partition(".")[0] or here in sys.path:
+            raise
+        sys.path.append(here)
+        importlib.invalidate_caches()
+        return importlib.import_module(name)
 
 
 def parse_settings(texts: Mapping[str, str]) -> dict[str, Any]:

@@ -53,10 +53,14 @@ class KNNDensity(BaseEstimator):  # type: ignore[misc]
             ModelError: k is out of range.
         """
         array = matrix(X)
-        require("k", self.k, is_count, "an integer >= 1")
+        self.check_settings()
         require_neighbours(self.k, len(array))
         self.X_ = array.copy()
         return self
+
+    def check_settings(self) -> None:
+        """Raise a ModelError if k is out of range."""
+        require("k", self.k, is_count, "an integer >= 1")
 
     def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return log p(x) of each row of X: shape (n,), nats; +inf where k examples or more coincide with it."""

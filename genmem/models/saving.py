@@ -2,7 +2,6 @@
 
 import copy
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,13 @@ from safetensors.torch import save
 from genmem.data.arrays import fingerprint
 from genmem.errors import ModelError
 from genmem.models.base import DeepDensity
-from genmem.models.factory import BUILT_IN, model_of_plan
+from genmem.models.factory import model_of_plan
+from genmem.models.trust import foreign_names
 from genmem.run.plan import describe_model
 from genmem.run.storage import write_atomically
 
 FORMAT = "genmem-model-1"
-MADE_FROM_YOURS = ("genmem.models.custom:ModuleDensity", "genmem.models.pyro_density:PyroDensity")
 NETWORK = "network/"
-NAMES_CODE = re.compile(r"\s*[\w.]+:[\w.]+\s*$")  # package.module:name
 
 
 def save_model(model: Any, path: str | Path) -> Path:
@@ -62,7 +60,7 @@ def load_model(path: str | Path, *, trust: bool = False) -> Any:
             of its settings cannot be imported here.
     """
     about, arrays = _read(Path(path))
-    if not trust and (named := _foreign_names(about["model"])):
+    if not trust and (named := foreign_names(about["model"])):
         raise ModelError(
             expected="a model of genmem's or scikit-learn's own classes, without functions of others",
             got=f"{', '.join(named)} in {path}",
@@ -74,20 +72,6 @@ def load_model(path: str | Path, *, trust: bool = False) -> Any:
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise _foreign(Path(path), f"a state that does not fit the model ({error})") from error
     return restored
-
-
-def _foreign_names(described: dict[str, Any]) -> list[str]:
-    """Return the names in a file that are neither genmem's nor scikit-learn's densities."""
-    values = [v["callable"] if isinstance(v, dict) and "callable" in v else v for v in described["params"].values()]
-    names = [described["name"], *(value for value in values if isinstance(value, str) and NAMES_CODE.match(value))]
-    return [name for name in names if not _is_own(name)]
-
-
-def _is_own(name: str) -> bool:
-    """Return whether a file may name this without trust: a built-in class, from its module or one below."""
-    module, _, kind = name.partition(":")
-    listed = (path.split(":") for path in (*BUILT_IN.values(), *MADE_FROM_YOURS))
-    return any(kind == own and f"{module}.".startswith(f"{home}.") for home, own in listed)
 
 
 def _state(model: Any) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -220,7 +220,8 @@ class TorchGaussianMixture(BaseEstimator):  # type: ignore[misc]
             ModelError: a setting is out of range.
         """
         array = matrix(X)
-        self._check_settings(len(array))
+        self.check_settings()
+        self._require_enough(len(array))
         em = EM(array, self.covariance_type, float(self.reg_covar), resolve_device(self.device))
         seeds = check_random_state(self.random_state)
         best: tuple[Mixture, float, int, bool] | None = None
@@ -293,13 +294,17 @@ class TorchGaussianMixture(BaseEstimator):  # type: ignore[misc]
         C = self.precisions_cholesky_
         return np.square(C) if self.covariance_type == "diag" else C @ C.transpose(0, 2, 1)
 
-    def _check_settings(self, n: int) -> None:
+    def check_settings(self) -> None:
+        """Raise a ModelError if a setting is out of range."""
         for name in ("n_components", "max_iter", "n_init"):
             require(name, getattr(self, name), is_count, "an integer >= 1")
         for name in ("reg_covar", "tol"):
             value = getattr(self, name)
             require(name, value, _is_finite, "a number >= 0")
         require("covariance_type", self.covariance_type, ("full", "diag").__contains__, '"full" or "diag"')
+        resolve_device(self.device)
+
+    def _require_enough(self, n: int) -> None:
         if n < max(2, self.n_components):
             raise DataError(
                 expected=f"at least {max(2, self.n_components)} examples for {self.n_components} components",

@@ -74,12 +74,16 @@ class TorchKernelDensity(BaseEstimator):  # type: ignore[misc]
             ModelError: a setting is out of range.
         """
         array = matrix(X)
-        resolve_device(self.device)
-        check_block(self.block)
+        self.check_settings()
         self.bandwidth_ = bandwidth_for(self.bandwidth, *array.shape)
-        check_kernel(self.kernel, self.bandwidth_)
         self.X_ = array.copy()
         return self
+
+    def check_settings(self) -> None:
+        """Raise a ModelError if a setting is out of range."""
+        resolve_device(self.device)
+        check_block(self.block)
+        check_kernel(self.kernel, bandwidth_for(self.bandwidth, 2, 1))
 
     def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return log p(x) of each row of X: shape (n,), nats; -inf outside a kernel of bounded support."""

@@ -228,7 +228,7 @@ class VAEModule(nn.Module):
     def drawn(self, z: Tensor) -> Tensor:
         """Return a draw of x given each z, (n, latent): (n, *event)."""
         parts = torch.split(z, max(1, SAMPLED_AT_ONCE // self.width))
-        x = torch.cat([self.likelihood.sample(self.decoder(part), self._log_variance()) for part in parts])
+        x = torch.cat([self.likelihood.sample(self.decoder(part), self.shared_log_variance()) for part in parts])
         x = x if self.standards is None else self.standards.undo(x)
         return self._with_constants(x).view(len(z), *self.event_shape)
 
@@ -243,14 +243,15 @@ class VAEModule(nn.Module):
     def _noise(self, mean: Tensor, draws: int, noise: Tensor | None) -> Tensor:
         return torch.randn(draws, *mean.shape, device=mean.device, dtype=mean.dtype) if noise is None else noise
 
-    def _log_variance(self) -> Tensor | None:
+    def shared_log_variance(self) -> Tensor | None:
+        """Return the log variance that all values share, None if there is none."""
         return self.log_variance if self.likelihood.learns_variance else None
 
     def _log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """Return log p(x | z) for x (batch, *event) and z (draws, batch, latent): (draws, batch)."""
         flat = self.described(x)
         at_once = max(1, VALUES_AT_ONCE.get(x.device.type, 2**22) // (len(x) * self.width))
-        shared = self._log_variance()
+        shared = self.shared_log_variance()
         parts = [self.likelihood.log_prob(flat, self.decoder(part), shared) for part in torch.split(z, at_once)]
         log_likelihood = parts[0] if len(parts) == 1 else torch.cat(parts)
         return log_likelihood if self.standards is None else log_likelihood + self.standards.log_jacobian()

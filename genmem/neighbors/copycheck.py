@@ -33,6 +33,7 @@ from genmem.neighbors.verdict import (
     gathered_share,
 )
 from genmem.neighbors.visible import NONE, Visible, visible_copies
+from genmem.protocols import Brief, figure
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,7 +45,7 @@ _LABELS = 0.025 - SCAN - FRESH - GATHERED  # error of its lower end that remains
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class CopyCheck:
+class CopyCheck(Brief):
     """Whether samples repeat training examples, and the evidence for it.
 
     Attributes:
@@ -84,6 +85,14 @@ class CopyCheck:
     near_test: NDArray[np.float64] = field(repr=False)
     space: str
     level: float
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return (
+            f"{self.verdict}; copied share {figure(self.copied_share.value, self.copied_share.interval)}; "
+            f"{len(self.samples.flagged):,} samples, {len(self.rows.flagged):,} training examples, "
+            f"{len(self.near_test):,} held out"
+        )
 
     def __getitem__(self, name: str) -> Result:
         """Return a test by its name."""

@@ -12,6 +12,7 @@ from genmem.data.arrays import identical_groups
 from genmem.errors import DataError
 from genmem.neighbors.results import Result
 from genmem.neighbors.sets import NAMES, Name, Sets, of_three_sets
+from genmem.protocols import Brief, figure
 from genmem.search.exact import nearest
 from genmem.seeding import seed32, stream
 
@@ -114,7 +115,7 @@ _EXEMPLARS = 6
 
 
 @dataclass(frozen=True)
-class Cell:
+class Cell(Brief):
     """One cell of the space and its points of the three sets.
 
     Attributes:
@@ -142,6 +143,11 @@ class Cell:
     reason: str
     samples: tuple[int, ...]
     partners: tuple[int, ...]
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        held_out = f"{self.n_test:,} held out, {self.n_samples:,} samples"
+        return f"{self.n_train:,} training examples, {held_out}, Z {figure(self.z)}"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

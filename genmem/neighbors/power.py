@@ -9,6 +9,7 @@ from genmem.neighbors.copied_share import Hits, by_neighbourhoods
 from genmem.neighbors.pooled import NEAR, Closest, standardised
 from genmem.neighbors.scan import critical_value, largest_by_chance
 from genmem.neighbors.sets import Sets, over_mean
+from genmem.protocols import Brief, figure
 from genmem.search.exact import nearest
 from genmem.seeding import stream
 
@@ -25,7 +26,7 @@ _DRAWS = 999  # permutations for each share tried, if samples are few
 
 
 @dataclass(frozen=True, eq=False)
-class Power:
+class Power(Brief):
     """How often planted copies are detected.
 
     Attributes:
@@ -48,6 +49,10 @@ class Power:
     noise: float
     trials: int
     sentence: str
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"smallest share {figure(self.smallest)} with power {self.at:g}, {self.trials:,} trials"
 
     @property
     def value(self) -> float:

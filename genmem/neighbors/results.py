@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmem.errors import DataError
+from genmem.protocols import Brief, figure
 from genmem.stats import benjamini_hochberg, rank_p
 
 Direction = Literal["higher", "lower", "either"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Result:
+class Result(Brief):
     """One number about three sets: training examples T, held-out examples H, samples S.
 
     Attributes:
@@ -50,9 +51,14 @@ class Result:
     citation: str
     details: Mapping[str, Any] = field(default_factory=dict)
 
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        value = figure(self.value, self.interval)
+        return f"{self.name} = {value}, null {figure(self.null)}, p {figure(self.p_value)}, n = {self.n:,}"
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Flags:
+class Flags(Brief):
     """One p-value per point, and the points that are flagged at a false-discovery rate.
 
     Attributes:
@@ -84,6 +90,10 @@ class Flags:
     sentence: str
     cannot_see: str
     citation: str
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"{self.flagged.sum():,} of {len(self.flagged):,} {self.rows} flagged at {self.level:g}"
 
 
 # --- flagged points

@@ -1,7 +1,7 @@
 """Three sets of points in one space and their nearest neighbours: each search runs once; row order never matters."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, wraps
 from inspect import Signature, signature
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, cast, overload
@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genmem.data.arrays import Triple, canonical_order, identical_groups
-from genmem.data.three_sets import three_matrices
+from genmem.data.frames import is_frame
+from genmem.data.matrices import three_matrices
+from genmem.data.three_sets import load_three
 from genmem.errors import DataError
 from genmem.neighbors.belonging import Belonging, joined, one_of_each, smallest_of_each
 from genmem.neighbors.pooled import NEAR, Closest, NearestOfBoth
+from genmem.protocols import Brief
 from genmem.search.exact import Pairs, nearest
 from genmem.seeding import stream
 
@@ -26,7 +29,7 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 
-class Sets:
+class Sets(Brief):
     """Training examples, held-out examples and samples as matrices of one width, and their nearest neighbours.
 
     What several tests use is computed on first use. A later search for the same or a smaller number of neighbours costs
@@ -40,7 +43,7 @@ class Sets:
         own: the groups of rows that belong together, None if all rows are independent.
 
     Args:
-        train: (n_train, *event).
+        train: (n_train, *event). Data frames and mappings of columns are matched by name and encoded, see `load_three`.
         test: (n_test, *event) held-out examples: from the same source, not trained on.
         samples: (n_samples, *event) of the model.
 
@@ -51,9 +54,16 @@ class Sets:
     array([1.])
     """
 
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return "{:,} training examples, {:,} held out, {:,} samples".format(*map(len, self))
+
     def __init__(self, train: ArrayLike, test: ArrayLike, samples: ArrayLike) -> None:
-        self._hold(three_matrices(train, test, samples))
-        self.events = tuple(np.shape(rows)[1:] for rows in (train, test, samples))
+        given = (train, test, samples)
+        if any(is_frame(rows) or isinstance(rows, Mapping) for rows in given):
+            given = load_three(*given).arrays
+        self._hold(three_matrices(*given))
+        self.events = tuple(np.shape(rows)[1:] for rows in given)
 
     @classmethod
     def of_matrices(cls, matrices: Triple) -> "Sets":
@@ -322,4 +332,4 @@ def of_three_sets(function: Callable[Concatenate[Sets, P], R]) -> OfThreeSets[P,
 
 _THREE = r"""\1train: (n_train, *event), or a `Sets` of all three: tests of one `Sets` share its searches.
 \1test: (n_test, *event) held-out examples: from the same source, not trained on.
-\1samples: (n_samples, *event) of the model."""
+\1samples: (n_samples, *event) of the model; all three may be data frames."""

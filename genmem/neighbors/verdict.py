@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from genmem.neighbors.exact_copies import Identical
 from genmem.neighbors.results import Result
+from genmem.protocols import Brief, figure
 
 FloatArray = NDArray[np.float64]
 Verdict = Literal["copies found", "inspect these pairs", "sharp but not copying", "no evidence"]
@@ -21,7 +22,7 @@ AGREED = 0.95  # of samples as close to an example as copies are, the share that
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Evidence(Brief):
     """What determines the verdict.
 
     Attributes:
@@ -40,6 +41,10 @@ class Evidence:
     gathered: float
     closer_p: float
     visible: int = 0
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"scan p {figure(self.scan_p)}, {self.identical.copies:,} identical samples"
 
 
 def decide(evidence: Evidence) -> Verdict:

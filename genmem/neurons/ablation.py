@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from genmem.data.arrays import require_shape
 from genmem.neurons.edits import Edits, as_examples, edited, find_baseline, masks_of
-from genmem.neurons.rank_one import Quadratic, RankOne
+from genmem.neurons.rank_one import OfDecoder, Quadratic, RankOne, Squares
 from genmem.neurons.runs import TRIED, LogP, Tried, rows_at_once, scored, width_of
 from genmem.neurons.units import Coverage, module_of, wired
 from genmem.neurons.wiring import Wiring
@@ -139,7 +139,7 @@ class Ablation:
         steady = self.logp.exact or self.logp.fixed is not None
         if not steady or not self.logp.batches or wiring.reader is None or not units:
             return None
-        ways = [Quadratic] if Quadratic.suits(self.module) else []
+        ways = [way for way in (Quadratic, Squares, OfDecoder) if way.suits(self.module, wiring.reader)]
         for way in (*ways, RankOne):
             fast = way(self.logp, wiring, self.baseline, self.width, self.memory)
             if self._agrees(fast, wiring.layer, units):

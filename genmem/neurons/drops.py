@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from genmem.neurons.ablation import MEMORY, Ablation, Sets
 from genmem.neurons.units import Coverage, Unit, checked_units, layers_named
+from genmem.protocols import Brief, mean
 
 
 @dataclass(frozen=True)
-class Drops:
+class Drops(Brief):
     """log p of each example minus log p with a unit replaced.
 
     Attributes:
@@ -31,6 +32,10 @@ class Drops:
     baseline: str
     posterior: str
     coverage: Coverage
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"{len(self):,} examples, {len(self.units):,} units, mean drop {mean(self.values)} nats"
 
     @property
     def layers(self) -> tuple[str, ...]:

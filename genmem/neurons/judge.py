@@ -25,6 +25,7 @@ from genmem.neurons.contrast import (
 )
 from genmem.neurons.matching import matched_sets
 from genmem.neurons.repeats import Tested, over_repeats
+from genmem.protocols import Brief, figure
 from genmem.seeding import stream
 
 SPLITS = 40
@@ -34,7 +35,7 @@ LEAST_PAIRS = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class Evidence(Brief):
     """What one network contributes to the test.
 
     Attributes:
@@ -53,9 +54,13 @@ class Evidence:
     damage: tuple[Rows, Rows]
     repeat: int
 
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"drops of {len(self.drops):,} examples for {len(self.layers):,} units, repeat {self.repeat}"
+
 
 @dataclass(frozen=True, eq=False)
-class Judgement:
+class Judgement(Brief):
     """The effect of chosen units in one comparison.
 
     Attributes:
@@ -73,6 +78,10 @@ class Judgement:
     pairs: float
     split_half: float
     seed: int = 0
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"{len(self.sizes)} sizes, {figure(self.pairs)} pairs, split-half correlation {figure(self.split_half)}"
 
     def against(self, baseline: str = "damage") -> Tested:
         """Return the test of the effects against one baseline."""

@@ -1,6 +1,6 @@
 """Is memorization local in trained networks? Collects the evidence of each network, and judges all of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from genmem.neurons.judge import SPLITS, Evidence, by_repeat
 from genmem.neurons.repeats import over_repeats
 from genmem.neurons.unit_weights import weight_norms
 from genmem.neurons.units import Unit, module_of
-from genmem.neurons.verdict import PERMUTATIONS, Verdict, decide
+from genmem.neurons.verdict import NEGATIVE, PERMUTATIONS, Verdict, decide
 from genmem.protocols import Listener, Progress, ignore
 from genmem.run.storage import Arrays
 from genmem.seeding import seed_for, stream
@@ -35,8 +35,8 @@ class Measured:
         joint: (2, sizes) mean drop of the chosen units together: of memorized examples that did not choose them, and
             of such examples where they were held out.
         summed: (2, sizes) the same for the sum of their single drops.
-        recall: share of the units of an injected example among the top 5%; NaN if it could not be injected.
-        gain: nats that the injection gained.
+        recall: share of the units of an injected example among the top 5%; NaN if it did not gain enough.
+        gain: nats that the injection gained; NaN if none was tried.
         overlap: by comparison, the share of cases with a control within 1 nat.
     """
 
@@ -83,11 +83,18 @@ class Design:
 
     def memorization(self, share: float, seed: int) -> FloatArray:
         """Return in each repeat the mean score, by that repeat alone, of examples chosen by the others: (repeats,)."""
+        return self._scores(lambda network: self.chosen(network, share, seed).memorized)
+
+    def unmemorized(self, share: float, seed: int) -> FloatArray:
+        """Return the same of the examples with the scores closest to 0, which are a control: (repeats,)."""
+        return self._scores(lambda network: self.chosen(network, share, seed).pairs[NEGATIVE].ravel())
+
+    def _scores(self, examples_for: Callable[[int], Rows]) -> FloatArray:
         found = []
         for repeat in np.unique(self.repeat):
             rows = np.flatnonzero((self.repeat == repeat) & np.isfinite(self.log_probs).all(1))
-            most = self.chosen(int(np.flatnonzero(self.repeat == repeat)[0]), share, seed).memorized
-            values, out = self.log_probs[np.ix_(rows, most)], self.held_out[np.ix_(rows, most)]
+            some = examples_for(int(np.flatnonzero(self.repeat == repeat)[0]))
+            values, out = self.log_probs[np.ix_(rows, some)], self.held_out[np.ix_(rows, some)]
             there = out.any(0) & (~out).any(0)
             if there.any():
                 inside, outside = (np.where(w, values, 0).sum(0) / np.maximum(w.sum(0), 1) for w in (~out, out))
@@ -143,11 +150,33 @@ def measure(
     joint, summed = confirm(network, X[positions], found, evidence, rng, **how)
     injected = None
     if injection:
-        hardest = evidence.damage[1][np.argmin(found.log_prob[evidence.damage[1]])]  # it has most to gain
-        example, damage = int(positions[hardest]), found.values[evidence.damage[0]].mean(0)
         how["seed"] = seed_for(seed, "injection", number)
-        injected = inject(network, X[example], found.units, damage, **how)
+        injected = _injected(network, design, number, found, evidence, positions, how)
     return Measured(evidence, positions, joint, summed, *_told(injected), chosen.overlap)
+
+
+def _injected(
+    network: Any,
+    design: Design,
+    number: int,
+    found: Drops,
+    evidence: Evidence,
+    positions: Rows,
+    how: Mapping[str, Any],
+) -> Injected:
+    """Inject the held-out example with the lowest log p among those for the damage; if it cannot gain enough, of all.
+
+    The lower log p of an example is, the more it has to gain. The lowest of all are the examples that are memorized
+    where they are trained on, which are left aside if possible.
+    """
+    scored, held_out = evidence.damage[1], np.flatnonzero(design.held_out[number])
+    damage = found.values[evidence.damage[0]].mean(0)
+    first = positions[scored[np.argmin(found.log_prob[scored])]]
+    last = held_out[np.argmin(design.log_probs[number, held_out])]
+    done = inject(network, design.X[first], found.units, damage, **how)
+    if np.isnan(done.recall) and last != first:
+        done = max(done, inject(network, design.X[last], found.units, damage, **how), key=lambda one: one.gain)
+    return done
 
 
 def _told(injected: Injected | None) -> tuple[float, float]:
@@ -264,12 +293,12 @@ def conclude(
     progress: Listener = ignore,
 ) -> Verdict:
     """Return the verdict on the evidence of all networks; see `localize`."""
-    recall = np.array([one.recall for one in measured])
-    recall = recall[np.isfinite(recall)]
+    tried = [one for one in measured if not np.isnan(one.gain)]
     return decide(
         [one.evidence for one in measured],
         design.memorization(share, seed),
-        recall=recall if len(recall) > 1 else None,
+        unmemorized=design.unmemorized(share, seed),
+        recall=[one.recall for one in tried] if tried else None,
         chance=CHANCE,
         additivity=additivity(measured),
         splits=splits,

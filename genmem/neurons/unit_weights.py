@@ -1,4 +1,4 @@
-"""The weights that belong to single units: incoming ones, and outgoing ones where one Linear reads the units."""
+"""The weights that belong to single units: incoming ones, and outgoing ones where all readers are known."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from genmem.neurons.contrast import FloatArray
-from genmem.neurons.layers import incoming
+from genmem.neurons.layers import CONVOLUTIONS, TRANSPOSED, incoming
 from genmem.neurons.units import Unit, wired
+from genmem.neurons.wiring import Wiring
 
 Shares = dict[str, Tensor]  # by parameter, which of its entries
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+Entries = tuple[int | slice, ...]
 
 
 def weight_norms(module: nn.Module, units: Sequence[Unit]) -> FloatArray:
@@ -22,7 +23,9 @@ def weight_norms(module: nn.Module, units: Sequence[Unit]) -> FloatArray:
 
 
 def learning_weights(module: nn.Module, units: Sequence[Unit], x: Tensor) -> Shares:
-    """Return the weights by which units can learn an example: outgoing ones if one Linear reads them, else incoming.
+    """Return the weights by which units can learn an example: outgoing ones if all readers are known, else incoming.
+
+    Readers are known if each is a Linear or a convolution, and the units are edited where these read them.
 
     Args:
         module: the network.
@@ -32,9 +35,12 @@ def learning_weights(module: nn.Module, units: Sequence[Unit], x: Tensor) -> Sha
     wirings, _ = wired(module, layers=list(dict.fromkeys(layer for layer, _ in units)), examples=x)
     shares: Shares = {}
     for layer, index in units:
-        reader = wirings[layer].reader
-        if reader is not None:
-            _mark(shares, module, reader, "weight", (slice(None), index))
+        wiring = wirings[layer]
+        readers = [place.module for place in wiring.places if place.side == "input"]
+        columns = [_column(module.get_submodule(reader), wiring, index) for reader in readers]
+        if wiring.as_read and len(readers) == len(wiring.places) and None not in columns:
+            for reader, entries in zip(readers, columns, strict=True):
+                _mark(shares, module, reader, "weight", entries or ())
             continue
         part = module.get_submodule(layer)
         for name, _ in part.named_parameters(recurse=False):
@@ -43,6 +49,17 @@ def learning_weights(module: nn.Module, units: Sequence[Unit], x: Tensor) -> Sha
     return shares
 
 
-def _mark(shares: Shares, module: nn.Module, layer: str, name: str, entries: tuple[int | slice, ...]) -> None:
+def _column(reader: nn.Module, wiring: Wiring, index: int) -> Entries | None:
+    """Return which weights of a layer multiply a unit that it reads; None if it is no such layer."""
+    if isinstance(reader, CONVOLUTIONS):
+        if reader.groups > 1 or reader.in_channels != wiring.channels:
+            return None
+        return (index,) if isinstance(reader, TRANSPOSED) else (slice(None), index)
+    if isinstance(reader, nn.Linear) and reader.in_features == wiring.channels * wiring.positions:
+        return slice(None), slice(index * wiring.positions, (index + 1) * wiring.positions)
+    return None
+
+
+def _mark(shares: Shares, module: nn.Module, layer: str, name: str, entries: Entries) -> None:
     parameter = module.get_submodule(layer).get_parameter(name)
     shares.setdefault(f"{layer}.{name}", torch.zeros_like(parameter, dtype=torch.bool))[entries] = True

@@ -13,6 +13,7 @@ from genmem.models.posterior import has_posterior
 from genmem.neurons.layers import CHANNELS_SECOND, CONVOLUTIONS, layers_with_units, require_layer, without_units
 from genmem.neurons.runs import Tried, scored
 from genmem.neurons.wiring import Wiring, find_wiring, unedited
+from genmem.protocols import Brief
 
 PARTS = ("decoder", "encoder")
 
@@ -25,7 +26,7 @@ class Unit(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Coverage:
+class Coverage(Brief):
     """Which units there are, where each layer's are edited, and what is left out and why.
 
     Attributes:
@@ -41,6 +42,10 @@ class Coverage:
     places: Mapping[str, str]
     left_out: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"{sum(self.units.values()):,} units of the {self.part} in {len(self.units):,} layers"
 
     def __str__(self) -> str:
         lines = [f"{sum(self.units.values())} units of the {self.part} in {len(self.units)} layers"]

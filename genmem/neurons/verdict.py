@@ -2,7 +2,8 @@
 
 "local": in the comparison with networks that did not train on the examples, the chosen units matter more than units of
 the same damage, by sign flips over repeats and by exchange within pairs. "not local": they do not, and the smallest
-effect that would have been seen is told as a share of the memorization score. "no claim": a control failed.
+effect that would have been seen is told as a share of the memorization score. "no claim": a control failed, or there
+is no positive one because the networks cannot learn an example by a few units.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,13 +16,15 @@ from scipy import stats as scipy_stats
 from genmem.neurons.contrast import FloatArray
 from genmem.neurons.judge import SPLITS, Evidence, Judgement, judge, permutation_p
 from genmem.neurons.repeats import LEVEL
-from genmem.protocols import Listener, Progress, ignore
+from genmem.protocols import Brief, Listener, Progress, figure, ignore
 from genmem.stats import mean_interval
 
 PERMUTATIONS = 99
 DECIDES = "out"
 NEGATIVE = "not memorized"  # the negative control of the comparison that decides
 INJECTED = "injected example"
+UNMEMORIZED = 0.05  # of the memorized examples' score: above it, examples serve badly as not memorized
+LEAST_INJECTED = 4  # networks that learned their example by a few units, for a positive control
 VOIDS = {"in": "held out", "fragile": "held out"}  # comparison -> the control that voids it
 SURE = 0.01  # level at which too many permutations count as a failure
 MATCHED = 0.8  # least share of damage-matched sets, at the size that is called local
@@ -30,7 +33,7 @@ LOCAL, NOT_LOCAL, NO_CLAIM = "local", "not local", "no claim"
 
 
 @dataclass(frozen=True)
-class Control:
+class Control(Brief):
     """A control of the method: whether it passed, and the number that decided."""
 
     name: str
@@ -38,9 +41,13 @@ class Control:
     value: float
     sentence: str
 
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"{self.name} {'passed' if self.passed else 'FAILED'}, {figure(self.value)}"
+
 
 @dataclass(frozen=True, eq=False)
-class Verdict:
+class Verdict(Brief):
     """Whether memorization is local.
 
     Attributes:
@@ -64,11 +71,16 @@ class Verdict:
     permutation_p: float
     detectable: FloatArray
 
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"{self.verdict}, {len(self.memorization):,} repeats, p {figure(self.permutation_p)}"
+
 
 def decide(
     networks: Sequence[Evidence],
     memorization: ArrayLike,
     *,
+    unmemorized: ArrayLike | None = None,
     recall: ArrayLike | None = None,
     chance: float = 0.05,
     additivity: ArrayLike | None = None,
@@ -83,7 +95,9 @@ def decide(
     Args:
         networks: the evidence of every network; complementary networks share a repeat.
         memorization: (repeats,) mean score of the memorized examples in each repeat, nats.
-        recall: of units with an injected example, one number for each injection; None leaves that control out.
+        unmemorized: the same of examples that count as not memorized; it is told where their control fails.
+        recall: of units with an injected example, one number for each injection, NaN if the example did not gain
+            enough; None leaves that control out.
         chance: the recall of random units.
         additivity: joint drop over the sum of single drops, one for each network; None leaves that control out.
         splits: random halves, see `judge`.
@@ -107,7 +121,7 @@ def decide(
     controls = [
         _memorized(scores),
         _permuted(found, permutations),
-        *([_negative(judgements[NEGATIVE])] if NEGATIVE in judgements else []),
+        *([_negative(judgements[NEGATIVE], unmemorized, scores)] if NEGATIVE in judgements else []),
         *([] if recall is None else [_recalled(np.asarray(recall, float), chance)]),
         *([] if additivity is None else [_additive(np.asarray(additivity, float))]),
     ]
@@ -148,7 +162,7 @@ def _ruled(judgements: Mapping[str, Judgement], controls: Sequence[Control], sco
             "would have been seen with a power of 80%."
         )
     if not failed and INJECTED not in {control.name for control in controls}:
-        sentence += " No injected example could serve as a positive control."
+        sentence += " The positive control, an injected example, was left out."
     void = tuple(
         name
         for name, control in VOIDS.items()
@@ -170,14 +184,24 @@ def _permuted(found: float, permutations: int) -> Control:
     return Control("permuted labels", p > SURE, found, said)
 
 
-def _negative(judged: Judgement) -> Control:
+def _negative(judged: Judgement, unmemorized: ArrayLike | None, scores: FloatArray) -> Control:
     p = judged.against().p_any
     said = f"For examples that are not memorized, trained on against held out, the same test has p = {p:.3f}."
+    if p <= LEVEL and unmemorized is not None:
+        own, most = float(np.asarray(unmemorized, float).mean()), float(scores.mean())
+        said += f" Their own score is {own:.2f} nats, against {most:.2f} of the memorized ones."
+        if own > UNMEMORIZED * most:
+            said += " They are memorized, too: with fewer epochs or more data, some examples would not be."
     return Control("examples that are not memorized", p > LEVEL, p, said)
 
 
 def _recalled(recall: FloatArray, chance: float) -> Control:
-    mean, _, (low, high) = mean_interval(recall)
+    learned = recall[np.isfinite(recall)]
+    if len(learned) < LEAST_INJECTED:
+        said = f"The injected example gained enough in {len(learned)} of {len(recall)} networks, {LEAST_INJECTED} are "
+        why = "needed: without a positive control nothing shows that units with memory would be found."
+        return Control(INJECTED, False, float(learned.mean()) if len(learned) else float("nan"), said + why)
+    mean, _, (low, high) = mean_interval(learned)
     said = f"Of the units with an injected example, {mean:.0%} ({low:.0%} to {high:.0%}) are found; {chance:.0%} are "
     return Control(INJECTED, bool(low > chance), mean, f"{said}by chance.")
 

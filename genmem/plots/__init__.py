@@ -7,6 +7,7 @@ escaped, because plotly interprets tags.
 References: Color Universal Design (Okabe & Ito, 2008), https://jfly.uni-koeln.de/color/
 """
 
+from genmem.plots.comparison import score_against_score
 from genmem.plots.look import Floats
 from genmem.plots.regions import region_map
 from genmem.plots.scores import (
@@ -39,6 +40,7 @@ __all__ = [
     "region_map",
     "score_against_distance",
     "score_against_log_prob",
+    "score_against_score",
     "score_distribution",
     "self_influence_against_score",
     "trajectory",

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import beta
 
+from genmem.protocols import Brief, figure
+
 LEVEL = 0.05
 NO_AMOUNT = (math.nan, math.nan)
 
 
 @dataclass(frozen=True)
-class Amount:
+class Amount(Brief):
     """A number of examples to collect.
 
     Attributes:
@@ -23,6 +25,10 @@ class Amount:
     more: float
     interval: tuple[float, float]
     why: str
+
+    def headline(self) -> str:
+        """Return the number with its interval."""
+        return f"{figure(self.more, self.interval)} more examples"
 
 
 def by_share(n: int, n_train: int, held_out: int, n_held_out: int, searched: int = 1) -> Amount:
@@ -60,7 +66,7 @@ def _to_restore(share: float, n: int, n_train: int) -> float:
 
 
 @dataclass(frozen=True)
-class Decline:
+class Decline(Brief):
     """How the mean memorization score of a region falls with its number of examples: as n to the power -b.
 
     Attributes:
@@ -70,6 +76,10 @@ class Decline:
 
     exponent: float
     interval: tuple[float, float]
+
+    def headline(self) -> str:
+        """Return the power."""
+        return f"scores fall as n to the power -{figure(self.exponent, self.interval)}"
 
 
 def by_score(n: int, mean: float, interval: tuple[float, float], target: float, decline: Decline) -> Amount:

@@ -11,6 +11,7 @@ from scipy.optimize import brentq
 from genmem.clusters import Term, half_width, mean_variance
 from genmem.data.arrays import matrix
 from genmem.errors import DataError
+from genmem.protocols import Brief, figure
 from genmem.seeding import seed32
 from genmem.stats import repeat_means
 
@@ -22,7 +23,7 @@ MIN_REPEATS = 4  # from which the noise that examples do not share is subtracted
 
 
 @dataclass(frozen=True)
-class GroupScore:
+class GroupScore(Brief):
     """The mean score of one group of examples, nats.
 
     Attributes:
@@ -44,6 +45,11 @@ class GroupScore:
     rest: float
     p_value: float
     examples: tuple[int, ...]
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        mean = figure(self.mean, self.interval)
+        return f"{self.name}, {self.n:,} examples, mean {mean} nats, the rest {figure(self.rest)}"
 
 
 def group_scores(

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import fisher_exact
 
 from genmem.errors import DataError
+from genmem.protocols import Brief
 from genmem.regions.amount import NO_AMOUNT, Amount, Decline, by_score, by_share
 from genmem.regions.groups import MIN_EXAMPLES, Group, GroupScore, group_scores
 
@@ -70,7 +71,7 @@ class Region(Group):
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class Known(Brief):
     """What is known of the examples of a run.
 
     Attributes:
@@ -86,6 +87,10 @@ class Known:
     identified: FloatArray | None = None
     log_prob_out: FloatArray | None = None
     distance: FloatArray | None = None
+
+    def headline(self) -> str:
+        """Return the number of examples and of repeats."""
+        return f"{self.n:,} examples, {len(self.per_repeat)} repeats"
 
     @property
     def n(self) -> int:

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from genmem.data.arrays import matrix
 from genmem.errors import DataError
+from genmem.protocols import Brief
 from genmem.regions.amount import Decline
 from genmem.regions.groups import MIN_EXAMPLES, checked
 from genmem.regions.regions import DECLINE, NOWHERE, FloatArray, Known, Region, Strings, describe_regions
@@ -55,7 +56,7 @@ class Points:
 
 
 @dataclass(frozen=True, eq=False)
-class Regions:
+class Regions(Brief):
     """Regions of one kind, most in need of data first.
 
     Attributes:
@@ -73,6 +74,12 @@ class Regions:
     samples: Strings
     searched: int
     judged: int
+
+    def headline(self) -> str:
+        """Return how many regions stand out among those that were looked at."""
+        out = [region.name for region in self.regions if region.stands_out]
+        which = f"region {', '.join(out)} of {len(self.regions)} named stand out" if out else "no region stands out"
+        return f"{which}; {self.searched:,} clusters of {len(self.train):,} examples were looked at"
 
 
 def find_regions(

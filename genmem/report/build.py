@@ -94,7 +94,7 @@ def _context(results: Results) -> dict[str, Any]:
     shown = [p for answer in answers for p in answer.examples] + top
     shown += [p for part in plates.values() for plate in part for p in (plate.position, *dict(plate.neighbors))]
     shown += shaped.positions if shaped else []
-    shown += regions.positions(needed, EXEMPLARS)
+    shown += regions.positions(needed, GROUPS, EXEMPLARS)
     shown += [p for part in groups.values() for group in part[:GROUPS] for p in group.examples[:EXEMPLARS]]
     shape = audit["data"].get("image_shape")
     drawings, library = figures(results, groups), get_plotlyjs()

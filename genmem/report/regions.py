@@ -73,9 +73,10 @@ def section(results: Results) -> Section | None:
     return Section(about, found, kinds, traits, lines, figure)
 
 
-def positions(part: Section | None, count: int) -> list[int]:
-    """Return the positions of all examples that the section shows."""
-    return [] if part is None else [p for region in part.found for p in region.examples[:count]]
+def positions(part: Section | None, limit: int, count: int) -> list[int]:
+    """Return the positions of all examples that the section shows: `count` of up to `limit` regions of each kind."""
+    shown = [] if part is None else [part.found, *part.kinds.values()]
+    return [p for regions in shown for region in regions[:limit] for p in region.examples[:count]]
 
 
 def verdict(results: Results, part: Section | None) -> Verdict | None:

@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike
 
 from genmem.data.examples import Data
 from genmem.errors import IncompleteRunError, RunError, RunMismatchError
+from genmem.protocols import Brief
+from genmem.run import written
 from genmem.run.plan import (
     AS_PLANNED,
     check_match,
@@ -49,10 +51,15 @@ STAGES = {
     "influence": "influence",
     "copycheck": "neighbors",
     "neurons": "neurons",
+    "groups": "regions",
+    "failed": "audit",
+    "membership": "score",
+    "prevalence": "score",
+    "exact": "score",
 }
 
 
-class Run(Shards):
+class Run(Shards, Brief):
     """One audit on disk.
 
     Files: run.json (the plan), splits.npz, data/, shards/0007.npz, weights/0007.safetensors, trajectory/,
@@ -64,8 +71,16 @@ class Run(Shards):
     as the run is used, large ones (above all log p, of up to a GiB) to the end of a stage. `X` stays memory-mapped.
     """
 
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return (
+            f"{self.path}, {self.plan['data']['n']:,} examples of {self.plan['data']['source']}, "
+            f"{self.plan['model']['name']}, {self.plan['splits']['n_splits']:,} refits"
+        )
+
     def __init__(self, path: Path, plan: dict[str, Any], model: Any = None) -> None:
         self.path, self.plan, self.held = path, plan, Held()
+        self.trusted = False  # whether names in the plan that are not genmem's may be imported
         self.model = model  # the object the run was created with, or that was made from its plan; None until then
 
     @classmethod
@@ -137,8 +152,16 @@ class Run(Shards):
         return run
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Self:
-        """Open an existing run.
+    def open(cls, path: str | os.PathLike[str], *, trust: bool = False) -> Self:
+        """Open an existing run. A run from a stranger runs no code, neither now nor in later stages.
+
+        A plan names the class of its model, and functions among its settings. Those that are neither genmem's own nor
+        scikit-learn's densities are imported only if you trust the run, pass the same model to a stage, or planned the
+        same model from the current folder before; otherwise stages that need the model raise a ModelError.
+
+        Args:
+            path: the run directory.
+            trust: import and call what the plan names. It can run any code.
 
         Raises:
             RunError: there is no run at `path`, or its run.json cannot be read.
@@ -159,7 +182,9 @@ class Run(Shards):
                 got=f"a damaged file ({error})",
                 do="Restore the file, or start again in a new run directory.",
             ) from error
-        return cls(Path(path), plan)
+        run = cls(Path(path), plan)
+        run.trusted = trust
+        return run
 
     def lock(self) -> AbstractContextManager[None]:
         """Lock the run for writing; a second process gets a RunError."""
@@ -217,6 +242,7 @@ class Run(Shards):
         """Store the arrays that answer one question of the audit."""
         file = self.path / "results" / f"{name}.npz"
         write_arrays(file, {key: np.asarray(value) for key, value in arrays.items()})
+        written.note(file.parent, file.name)
 
     def result(self, name: str) -> Arrays:
         """Return the arrays of a stored result, read-only: `.copy()` one to change it.
@@ -235,6 +261,7 @@ class Run(Shards):
 
     def drop_results(self, *names: str) -> None:
         """Delete stored results that are no longer valid."""
+        written.forget(self.path / "results", *(f"{name}.npz" for name in names))
         for name in names:
             (self.path / "results" / f"{name}.npz").unlink(missing_ok=True)
 
@@ -244,16 +271,35 @@ class Run(Shards):
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file of the run, completely or not at all."""
-        text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-        write_atomically(self.path / name, lambda handle: handle.write(text.encode()))
+        payload, file = (json.dumps(value, indent=2, allow_nan=False) + "\n").encode(), self.path / name
+        if file.parent.name == "results":
+            written.note(file.parent, file.name, payload)
+        write_atomically(file, lambda handle: handle.write(payload))
 
     def read_json(self, name: str) -> Any:
-        """Return the contents of a JSON file of the run, None if there is none that can be read."""
+        """Return the contents of a JSON file of the run, None if there is none, or if it is not what was written."""
         file = self.path / name
         try:
-            return json.loads(self.held.get(file.read_text, file))
+            if file.parent.name == "results":
+                return json.loads(self.held.get(lambda: written.sound(file), file, file.with_name(written.FILE)))
+            return json.loads(self.held.get(file.read_bytes, file))
         except (OSError, ValueError):
             return None
+
+    def check_results(self) -> None:
+        """Check that no result was deleted or changed since it was written.
+
+        Raises:
+            RunError: one was.
+        """
+        for name, what in written.changed(self.path / "results"):
+            stage = STAGES.get(Path(name).stem, "audit")
+            again = f"genmem {stage} {self.path}" if stage != "audit" else "the audit"
+            raise RunError(
+                expected=f"{self.path / 'results' / name} as it was written",
+                got=f"a file that was {what} since",
+                do=f"Run {again} again.",
+            )
 
     # --- the directory
 

@@ -233,7 +233,7 @@ def refuse_other_plan(planned: dict[str, Any], asked: dict[str, Any]) -> None:
     if not differing:
         return
     before, after = _settings(planned), _settings(asked)
-    key = min(differing, key=lambda key: (key.endswith(DERIVED), key == "splits.sha256"))  # splits follow from groups
+    key = _blamed(differing)
     if key.endswith("sha256"):
         raise _other_contents(key, before.get(key), after.get(key))
     name = key.removesuffix(".callable").rsplit(".", 1)[-1]
@@ -243,11 +243,23 @@ def refuse_other_plan(planned: dict[str, Any], asked: dict[str, Any]) -> None:
             got=f"a function of the same name with other code, arguments or closed-over values ({after[key]})",
             do=f"Undo the change of {name}, or use a new run directory; nothing was deleted.",
         )
+    again = "give the same data" if key.startswith("data.") else f"ask for the planned {name}"
     raise RunMismatchError(
         expected=f"the settings run.json was planned with, {key}={_short(before.get(key))}",
         got=f"{name}={_short(after.get(key))}",
-        do=f"Use a new run directory, or ask for the planned {name} again.",
+        do=f"Use a new run directory, or {again} again.",
     )
+
+
+def _blamed(differing: list[str]) -> str:
+    """Return the key to name: of the data if these differ as they were read, else one that others do not follow from.
+
+    Settings that suit the data, such as a bandwidth, follow from these. Prepared data also differ if the seed or the
+    likelihood of the model does, and splits if groups do.
+    """
+    if "data.sha256" in differing and not {"seed", "model.params.likelihood"} & set(differing):
+        differing = [key for key in differing if key.startswith("data.") and "s_sha256" not in key]
+    return min(differing, key=lambda key: (key.endswith(DERIVED), key == "splits.sha256"))
 
 
 def _other_contents(key: str, before: Any, after: Any) -> RunMismatchError:

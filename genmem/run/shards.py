@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from genmem.data.arrays import fingerprint
 from genmem.errors import DataError, IncompleteRunError, RunError
+from genmem.run import written
 from genmem.run.plan import AS_PLANNED, COMPARED, read_splits
 from genmem.run.splits import Splits
 from genmem.run.storage import (
@@ -124,8 +125,9 @@ class Shards:
         files = []
         for i in np.unique(self.splits().shard).tolist():
             files += self._drop_shard(i) if self._is_damaged(i) else []
-        results = sorted((self.path / "results").glob("*.npz"))
-        return files + [file for file in results if self._is_damaged_result(file) and _unlinked(file)]
+        results = [file for file in sorted((self.path / "results").glob("*.npz")) if self._is_damaged_result(file)]
+        written.forget(self.path / "results", *(file.name for file in results))
+        return files + [file for file in results if _unlinked(file)]
 
     def drop_failed(self) -> list[Path]:
         """Delete the shards of splits that failed, so that they are computed again, and return their paths."""

@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import connected_components
 
 from genmem.data.arrays import fingerprint
 from genmem.errors import DataError
+from genmem.protocols import Brief
 from genmem.seeding import stream
 
 LONGEST_REPEAT = 20
@@ -19,7 +20,7 @@ SPLITS_PER_SHARD = 25
 
 
 @dataclass(frozen=True, eq=False)
-class Splits:
+class Splits(Brief):
     """A design of leave-out refits.
 
     Repeats are independent of each other; standard errors are from them, never from the splits of one repeat.
@@ -38,6 +39,10 @@ class Splits:
     repeat: NDArray[np.intp]
     shard: NDArray[np.intp]
     kind: str = "custom"
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"{self.n:,} examples, {self.n_splits:,} splits in {self.n_repeats:,} repeats, {self.kind}"
 
     def __post_init__(self) -> None:
         for name, dtype in (("held_out", np.bool_), ("repeat", np.intp), ("shard", np.intp)):

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genmem.errors import DataError
+from genmem.protocols import Brief, figure
 from genmem.search.exact import ExactSearch, Pairs, nearest, prepared
 from genmem.seeding import seed32, stream
 
@@ -18,7 +19,7 @@ _IN_VIEW = 4096  # largest candidate list of the graph search: beyond, the exact
 
 
 @dataclass(frozen=True, eq=False)
-class Approximate:
+class Approximate(Brief):
     """Neighbours returned by an index, and how many of the true ones are among them.
 
     Attributes:
@@ -37,6 +38,11 @@ class Approximate:
     interval: tuple[float, float]
     checked: NDArray[np.intp]
     effort: int
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        queries, k = self.indices.shape
+        return f"{k:,} neighbours of {queries:,} queries, recall {figure(self.recall, self.interval)}"
 
 
 def nearest_approximately(

@@ -1,5 +1,6 @@
 """The stages of an audit: each reads a run, computes one thing and stores it; stored results are not recomputed."""
 
+from genmem.stages._compare import compare
 from genmem.stages._copies import copies
 from genmem.stages._copycheck import check_copies
 from genmem.stages._describe import neighbors, report
@@ -15,6 +16,7 @@ from genmem.stages._score import posterior, score
 __all__ = [
     "check_before",
     "check_copies",
+    "compare",
     "copies",
     "fit",
     "influence",

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmem.data.arrays import fingerprint
+from genmem.data.as_read import as_read
 from genmem.errors import DataError, GenmemError, IncompleteRunError, ModelError
 from genmem.findings.copies import copies_of, describe, one_for_each_row, stands_out
 from genmem.findings.stages import succeeded
@@ -93,7 +94,8 @@ def copies(
     _check(samples, seed, level)
     seed = run.seed if seed is None else int(seed)
     with stage(run, "copies"):
-        outside = None if test is None else outside_examples(run, model, test).X
+        given = None if test is None else outside_examples(run, model, test)
+        outside = None if given is None else given.X
         asked: dict[str, Any] = {"test": None if outside is None else fingerprint(outside), "samples": samples}
         asked |= {"space": space, "level": level, "seed": seed, **sampler_of(run, model)}
         found = copies_of(run)
@@ -104,7 +106,7 @@ def copies(
             check_samples(run, planned_model(run, model))
             run.drop_results("copycheck")
             sets = _refitted(run, model, progress) if outside is None else _trained(run, model, outside)
-            about = _compute(run, sets, asked, _source(test))
+            about = _compute(run, sets, asked, _source(test), [] if given is None else as_read(given))
         progress(Progress("copies", 1, 1))
         succeeded(run, "copies")
     report_again(run, progress=progress)
@@ -193,7 +195,7 @@ def _log_probs(fitted: Any, rows: NDArray[Any], seed: int) -> NDArray[np.float64
 # --- the check
 
 
-def _compute(run: Run, sets: Sets, asked: dict[str, Any], source: str) -> dict[str, Any]:
+def _compute(run: Run, sets: Sets, asked: dict[str, Any], source: str, told: list[str]) -> dict[str, Any]:
     start, seed = time.perf_counter(), asked["seed"]
     count = asked["samples"] or int(np.clip(len(sets.H), *SAMPLES))
     S = _drawn(sets.fitted, count, seed).reshape(count, *sets.T.shape[1:])
@@ -211,7 +213,7 @@ def _compute(run: Run, sets: Sets, asked: dict[str, Any], source: str) -> dict[s
     )
     run.write_result("copycheck", **_arrays(check, sets, S))
     found = describe(check, asked["space"], check.space)
-    about = {"asked_of_run": asked, "note": sets.note, "data": _data(sets, S, source), **found}
+    about = {"asked_of_run": asked, "note": sets.note, "data": _data(sets, S, source, told), **found}
     about["seconds"] = round(time.perf_counter() - start, 3)
     run.write_json("results/copycheck.json", about)
     return about
@@ -247,7 +249,7 @@ def _latent(fitted: Any, space: str) -> Callable[..., Any] | None:
     return latent
 
 
-def _data(sets: Sets, S: NDArray[Any], source: str) -> dict[str, Any]:
+def _data(sets: Sets, S: NDArray[Any], source: str, told: list[str]) -> dict[str, Any]:
     return {
         "n_train": len(sets.T),
         "n_test": len(sets.H),
@@ -255,6 +257,7 @@ def _data(sets: Sets, S: NDArray[Any], source: str) -> dict[str, Any]:
         "event_shape": list(sets.T.shape[1:]),
         "test": source,
         "test_in_run": sets.test is not None,
+        **({"test_as_read": told} if told else {}),
     }
 
 

@@ -14,14 +14,16 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from genmem.data.arrays import fingerprint
+from genmem.data.as_read_sets import as_read_sets, notes_on
 from genmem.data.examples import table_options
+from genmem.data.notes import without_names
 from genmem.data.set_groups import groups_of_folders
 from genmem.data.three_sets import ThreeSets, load_three
 from genmem.errors import DataError, RunError
 from genmem.findings.conditions import Condition, parse_condition
 from genmem.findings.copies import describe, names, numbers, one_for_each_row, stands_out, tables, write_table
 from genmem.neighbors.copycheck import CopyCheck, copycheck
-from genmem.protocols import Listener, Progress, ignore
+from genmem.protocols import Brief, Listener, Progress, ignore
 from genmem.report.build import render_copies
 from genmem.report.copies import CopyResults, spread_of
 from genmem.report.pictures import Scale, scale_of
@@ -44,18 +46,23 @@ Source = str | PathLike[str] | NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Checked:
+class Checked(Brief):
     """A copy check and its folder.
 
-    `numbers`: the numbers that a condition can name. `failed`: whether the condition `fail_if` holds. `notes`: how the
-    sets were read, and what was left out.
+    `numbers`: the numbers that a condition can name. `failed`: whether the condition `fail_if` holds. `as_read`: how
+    the sets were read, sentences. `notes`: those of them on what was left out or changed.
     """
 
     path: Path
     check: CopyCheck
     numbers: dict[str, float]
     failed: bool
+    as_read: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def headline(self) -> str:
+        """Return the size and the main figures."""
+        return f"{self.path}, {self.check.headline()}"
 
 
 def check_copies(
@@ -142,7 +149,8 @@ def check_copies(
     }
     _write(folder, check, about, _results(check, about, sets, redact))
     progress(Progress("copies", 1, 1))
-    return Checked(folder, check, numbers(check), _holds(condition, numbers(check)), _notes(sets))
+    told = (tuple(about["data"][name]) for name in ("as_read", "notes"))
+    return Checked(folder, check, numbers(check), _holds(condition, numbers(check)), *told)
 
 
 def _holds(condition: Condition | None, values: Mapping[str, float]) -> bool:
@@ -169,7 +177,7 @@ def _folder(out: str | PathLike[str] | None, samples: Source) -> Path:
             got=f"one that contains {what}",
             do="Choose another --out.",
         )
-    _refuse_unwritable(folder)
+    refuse_unwritable(folder)
     return folder
 
 
@@ -180,8 +188,8 @@ def _is_unfinished(names: Collection[str]) -> bool:
     return whole <= set(FILES.values()) and (FILES["pairs"] in whole or (not whole and begun == {"pairs"}))
 
 
-def _refuse_unwritable(folder: Path) -> None:
-    """Raise an error before the check if the folder cannot be created or written to."""
+def refuse_unwritable(folder: Path) -> None:
+    """Raise an error before the work if the folder cannot be created or written to."""
     there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(parent))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise RunError(
@@ -269,10 +277,6 @@ def _words(check: CopyCheck, sets: ThreeSets, redact: bool) -> str:
     return words if check.space == "raw values" else f"{check.space} of {words}"
 
 
-def _notes(sets: ThreeSets) -> tuple[str, ...]:
-    return tuple(f"{name}: {note}" for name, notes in sets.notes.items() for note in notes)
-
-
 def _data(sets: ThreeSets, redact: bool) -> dict[str, Any]:
     named = dict(zip(("train", "test", "samples"), sets.arrays, strict=True))
     return {
@@ -282,7 +286,8 @@ def _data(sets: ThreeSets, redact: bool) -> dict[str, Any]:
             name: {"source": sets.sources[name], "n": len(rows), "sha256": fingerprint(rows)}
             for name, rows in named.items()
         },
-        "notes": [] if redact else list(_notes(sets)),  # they name files, columns and values
+        "as_read": without_names(as_read_sets(sets)) if redact else as_read_sets(sets),
+        "notes": without_names(notes_on(sets)) if redact else notes_on(sets),
     }
 
 

@@ -44,6 +44,7 @@ def report(run: Run, *, progress: Listener = ignore) -> Path:
     """Write audit.json and report.html from stored results, and return the path of the report."""
     with stage(run, "report"):
         progress(Progress("report", 0, 1))
+        run.check_results()
         run.write_json("audit.json", summarise(run))
         path = write_report(run.path)
         progress(Progress("report", 1, 1))

@@ -40,6 +40,7 @@ from genmem.training.ensemble import fresh_module
 
 HALVES = "neurons"  # the run of the networks on halves, within the run
 HALF = 0.5
+METHOD = 2  # raised when the same arguments would give another result: it is then computed anew
 MOST_REPEATS = 32
 POSTERIORS = ("refit", "fixed", "encoder")
 BASELINES = ("mean", "zero", "resample")
@@ -67,7 +68,8 @@ def neurons(
     Networks are trained on complementary halves of the data in RUN/neurons, which is a run of its own and resumes; if
     the run itself is on halves and kept its weights, these are used. Every unit of every network is ablated, and the
     effect of chosen units on memorized examples is compared with that on the same examples where they were left out
-    (see `genmem.neurons.localize`). A stored result is recomputed only if arguments differ.
+    (see `genmem.neurons.localize`). A stored result is recomputed only if arguments differ, or if it was computed
+    otherwise by an older version.
 
     Args:
         run: a planned run of a network.
@@ -92,6 +94,7 @@ def neurons(
     """
     asked: dict[str, Any] = {"repeats": repeats, "share": share, "baseline": baseline, "posterior": posterior}
     asked |= {"splits": splits, "permutations": permutations, "seed": run.seed if seed is None else seed}
+    asked["method"] = METHOD
     _check(asked)
     chosen = _with_units(run, planned_model(run, model))
     refuse_few(repeats, _cost(run, LEAST_REPEATS))
@@ -245,7 +248,7 @@ def _scores(design: Design) -> NDArray[np.float64]:
 
 def _measured(run: Run, halves: Run, module: nn.Module, design: Design, row: int, asked: dict[str, Any]) -> Measured:
     """Return the evidence of one network, stored if it was computed before with the same arguments."""
-    names = ("repeats", "share", "baseline", "posterior", "seed")
+    names = ("repeats", "share", "baseline", "posterior", "seed", "method")
     stamp = fingerprint(repr([(name, asked[name]) for name in names]).encode(), halves.stamp(int(_shard(halves, row))))
     file = run.path / "neurons-drops" / f"{row:04d}.npz"
     try:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from genmem.data.alike import load_alike
 from genmem.data.examples import Data, prepare
-from genmem.data.files import read_labels, tidy_labels
+from genmem.data.labels import read_labels, tidy_labels
 from genmem.errors import DataError
 from genmem.leaveout import planned_model
 from genmem.run.directory import Run

@@ -15,8 +15,9 @@ from genmem.data.examples import Data, load, prepare
 from genmem.data.images import to_images
 from genmem.errors import DataError, ModelError, RunError
 from genmem.leaveout import ensure_probe, scored_epochs
+from genmem.leaveout.probe import remember_choice
 from genmem.models import DeepDensity, make_model
-from genmem.models.factory import BUILT_IN, check_density, import_callable, suited
+from genmem.models.factory import BUILT_IN, check_density, check_settings, import_callable, suited
 from genmem.models.weights import refuse_weights
 from genmem.run.directory import Run, stage
 from genmem.run.plan import check_match
@@ -92,8 +93,7 @@ def plan(
     out = Path(out) if out is not None else _default_out(data, model)
     loaded = _in_planned_order(loaded, out)
     chosen = settle_model(model, settings or {}, loaded, epochs, seed)
-    if isinstance(chosen, DeepDensity):
-        chosen.check_settings()  # before epochs are counted with
+    check_settings(chosen)  # before epochs are counted with
     loaded = _as_planned(loaded, chosen, out)
     prepared = prepare(shape_for(chosen, loaded), getattr(chosen, "likelihood", None), seed)
     run = Run.create(
@@ -107,6 +107,7 @@ def plan(
         importance_samples=importance_samples,
         keep_weights=keep_weights,
     )
+    remember_choice(run)
     with stage(run, "plan", start):
         if request is not None:
             run.write_json("request.json", dict(request))

@@ -7,12 +7,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from genmem.data.arrays import fingerprint
 from genmem.data.examples import Data
 from genmem.data.metadata import Metadata, read_metadata
 from genmem.errors import DataError, IncompleteRunError, ModelError
 from genmem.findings.records import to_json
-from genmem.findings.regions import described
+from genmem.findings.regions import STORED, described, is_current, scores_stamp
 from genmem.leaveout import planned_model
 from genmem.models import DeepDensity
 from genmem.protocols import Listener, Progress, draw, ignore
@@ -35,6 +34,7 @@ from genmem.stages._spaces import Rows, coordinates, latent_means, of_training
 FIFTH = 4
 SPACES = ("pca", "latent", "data")
 WAYS = ("kmeans", "hdbscan")
+OUTSIDE = "none"
 Space = Literal["pca", "latent", "data"]
 
 
@@ -92,18 +92,16 @@ def regions(
         raise DataError(expected="held-out examples with the labels", got="labels alone", do="Pass held_out, too.")
     with stage(run, "regions"):
         progress(Progress("regions", 0, 1))
-        scores, seed = run.result("scores"), run.seed if seed is None else int(seed)
+        seed = run.seed if seed is None else int(seed)
         given: dict[str, Any] = {"samples": samples, "space": space, "cells": cells, "n_cells": n_cells}
         given |= {"n_regions": n_regions, "by": list(by), "seed": seed}
         plain = held_out is None and features is None and metadata is None and given == _defaults(run)
-        stamp = fingerprint(scores["per_repeat"])
-        stored = run.read_json("results/regions.json")
-        if plain and stored and stored.get("scores") == stamp and run.has_result("cells"):
-            return dict(stored)
+        if plain and is_current(run) and run.has_result("cells") and run.read_json("results/groups.json") is not None:
+            return dict(run.read_json(STORED))
         outside = None if held_out is None else outside_examples(run, None, held_out, held_out_labels)
         about = _compute(run, outside, features, metadata, given)
-        about = {"scores": stamp, "asked": given, **about}
-        run.write_json("results/regions.json", about)
+        about = {"scores": scores_stamp(run), "asked": given, **about}
+        run.write_json(STORED, about)
         progress(Progress("regions", 1, 1))
     report_again(run, progress=progress)
     return about
@@ -230,21 +228,26 @@ def _cells(run: Run, rows: Rows, known: Known, given: dict[str, Any]) -> list[An
         cell = latent_cells(points.train, n_cells=given["n_cells"], seed=seed32(given["seed"], "cells"))
     run.write_result("cells", cell=cell, space=np.asarray(space))
     theirs, drawn = (_of_nearest(points.train, cell, part) for part in (points.held_out, points.samples))
-    return describe_regions("cell", known, cell, theirs, drawn)
+    return describe_regions("cell", known, _cell_names(cell), theirs, drawn)
 
 
-def _of_nearest(train: NDArray[Any], cell: NDArray[Any], part: NDArray[Any]) -> NDArray[Any] | None:
+def _cell_names(cell: NDArray[Any]) -> NDArray[np.str_]:
+    """Return cells as text: "none" for examples that HDBSCAN puts in no cell."""
+    return np.asarray(np.where(cell < 0, OUTSIDE, cell.astype(str)))
+
+
+def _of_nearest(train: NDArray[Any], cell: NDArray[Any], part: NDArray[Any]) -> NDArray[np.str_] | None:
     """Return the cell of the nearest training example; None for a set without rows."""
     from scipy.spatial import KDTree
 
-    return None if not len(part) else np.asarray(cell[KDTree(train).query(part)[1]])
+    return None if not len(part) else _cell_names(cell[KDTree(train).query(part)[1]])
 
 
 def _write_groups(run: Run, data: Data, known: Known) -> None:
     kinds = {} if data.labels is None else {"label": data.labels}
     groups = [
         {"kind": kind, **_as_json(group, len(known.per_repeat))}
-        for kind, members in {**kinds, "cell": run.result("cells")["cell"]}.items()
+        for kind, members in {**kinds, "cell": _cell_names(run.result("cells")["cell"])}.items()
         for group in group_scores(known.per_repeat, members, belong=known.belong)
     ]
     run.write_json("results/groups.json", groups)

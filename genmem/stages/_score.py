@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from genmem.data.arrays import identical_groups
 from genmem.data.examples import Data
 from genmem.errors import DataError
+from genmem.findings.regions import is_current
 from genmem.leaveout import (
     AdjustedScores,
     Correction,
@@ -109,7 +110,7 @@ def score(run: Run, *, estimator: str = "mean_log", progress: Listener = ignore)
     """
     with stage(run, "score"):
         splits, data = run.used_splits(), run.data()
-        run.drop_results("neighbors", "cells", "adjusted")  # they depend on the scores
+        run.drop_results("neighbors", "adjusted")  # they depend on the scores
         progress(Progress("score", 0, 2))
         _write_curve(run, splits)
         progress(Progress("score", 1, 2))
@@ -124,6 +125,8 @@ def score(run: Run, *, estimator: str = "mean_log", progress: Listener = ignore)
             except DataError as error:  # only the default scores are stored; a check gives the reason
                 run.write_result("adjusted", ok=-1, reason=str(error), slope=np.nan, slope_error=np.nan)
         _write_scores(run, data, found, halves, shrunk)
+        if not is_current(run):
+            run.drop_results("cells", "regions")
         progress(Progress("score", 2, 2))
     return found
 

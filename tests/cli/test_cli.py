@@ -244,13 +244,44 @@ def test_a_setting_is_checked_before_it_is_used(table, capsys, setting):
     assert f"Expected {setting.partition('=')[0]} to be" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("model", "setting"),
+    [
+        ("kde", "bandwidth=abc"),
+        ("kde", "bandwidth=-1"),
+        ("kde", "kernel=none"),
+        ("gmm", "n_components=0.5"),
+        ("gmm", "covariance_type=round"),
+        ("gmm-torch", "n_components=many"),
+        ("gmm-torch", "reg_covar=-1"),
+        ("kde-torch", "bandwidth=wide"),
+        ("kde-torch", "device=tpu"),
+        ("knn", "k=0"),
+        ("mfa", "components=x"),
+        ("flow", "transforms=x"),
+        ("diffusion", "timesteps=x"),
+    ],
+)
+def test_settings_of_every_density_are_checked_before_the_plan(table, capsys, model, setting):
+    """With exit code 2, and no run directory is left behind."""
+    assert run(["plan", "x.npy", "--model", model, "--set", setting, "--out", "r"]) == 2
+    error = capsys.readouterr().err
+    assert setting.partition("=")[0] in error and "refits" not in error and not Path("r").exists()
+
+
 @pytest.mark.slow
 def test_a_closed_pipe_is_no_condition(table):
-    command = [sys.executable, "-m", "genmem_cli.main", "plan", "x.npy", *QUICK]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        process.stdout.close()
-        assert process.wait() == 141
-        assert b"Traceback" not in process.stderr.read()
+    """With every command that prints at the end or before: the code is that of SIGPIPE, not that of --fail-if."""
+    assert run(["audit", "x.npy", "--model", "kde", "--folds", "2", "--repeats", "1", "--out", "r"]) == 0
+    asked = [["plan", "x.npy", *QUICK], ["plan", "x.npy", "--show"], ["audit", "x.npy", "--model", "kde", "--out", "s"]]
+    asked += [[name, "r"] for name in ("report", "regions", "refit", "score", "neighbors")]
+    asked += [["copycheck", "--train", "x.npy", "--test", "x.npy", "--samples", "x.npy", "--help"]]
+    for arguments in asked:
+        command = [sys.executable, "-m", "genmem_cli.main", *arguments]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            process.stdout.close()
+            assert process.wait() == 141, arguments
+            assert b"Traceback" not in process.stderr.read()
 
 
 def test_how_data_are_read_may_be_shown_alone(table, capsys):

@@ -52,7 +52,8 @@ def test_verdict_files_and_last_line(capsys):
     assert run(["copycheck", *SETS]) == 0
     said = capsys.readouterr()
     lines = said.out.splitlines()
-    assert lines[0].startswith("Copies found. At least ") and lines[-1] == "runs/samples-copycheck" and said.err == ""
+    assert lines[0].startswith("train: 200 examples of 64 values, float64, from ") and len(lines) == 5
+    assert lines[3].startswith("Copies found. At least ") and lines[-1] == "runs/samples-copycheck" and said.err == ""
     out = Path(lines[-1])
     assert {file.name for file in out.iterdir()} == {
         "report.html", "copycheck.json", "pairs.parquet", "samples.parquet", "rows.parquet",

@@ -14,6 +14,8 @@ from sources import refused
 
 from genmem.data import load
 from genmem.data.image_files import is_image_name, read_pictures
+from genmem.data.three_sets import load_three
+from genmem.errors import DataError
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (2, 8, 9, 3), dtype=np.uint8)
@@ -163,7 +165,7 @@ def png(bits, kind, rows, shape):
     return b"\x89PNG\r\n\x1a\n" + parts
 
 
-def tiff(values):
+def tiff(values, photometric=None):
     """Return an uncompressed little-endian TIFF file of (h, w, c) values, written by hand."""
     h, w, c = values.shape
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
@@ -172,7 +174,7 @@ def tiff(values):
         256: [w],
         257: [h],
         259: [1],
-        262: [2 if c > 2 else 1],
+        262: [(2 if c > 2 else 1) if photometric is None else photometric],
         273: [0],
         277: [c],
         278: [h],
@@ -207,12 +209,12 @@ def rows(values):
 @pytest.mark.parametrize(
     ("message", "content"),
     [
-        ("16 bits per channel in 0 of here", png(16, 0, rows(WIDE[..., 0]), (4, 5))),
-        ("16 bits", png(16, 2, rows(WIDE[..., :3]), (4, 5))),
+        ("16 bits per channel in 0 of here, in RGB of PNG", png(16, 2, rows(WIDE[..., :3]), (4, 5))),
         ("16 bits", png(16, 4, rows(WIDE[..., :2]), (4, 5))),
         ("16 bits", png(16, 6, rows(WIDE), (4, 5))),
         ("16 bits", tiff(WIDE[..., :3].astype("<u2"))),
-        ("16 bits", tiff(WIDE[..., :1].astype("<u2"))),
+        ("16 bits", tiff(WIDE[..., :1].astype("<u2"), photometric=0)),  # white is 0
+        ("16-bit floats or signed", tiff(WIDE[..., :1].astype("<i2"))),
         ("32-bit floats or signed", tiff(WIDE[..., :1].astype("<f4"))),
         ("8-bit floats or signed", tiff(GRAY[0, ..., None].astype(np.int8))),
         ("5 channels", tiff(np.dstack([COLOUR[0], GRAY[0], GRAY[1]]))),
@@ -291,3 +293,37 @@ def test_colour_profiles_are_told():
     found = read(*(stored(Image.fromarray(COLOUR[0]), icc_profile=profile) for profile in profiles))
     np.testing.assert_array_equal(found.X[1], COLOUR[0])
     assert found.notes() == ("1 of 2 images with a colour profile other than sRGB, which was not applied: 1.",)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_gray_images_of_16_bits_are_read_exactly(orientation):
+    values = WIDE[..., 0].astype(np.uint16)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    by_pillow = stored(Image.fromarray(values), "PNG", **({} if orientation == 1 else {"exif": exif}))
+    files = [by_pillow] if orientation > 1 else [by_pillow, png(16, 0, rows(WIDE[..., 0]), (4, 5)),
+                                                 tiff(WIDE[..., :1].astype("<u2"))]  # fmt: skip
+    found = read(*files)
+    turned = {1: values, 3: values[::-1, ::-1], 6: np.rot90(values, -1)}[orientation]
+    assert found.X.dtype == np.uint16
+    for image in found.X:
+        np.testing.assert_array_equal(image, turned)
+    assert "in gray with 16 bits, whose values were kept" in found.notes()[0]
+
+
+def test_gray_images_of_16_bits_beside_others():
+    deep, plain = stored(Image.fromarray(WIDE[..., 0].astype(np.uint16))), stored(Image.fromarray(GRAY[0]))
+    with pytest.raises(DataError, match="images of one depth in here; got 16 bits in 1 and 8 bits in 0"):
+        read(plain, deep)
+
+
+def test_sets_of_8_and_16_bits_are_not_compared(tmp_path):
+    for name, kind in (("deep", np.uint16), ("plain", np.uint8)):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            values = RNG.integers(0, np.iinfo(kind).max, (8, 9), dtype=kind)
+            Image.fromarray(values).save(tmp_path / name / f"{i}.png")
+    deep, plain = tmp_path / "deep", tmp_path / "plain"
+    assert load(deep).X.dtype == np.float32 and load(deep).X.max() > 255
+    with pytest.raises(DataError, match="one scale in all three sets; got 0 to 65535 in .*deep, .*0 to 255 in"):
+        load_three(deep, deep, plain)

@@ -62,7 +62,7 @@ def test_refused_folders(tmp_path, rng):
     (tmp_path / "2.png").write_bytes((tmp_path / "1.png").read_bytes()[:60])
     refused("2.png, which cannot", tmp_path)
     Image.fromarray(np.zeros((8, 9), np.uint16)).save(tmp_path / "2.png")
-    refused("16 bits per channel in 2.png", tmp_path)
+    refused("16 bits in 2.png and 8 bits in 1.png", tmp_path)
     (tmp_path / "2.png").unlink()
     save_images(tmp_path, {"a/2.png": np.zeros((8, 9), np.uint8)})
     refused("1 of 2 images outside subfolders, the first 1.png", tmp_path)

@@ -57,6 +57,7 @@ def test_sparse_matrices(tmp_path, form):
     data = load(tmp_path / "t.npz")
     np.testing.assert_array_equal(data.X, matrix.toarray().astype(np.float32))
     assert data.notes == ("A sparse matrix was made dense.",)
+    refused("one sparse matrix of scipy; got 'data'. Drop --array", tmp_path / "t.npz", array="data")
 
 
 def test_a_huge_sparse_matrix_is_refused(tmp_path):

@@ -261,7 +261,7 @@ def test_arrays_of_numbers_and_text():
         ("a,a\n1,2\n", "repeated: a"),
         (",b\n0.5,x\n", "index=False"),
         ("1,x\n2,y\n", "no a, b; also 1, x"),
-        ("a,b\n1,x,3\n", "Expected 2 columns, got 3"),
+        ("a,b\n1,x,3\n", "2 fields in every row of .*; got 3 in row 2: 1,x,3"),
         ("a,b\n", "one or more rows"),
         ("", "[Ee]mpty"),
     ],

@@ -9,7 +9,10 @@ from oracles_neurons import decoder_with, drops_by_loop, vae_log_p
 import genmem
 from genmem.errors import DataError, GenmemError, ModelError
 from genmem.models.posterior import refit_posterior
-from genmem.neurons import Unit, ablate, drops, joint_drop, units_of
+from genmem.neurons import Unit, ablate, drops, joint_drop, rank_one, units_of
+from genmem.neurons.ablation import MEMORY, Ablation
+from genmem.neurons.rank_one import OfDecoder, Quadratic, Squares
+from genmem.neurons.runs import log_p_of
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((30, 4)).astype(np.float32)
@@ -88,6 +91,42 @@ def test_rank_one_with_other_likelihoods(likelihood):
     again = joint_drop(module, data[:9], [[u] for u in found.units], posterior="encoder", reference=data)
     assert set(found.method.values()) == {"rank one"}
     np.testing.assert_allclose(found.values, again, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "ways"),
+    [("gaussian", [Squares, Quadratic]), ("logit_normal", [Squares, Quadratic]), ("bernoulli", [OfDecoder, OfDecoder])],
+)
+def test_the_way_is_the_fastest_that_suits(likelihood, ways):
+    data = (np.random.default_rng(4).random((40, 6)) < 0.5).astype(np.float32)
+    module = genmem.VAE(hidden=(12, 7), latent_dim=3, epochs=2, likelihood=likelihood).fit(data).module_
+    layers = ["decoder.0", "decoder.2"]
+    how = {"baseline": "zero", "posterior": "encoder", "n_samples": 8, "steps": 1, "seed": 0, "reference": data}
+    with Ablation(module, data[:9], layers, part="decoder", memory=MEMORY, **how) as ablation:
+        found = [type(ablation._rank_one(ablation.wirings[layer], range(4))) for layer in layers]
+    assert found == ways
+
+
+def test_a_decoder_with_other_layers_behind_the_reader():
+    module = vae(hidden=(12, 7)).module_
+    first, _, second, _, last = module.decoder
+    plain = torch.nn.Linear(12, 12, bias=False)
+    module.decoder = torch.nn.Sequential(first, torch.nn.Tanh(), second, torch.nn.GELU(), plain, torch.nn.ReLU(), last)
+    settings = {"posterior": "fixed", "reference": KNOWN}
+    found = drops(module, V, **settings)
+    again = joint_drop(module, V, [[unit] for unit in found.units], **settings)
+    assert set(found.method.values()) == {"rank one"} and len(found.method) == 3
+    np.testing.assert_allclose(found.values, again, rtol=1e-4, atol=1e-4)
+
+
+def test_log_p_of_many_units_is_that_of_one():
+    weights = torch.tensor(RNG.normal(-300, 30, (16, 3, 5)), dtype=torch.float32)
+    weights[:, 0, 0] = -torch.inf
+    weights[:8, 1, 1] = -torch.inf
+    for bound in (False, True):
+        found, truth = (of(weights, bound) for of in (rank_one._log_p_of, log_p_of))
+        assert found.dtype == torch.float64
+        np.testing.assert_allclose(found, truth, rtol=1e-9)
 
 
 def test_in_double_precision_nothing_is_lost():

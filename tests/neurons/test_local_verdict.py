@@ -23,7 +23,9 @@ def rng():
 
 @pytest.mark.slow
 def test_planted_memory_is_called_local(rng):
-    found = decide(evidence(rng, local=1.5), SCORES, recall=[0.9, 1.0, 0.8], additivity=[1.0, 0.98], **QUICK)
+    found = decide(
+        evidence(rng, local=1.5), SCORES, recall=[0.9, np.nan, 1.0, 0.8, 0.5], additivity=[1.0, 0.98], **QUICK
+    )
     assert found.verdict == "local" and found.permutation_p == pytest.approx(0.05)
     assert "of the memorization score" in found.sentence and found.void == ()
     assert [control.passed for control in found.controls] == [True] * 6
@@ -34,7 +36,7 @@ def test_unusual_examples_are_not_called_local(rng):
     found = decide(evidence(rng, unusual=1.5), SCORES, **QUICK)
     assert found.verdict == "not local" and found.void == ("in",)
     assert f"An effect of {found.detectable.max():.0%} of the memorization score" in found.sentence
-    assert found.sentence.endswith("No injected example could serve as a positive control.")
+    assert found.sentence.endswith("The positive control, an injected example, was left out.")
     tested = found.judgements["out"].against()
     np.testing.assert_allclose(found.detectable, tested.detectable / SCORES.mean())
 
@@ -44,6 +46,7 @@ def test_unusual_examples_are_not_called_local(rng):
     ("change", "name"),
     [
         ({"recall": [0.05, 0.1, 0.0, 0.02]}, "injected example"),
+        ({"recall": [np.nan] * 12 + [1.0] * 3}, "injected example"),  # too few learned it: no positive control
         ({"additivity": [1.5, 1.6, 1.55]}, "additivity"),
         ({"memorization": [-1.0, 1.0] * 4}, "memorization"),
     ],
@@ -55,12 +58,22 @@ def test_a_control_that_fails_leaves_no_claim(rng, change, name):
 
 
 @pytest.mark.slow
+def test_networks_that_learn_no_example_leave_no_claim_either_way(rng):
+    for strength in (0.0, 1.5):
+        found = decide(evidence(rng, local=strength), SCORES, recall=[np.nan] * 16, **QUICK)
+        assert found.verdict == "no claim" and "gained enough in 0 of 16 networks, 4 are needed" in found.sentence
+
+
+@pytest.mark.slow
 def test_memory_of_what_is_not_memorized_leaves_no_claim(rng):
     networks = evidence(rng, local=1.5)
     for network in networks:
         network.pairs["not memorized"] = network.pairs["out"]
-    found = decide(networks, SCORES, **QUICK)
-    assert found.verdict == "no claim" and "examples that are not memorized" in found.sentence
+    for own, told in ((2.0, True), (0.2, False)):
+        found = decide(networks, SCORES, unmemorized=[own] * 8, **QUICK)
+        assert found.verdict == "no claim" and "control examples that are not memorized failed" in found.sentence
+        assert f"Their own score is {own:.2f} nats, against 10.35 of" in found.sentence
+        assert ("They are memorized, too: with fewer epochs" in found.sentence) == told
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ from neuron_evidence import evidence
 from torch import nn
 
 from genmem.errors import DataError
-from genmem.models import VAE
+from genmem.models import VAE, DiffusionModel
+from genmem.neurons import injection
 from genmem.neurons.contrast import Sets, contrast
 from genmem.neurons.drops import drops, joint_drop
 from genmem.neurons.injection import inject, recall_of
@@ -75,6 +76,10 @@ def test_scores_of_a_repeat_are_those_of_its_own_networks(design):
     first, second = design.log_probs[4, most], design.log_probs[5, most]
     expected = np.where(design.held_out[4, most], second - first, first - second).mean()
     assert found[2] == pytest.approx(expected) and len(found) == 8
+    low = np.unique(design.chosen(4, 0.2, 0).pairs["not memorized"])
+    difference = design.log_probs[4, low] - design.log_probs[5, low]
+    expected = np.where(design.held_out[4, low], -difference, difference).mean()
+    assert design.unmemorized(0.2, 0)[2] == pytest.approx(expected) and expected < found[2]
 
 
 def test_too_few_networks_are_refused_with_their_number(data, network):
@@ -106,6 +111,43 @@ def test_weights_of_units_are_those_that_are_theirs():
     np.testing.assert_allclose(norms, [w.detach().norm() for w in weights], rtol=1e-6)
 
 
+def test_convolutions_and_several_readers_are_known_readers():
+    class Two(nn.Module):
+        event_shape = (1, 8)
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv1d(1, 3, 3, padding=1), nn.ConvTranspose1d(3, 4, 1), nn.Linear(24, 2)
+            self.d = nn.Linear(32, 2)
+
+        def forward(self, x):
+            h = torch.relu(self.a(x))
+            return self.c(h.flatten(1)) + self.d(torch.relu(self.b(h)).flatten(1))
+
+    x = torch.rand(20, 1, 8)
+    shares = learning_weights(Two(), [Unit("a", 1)], x)
+    assert shares.keys() == {"b.weight", "c.weight"}
+    assert shares["b.weight"].nonzero()[:, 0].unique().tolist() == [1]
+    assert shares["c.weight"].nonzero()[:, 1].unique().tolist() == list(range(8, 16))
+    assert learning_weights(Two(), [Unit("b", 3)], x)["d.weight"].nonzero()[:, 1].unique().tolist() == [*range(24, 32)]
+
+
+def test_units_whose_readers_are_not_all_known_learn_by_incoming_weights():
+    class Residual(nn.Module):
+        event_shape = (5,)
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(5, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            h = self.a(x)
+            return self.c(torch.relu(h + self.b(torch.relu(h))))
+
+    shares = learning_weights(Residual(), [Unit("b", 2)], torch.rand(20, 5))
+    assert shares.keys() == {"b.weight", "b.bias"} and shares["b.bias"].nonzero().tolist() == [[2]]
+
+
 def test_units_learn_by_outgoing_weights_where_one_layer_reads_them(network, data):
     shares = learning_weights(network.module_, [Unit("decoder.0", 2), Unit("decoder.2", 5)], torch.as_tensor(data[:4]))
     assert shares.keys() == {"decoder.2.weight", "decoder.4.weight"}
@@ -135,6 +177,54 @@ def test_injection_changes_a_copy_and_only_the_weights_of_its_units(network, dat
     assert len(found.units) == 2 and found.gain > 20 and found.score.shape == (20,)
     again = inject(network, far, units, damage, seed=1, **how)
     assert again.units == found.units and again.gain == found.gain
+
+
+@pytest.mark.slow
+def test_what_a_unit_holds_is_lost_if_its_weights_are_put_back(network, data):
+    how = {"reference": data[: N // 2], "posterior": "encoder", "gain": 20.0}
+    far, units = np.full(6, 3.0, np.float32), units_of(network)
+    found = inject(network, far, units, np.ones(20), seed=1, **how)
+    for unit, held in zip(found.units, found.held, strict=True):
+        back, (before, taught) = VAE(**network.get_params()).fit(data[: N // 2]), (network.module_, found.network)
+        back.module_.load_state_dict(taught.state_dict())
+        reader = {"decoder.0": "decoder.2", "decoder.2": "decoder.4"}[unit.layer]
+        with torch.no_grad():
+            columns = [part.get_submodule(reader).weight[:, unit.index] for part in (back.module_, before)]
+            columns[0].copy_(columns[1])
+        settings = {"posterior": "encoder", "reference": data[: N // 2]}
+        values = [drops(which, far[None], [], **settings).log_prob[0] for which in (taught, back)]
+        assert held == pytest.approx(values[0] - values[1], abs=2.0) and held > 0  # another seed of noise
+    alone = inject(network, far, units, np.ones(20), planted=1, seed=1, **how)
+    assert alone.held[0] == pytest.approx(alone.gain, rel=1e-6)  # all of it
+
+
+@pytest.mark.slow
+def test_more_units_learn_if_few_cannot(network, data, monkeypatch):
+    monkeypatch.setattr(injection, "TOP", 0.4)
+    monkeypatch.setattr(injection, "STEPS", 10)
+    how = {"reference": data[: N // 2], "posterior": "encoder"}
+    found = inject(network, np.full(6, 3.0, np.float32), units_of(network), np.ones(20), gain=1e4, seed=1, **how)
+    assert len(found.units) in (2, 4, 8) and np.isnan(found.recall)
+    counts = []
+    real = injection._injected
+    monkeypatch.setattr(injection, "_injected", lambda *a: counts.append(a[4]) or real(*a))
+    inject(network, np.full(6, 3.0, np.float32), units_of(network), np.ones(20), gain=1e4, seed=1, **how)
+    assert counts == [2, 4, 8]  # 40% of 20
+
+
+@pytest.mark.slow
+def test_a_diffusion_model_learns_by_its_bound():
+    X = np.random.default_rng(0).random((60, 4)).astype(np.float32)
+    model = DiffusionModel(width=8, depth=1, epochs=20, timesteps=50, device="cpu").fit(X)
+    units = units_of(model)
+    far = np.full(4, 2.0, np.float32)
+    found = inject(model, far, units, np.ones(len(units)), gain=3.0, reference=X, seed=0)
+    assert found.gain > 3 and np.isfinite(found.recall)
+    losses = []
+    for way in (injection._loss, lambda m, x, draws: -m.log_weights(x, draws).mean()):  # nats, unlike its training loss
+        torch.manual_seed(0)
+        losses.append(way(model.module_, torch.tensor(far)[None], 8).item())
+    assert losses[0] == losses[1]
 
 
 # --- search

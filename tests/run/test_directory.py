@@ -11,6 +11,7 @@ from genmem.data import load
 from genmem.errors import IncompleteRunError, ModelError, RunError, RunMismatchError
 from genmem.models import VAE
 from genmem.run import Run, Splits
+from genmem.run.plan import refuse_other_plan
 
 
 def create(path, X, model=None, seed=0, folds=2, repeats=1, **changes):
@@ -214,3 +215,23 @@ def test_weights_live_in_a_file_of_their_own(tmp_path, blobs):
     run.weights_path(1).write_bytes(run.weights_path(0).read_bytes())
     with pytest.raises(RunError, match=r"0001\.safetensors.*this plan"):
         run.weights(1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["kde", "flow", "vae"])
+def test_changed_data_are_blamed_and_not_the_settings_that_suit_them(tmp_path, model):
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    changed, constant = X.copy(), X.copy()
+    changed[3, 1] += 0.5
+    constant[:, 1] = 1.0
+    run = genmem.stages.plan(X, model, tmp_path, folds=2, repeats=1)
+    others = {"sha256": [changed, constant], "n": [X[:-1]], "event_shape": [X[:, :2]]}
+    for key, Y in ((key, Y) for key, several in others.items() for Y in several):
+        other = genmem.stages.plan(Y, model, tmp_path / f"{key}{Y.sum()}", folds=2, repeats=1).plan
+        with pytest.raises(RunMismatchError, match=f"data.{key}=.*give the same data again"):
+            refuse_other_plan(run.plan, other)
+    if model != "vae":
+        return
+    asked = genmem.stages.plan(X, model, tmp_path / "asked", folds=2, repeats=1, settings={"latent_dim": 3}).plan
+    with pytest.raises(RunMismatchError, match="latent_dim=3"):
+        refuse_other_plan(run.plan, asked)

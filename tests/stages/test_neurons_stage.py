@@ -8,7 +8,7 @@ from sklearn.neighbors import KernelDensity
 
 import genmem
 from genmem import stages
-from genmem.errors import DataError, ModelError
+from genmem.errors import DataError, IncompleteRunError, ModelError
 from genmem.models import VAE
 from genmem.neurons import injection
 from genmem.run import Run
@@ -88,6 +88,35 @@ def test_a_flow_keeps_its_weights_for_it(tmp_path):
     about = stages.neurons(run, **{**QUICK, "posterior": "refit"})
     assert about["verdict"] in ("local", "not local", "no claim")
     assert run.result("neurons")["before"].size == 0
+
+
+@pytest.mark.slow
+def test_a_run_on_halves_without_weights_is_not_used_and_tells_how_to_keep_them(tmp_path):
+    model = genmem.Flow(transforms=1, hidden=[6], epochs=1, device="cpu")
+    run = planned(tmp_path / "r", model=model, fraction=0.5, folds=None, repeats=8)
+    genmem.refit(run)
+    assert not _neurons._serves(run, 8)
+    assert _neurons._halves(run, run.model, 8).path == run.path / "neurons"
+    with pytest.raises(IncompleteRunError, match="--keep-weights"):
+        _neurons.network_of(run, run.model, 0)
+
+
+@pytest.mark.slow
+def test_a_result_of_an_older_method_is_computed_again(done, monkeypatch):
+    run, about = done
+    monkeypatch.setattr(_neurons, "METHOD", _neurons.METHOD + 1)
+    measured = []
+
+    def stop(*args, **how):
+        measured.append(args[2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_neurons, "measure", stop)
+    with pytest.raises(KeyboardInterrupt):
+        stages.neurons(Run.open(run.path), **QUICK)
+    assert measured == [0]  # neither the result nor the evidence is taken as it is
+    kept = Run.open(run.path).read_json("results/neurons.json")
+    assert {**kept, "seconds": 0} == {**about, "seconds": 0}
 
 
 def test_a_density_without_units_is_told_so(tmp_path):

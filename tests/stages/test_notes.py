@@ -30,9 +30,10 @@ def test_a_run_keeps_its_notes(tmp_path):
     folder = folder_of(tmp_path / "im", 12)
     (folder / "secret.txt").touch()
     run = plan(folder, tmp_path / "run")
-    assert run.plan["data"]["notes"] == [NOTE] and list(run.data().notes) == [NOTE]
+    told = [NOTE, "As read, pixels were from 0 to 255."]
+    assert run.plan["data"]["notes"] == told and list(run.data().notes) == told
     (folder / "more.txt").touch()
-    assert plan(folder, tmp_path / "run").plan["data"]["notes"] == [NOTE]
+    assert plan(folder, tmp_path / "run").plan["data"]["notes"] == told
 
 
 def test_runs_planned_before_there_were_notes(tmp_path):
@@ -77,4 +78,5 @@ def test_a_check_of_copies_tells_them_and_keeps_names_to_itself(tmp_path):
     assert json.loads((tmp_path / "open" / "copycheck.json").read_text())["data"]["notes"] == [f"test: {NOTE}"]
     check_copies(*sets, out=tmp_path / "redacted", redact=True)
     text = (tmp_path / "redacted" / "copycheck.json").read_text()
-    assert json.loads(text)["data"]["notes"] == [] and "secret" not in text
+    assert json.loads(text)["data"]["notes"] == ["test: 1 file skipped."] and "secret" not in text
+    assert "secret" not in (tmp_path / "redacted" / "report.html").read_text()

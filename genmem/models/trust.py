@@ -1,0 +1,30 @@
+"""What a file or a plan may name without trust: a name from a stranger must not become code that runs."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from genmem.models.factory import BUILT_IN
+
+MADE_FROM_YOURS = ("genmem.models.custom:ModuleDensity", "genmem.models.pyro_density:PyroDensity")
+NAMES_CODE = re.compile(r"\s*[\w.]+:[\w.]+\s*$")  # package.module:name
+
+
+def foreign_names(described: Mapping[str, Any]) -> list[str]:
+    """Return what a described model would import that is neither genmem's nor a density of scikit-learn.
+
+    Args:
+        described: {"name": class or factory, "params": its settings}, as in run.json and in files of models.
+    """
+    params = described.get("params")
+    values = list(params.values()) if isinstance(params, Mapping) else []
+    callables = [str(value["callable"]) for value in values if isinstance(value, Mapping) and "callable" in value]
+    texts = [value for value in values if isinstance(value, str) and NAMES_CODE.match(value)]
+    return [name for name in (str(described["name"]), *callables, *texts) if not _is_own(name)]
+
+
+def _is_own(name: str) -> bool:
+    """Return whether a file may name this without trust: a built-in class, from its module or one below."""
+    module, _, kind = name.partition(":")
+    listed = (path.split(":") for path in (*BUILT_IN.values(), *MADE_FROM_YOURS))
+    return any(kind == own and f"{module}.".startswith(f"{home}.") for home, own in listed)
