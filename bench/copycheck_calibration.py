@@ -4,7 +4,9 @@
 
 Parts: `fresh` (all p-values and the verdict on fresh data of several kinds), `shapes` (verdicts on samples that are
 sharp, wide or lopsided, but no copies), `lists` (false discoveries), `bounds` (how often the share of copies lies
-within its interval), `power` (verdicts over the share of copies, next to what the check itself says).
+within its interval), `power` (verdicts over the share of copies, next to what the check itself says), `look` (how often
+"inspect these pairs" speaks with few held-out examples), `films` (rows that belong together), `drift` (held-out sets of
+another source), `others` (what the numbers of other tools say on planted sets).
 """
 
 import time
@@ -14,9 +16,14 @@ from common import machine, options, parse
 from scipy import stats
 from sklearn.datasets import load_digits, make_moons
 
+from genmem.neighbors.belonging import belonging
+from genmem.neighbors.cautions import differs
 from genmem.neighbors.copycheck import copycheck, read, searched
 from genmem.neighbors.sets import Sets
+from genmem.neighbors.two_sample import same_source_test, same_spread_test
 from genmem.neighbors.verdict import decide
+from genmem.neighbors.visible import visible_copies
+from genmem.search.exact import nearest
 
 
 def normal(rng, n, d=16):
@@ -102,7 +109,7 @@ def fresh(draws):
                 f"{ks.statistic:.3f}",
                 f"{ks.pvalue:.3f}",
             )
-        for verdict in ("copies found", "sharp but not copying"):
+        for verdict in ("copies found", "inspect these pairs", "sharp but not copying"):
             print(f"\nverdict {verdict!r}: {rate([v == verdict for v in verdicts])}", end="")
         flags = np.array(any_flag).mean(0)
         print(f"\nany flag at .1: samples {flags[0]:.3f}, rows {flags[1]:.3f}, calibrated {flags[2]:.3f}", flush=True)
@@ -147,7 +154,7 @@ def shapes(draws):
     }
     table(
         f"Samples that are no copies, {draws} draws each",
-        ["samples", "copies found", "sharp but not copying", "no evidence"],
+        ["samples", "copies found", "inspect these pairs", "sharp but not copying", "no evidence"],
     )
     for name, make in sets.items():
         found = [quick(*make(np.random.default_rng([2, seed])), seed=seed)[0] for seed in range(draws)]
@@ -155,7 +162,7 @@ def shapes(draws):
             name,
             *(
                 rate([v == verdict for v in found])
-                for verdict in ("copies found", "sharp but not copying", "no evidence")
+                for verdict in ("copies found", "inspect these pairs", "sharp but not copying", "no evidence")
             ),
         )
 
@@ -240,9 +247,144 @@ def power(draws):
         row(noise, f"x {scale}", *cells, f"{np.median(told):.3f}")
 
 
+SIDE = np.mgrid[:32, :32]
+
+
+def cells(rng, n):
+    """Pictures of blobs with sensor noise, (n, 1024)."""
+    images = np.full((n, 32, 32), 0.2)
+    for image in images:
+        for _ in range(rng.integers(3, 8)):
+            at, r = rng.uniform(4, 28, (2, 1, 1)), rng.uniform(2, 5)
+            image += rng.uniform(0.2, 0.5) * np.exp(-((SIDE - at) ** 2).sum(0) / (2 * r * r))
+    return np.clip(images + rng.normal(0, 0.03, images.shape), 0, 1).reshape(n, -1)
+
+
+def duplicated(share, noise, sizes):
+    def make(rng):
+        X = normal(rng, sum(sizes))
+        at = rng.permutation(len(X))[: 2 * round(share * len(X))].reshape(2, -1)
+        X[at[0]] = X[at[1]] + noise * normal(rng, at.shape[1])
+        return np.split(X, np.cumsum(sizes)[:-1])
+
+    return make
+
+
+FEW = (350, 60, 300)
+
+
+def drawn(draw, sizes=FEW):
+    return lambda rng: [draw(rng, n) for n in sizes]
+
+
+def with_copies(count, noise):
+    def make(rng):
+        T, H, S = (cells(rng, n) for n in (350, 150, 300))
+        S[:count] = np.clip(T[:count] + rng.normal(0, noise, (count, 1024)), 0, 1)
+        return T, H, S
+
+    return make
+
+
+LOOKED = {
+    **{name: drawn(draw, sizes) for name, (draw, sizes) in SOURCES.items()},
+    "normal, 1-D": drawn(lambda r, n: normal(r, n, 1)),
+    "normal, 16-D, 60 held out": drawn(normal),
+    "two moons, 60 held out": drawn(moons),
+    "digits, drawn with replacement, 60 held out": drawn(digits),
+    "Cauchy, 8-D": drawn(lambda r, n: r.standard_cauchy((n, 8))),
+    "log-normal": drawn(lambda r, n: np.exp(2 * normal(r, n, 5))),
+    "scales from .001 to 1": drawn(lambda r, n: 10 ** r.uniform(-3, 0, (n, 1)) * normal(r, n, 6)),
+    "integers 0-2, 10-D": drawn(lambda r, n: r.integers(0, 3, (n, 10))),
+    "200 tiny clusters": drawn(lambda r, n: 10 * r.integers(0, 200, (n, 1)) + 0.01 * normal(r, n, 8)),
+    "near-duplicates, 5%": duplicated(0.05, 0.05, FEW),
+    "near-duplicates, .3%": duplicated(0.003, 0.02, FEW),
+    "normal x .7": lambda r: (normal(r, 400), normal(r, 100), 0.7 * normal(r, 300)),
+    "normal x .02": lambda r: (normal(r, 400), normal(r, 20), 0.02 * normal(r, 300)),
+    "held out + 5": lambda r: (normal(r, 400), 5 + normal(r, 100), normal(r, 300)),
+    "pictures, 150 held out": with_copies(0, 0.0),
+    "15 of 300 pictures are copies with noise": with_copies(15, 0.015),
+    "3 of 300": with_copies(3, 0.015),
+}
+
+
+def look(draws):
+    table(f"Samples stand out, {draws} draws", ["data", "inspect these pairs", "named, but chance explains so few"])
+    for name, make in LOOKED.items():
+        found = [visible_copies(searched(Sets(*make(np.random.default_rng([7, s])))), 0.005, s) for s in range(draws)]
+        out = [len(one.samples) > 0 for one in found]
+        row(name, *(rate([a and one.by_chance == b for a, one in zip(out, found, strict=True)]) for b in (False, True)))
+
+
+def frames(rng, n, length):
+    return np.repeat(normal(rng, n // length), length, 0) + 0.3 * normal(rng, n)
+
+
+def films(draws):
+    table(f"Films, {draws} draws", ["frames", "copies", "noise", "copies found by groups", "the same by rows"])
+    for length in (20, 5):
+        for share, noise in ((0, 0), (0.05, 0), (0.05, 0.6)):
+            hits = []
+            for seed in range(draws):
+                rng = np.random.default_rng([8, seed])
+                T, H, S = frames(rng, 400, length), frames(rng, 400, length), frames(rng, 400, 1)
+                k = round(share * 400)
+                S[:k] = T[rng.choice(400, k, replace=False)] + noise * normal(rng, k)
+                own = belonging((np.arange(400) // length, 400 + np.arange(400) // length), (400, 400, 400))
+                both = [searched(Sets(T, H, S).belonging(one)) for one in (own, None)]
+                hits.append([decide(read(sets, n_cells=1, seed=seed).evidence) == "copies found" for sets in both])
+            row(length, f"{share:.0%}", noise, *(rate(one) for one in np.array(hits).T))
+
+
+def drift(draws):
+    table(f"Held-out sets of another source, {draws} draws", ["held out", "copies found", "caution", "red without it"])
+    for scale, shift in ((1, 0), (0.7, 0), (0.85, 0), (1.15, 0), (1.4, 0), (1, 0.1), (1, 0.2), (1, 0.3), (1, 0.5)):
+        out = []
+        for seed in range(draws):
+            rng = np.random.default_rng([9, seed])
+            sets = searched(Sets(normal(rng, 400), scale * normal(rng, 250) + shift, normal(rng, 300)))
+            red = decide(read(sets, n_cells=1, seed=seed).evidence) == "copies found"
+            said = differs(same_source_test(sets, seed=seed), same_spread_test(sets, seed=seed))
+            out.append([red, said, red and not said])
+        row(f"x {scale} + {shift}", *(rate(one) for one in np.array(out).T))
+
+
+def identifiable(T, S):
+    """Return the share of training examples that are closer to a sample than to another training example."""
+    return float((nearest(T, S, 1)[0] < nearest(T, T, 1, exclude=np.arange(len(T)))[0]).mean())
+
+
+PLANTED = {
+    "fresh, as many held out as trained on": lambda r: (normal(r, 400), normal(r, 400), normal(r, 400)),
+    "fresh, n_train = 2 n_test": lambda r: (normal(r, 400), normal(r, 200), normal(r, 400)),
+    "sharper, x .7": lambda r: (normal(r, 400), normal(r, 400), 0.7 * normal(r, 400)),
+    "fresh, every training example twice": lambda r: (np.repeat(normal(r, 200), 2, 0), normal(r, 200), normal(r, 400)),
+    "5% copies": lambda r: copied(r, 0.05, sizes=(400, 400, 400))[:3],
+    "5% copies, the rest x 1.25": lambda r: copied(r, 0.05, 1.25, sizes=(400, 400, 400))[:3],
+}
+
+
+def others(draws):
+    table(
+        f"What other numbers say, means of {draws} draws",
+        ["samples", "closer to training", "DCR, median", "authentic", "identifiable", "verdicts"],
+    )
+    for name, make in PLANTED.items():
+        sets = [make(np.random.default_rng([10, seed])) for seed in range(draws)]
+        found = [check(*three, seed=seed) for seed, three in enumerate(sets)]
+        pairs = [
+            " (".join(f"{np.mean([getattr(one[key], part) for one in found]):.2f}" for part in ("value", "null")) + ")"
+            for key in ("train_share", "dcr_median", "authenticity")
+        ]
+        verdicts = [one.verdict for one in found]
+        said = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
+        row(name, *pairs, f"{np.mean([identifiable(T, S) for T, _, S in sets]):.2f}", said)
+
+
 def main(argv=None):
     parser = options(__doc__)
-    parts = {"fresh": fresh, "shapes": shapes, "lists": lists, "bounds": bounds, "power": power}
+    parts = {"fresh": fresh, "shapes": shapes, "lists": lists, "bounds": bounds, "power": power, "look": look}
+    parts |= {"films": films, "drift": drift, "others": others}
     parser.add_argument("--draws", type=int, default=500)
     parser.add_argument("--only", nargs="*", choices=parts, default=list(parts))
     given = parse(parser, argv, draws=1)

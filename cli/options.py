@@ -305,6 +305,8 @@ _SETS: list[Decorator] = [
     ),
     _option("--scale", click.Choice(["range", "spread"]), "Scale numeric columns, for equal weights of all columns."),
     _option("--id-column", str, "A column of tables that only identifies rows."),
+    _option("--group-column", str, "A column of tables that says which rows belong together, such as patient."),
+    _option("--groups", click.Choice(["folders"]), "Images in one subfolder belong together."),
     *_TABLES,
     _option("--image-shape", Shape(), "Height and width of images given as flat rows: 28x28 or 32x32x3."),
 ]

@@ -1,6 +1,7 @@
 """The slow, obvious version of what the verdict rests on."""
 
 import itertools
+import math
 
 import numpy as np
 
@@ -55,3 +56,48 @@ def same_set_share_by_loop(pool, labels, k):
         near = sorted(others, key=lambda j: ((pool[j] - row) ** 2).sum())[:k]
         same += [labels[j] == labels[i] for j in near]
     return np.mean(same)
+
+
+def close_pairs_by_loop(T, last):
+    """Return how many pairs of rows, one the other's nearest, are at most `last` apart, and the share of such rows."""
+    rows = [tuple(row) for row in T.tolist()]
+    pairs, near = set(), 0
+    for i, row in enumerate(rows):
+        apart = [float(np.linalg.norm(T[i] - T[j])) if j != i else np.inf for j in range(len(rows))]
+        if min(apart) <= last:
+            near += 1
+            pairs.add(frozenset([row, rows[int(np.argmin(apart))]]))
+    return len(pairs), near / len(rows)
+
+
+def pairs_by_sum(count, share):
+    """Return the largest probability over Poisson means of `count` or more pairs of one kind and none of another."""
+    largest = 0.0
+    for mean in np.linspace(0.05, 60, 1200):
+        own, term = 0.0, math.exp(-mean)
+        for k in range(200):
+            own += term if k >= count else 0.0
+            term *= mean * share / (k + 1)
+        largest = max(largest, own)
+    return largest
+
+
+def linked_by_loop(identical, own):
+    """Return groups of rows linked by either grouping, numbered by first appearance, by spreading labels."""
+    label = list(range(len(identical)))
+    for _ in label:
+        for i in range(len(label)):
+            for j in range(i):
+                if identical[i] == identical[j] or (i < len(own) and own[i] == own[j]):
+                    label[i] = label[j] = min(label[i], label[j])
+    seen = list(dict.fromkeys(label))
+    return [seen.index(one) for one in label]
+
+
+def larger_by_loop(T, H, k):
+    """Return how often a row of H is farther from its k nearest pooled rows than a row of T; ties count half."""
+    rows = np.concatenate([T, H])
+    apart = [[np.linalg.norm(a - b) for j, b in enumerate(rows) if j != i] for i, a in enumerate(rows)]
+    mean = [np.sort(of)[:k].mean() for of in apart]
+    train, test = mean[: len(T)], mean[len(T) :]
+    return np.mean([float(h > t) + (h == t) / 2 for h in test for t in train])

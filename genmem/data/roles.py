@@ -27,6 +27,7 @@ _KINDS = {
     "text": "of text that differs in nearly every row",
     "empty": "without values",
     "name": "of names of rows, not compared",
+    "group": "of groups of rows that belong together, not compared",
 }
 
 

@@ -19,6 +19,7 @@ from genmem.data.image_tables import holds_images
 from genmem.data.images import alpha_in_words, as_one_kind_of_image, check_backgrounds, check_levels, image_shape_of
 from genmem.data.matrices import require_one
 from genmem.data.roles import Role, roles_of
+from genmem.data.set_groups import groups_of_column, without_column
 from genmem.data.table_files import DETECT, checked_names, only_data, read_untyped
 from genmem.data.tables import Columns, columns_of, same_columns
 from genmem.errors import DataError
@@ -43,6 +44,7 @@ class ThreeSets(Brief):
         names: by kind of row ("train", "test", "sample"), the name of each row; empty if rows have only numbers.
         words: a description of distances between the arrays.
         notes: by set, sentences on how its source was read, and what was left out.
+        groups: of training and of held-out examples, and perhaps of samples, from a column; None if there is none.
         roles: what each column of tables is.
     """
 
@@ -55,6 +57,7 @@ class ThreeSets(Brief):
     words: str = "values as given"
     notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     roles: tuple[Role, ...] = ()
+    groups: tuple[NDArray[np.str_], ...] | None = None
 
     def headline(self) -> str:
         """Return the size and the main figures."""
@@ -91,6 +94,7 @@ def load_three(
     categorical: str | Collection[str] | None = None,
     scale: Scale | None = None,
     id_column: str | None = None,
+    group_column: str | None = None,
     options: TableOptions = DETECT,
 ) -> ThreeSets:
     """Load training examples, held-out examples and samples, and convert them to one form.
@@ -114,6 +118,7 @@ def load_three(
         categorical: columns whose numbers are codes, as a list or as text with commas.
         scale: of numeric columns: "range" or "spread" of `train`; if given, every table is encoded.
         id_column: a column that only identifies rows; it is not compared.
+        group_column: a column that says which rows belong together; it is not compared, and samples need not have it.
         options: how files of tables are read.
 
     Raises:
@@ -132,8 +137,9 @@ def load_three(
     if array is not None and not any(part.source.endswith(".npz") for part in given):
         raise DataError(expected="array only with .npz files", got=repr(array), do="Drop --array.")
     if any(part.is_tabular for part in given):
-        return _of_tables(given, coded, scale, id_column)
-    for name, value in (("categorical", categorical), ("scale", scale), ("id_column", id_column)):
+        return _of_tables(given, coded, scale, id_column, group_column)
+    options_of_tables = {"categorical": categorical, "scale": scale, "id_column": id_column}
+    for name, value in {**options_of_tables, "group_column": group_column}.items():
         if value:
             raise DataError(
                 expected=f"{name} only with tables", got=f"{name}={value!r}", do=f"Drop {name}, or pass tables."
@@ -284,13 +290,25 @@ def _with_rows(part: _Read) -> NDArray[Any]:
     return X
 
 
-def _of_tables(given: list[_Read], categorical: list[str], scale: Scale | None, id_column: str | None) -> ThreeSets:
+def _of_tables(
+    given: list[_Read],
+    categorical: list[str],
+    scale: Scale | None,
+    id_column: str | None,
+    group_column: str | None,
+) -> ThreeSets:
     named = [part.table for part in given if part.table is not None]
     columns = list(named[0]) if named else None
-    tables = [part.table if part.table is not None else _by_position(part, columns, id_column) for part in given]
+    aside = (id_column, group_column)
+    tables = [part.table if part.table is not None else _by_position(part, columns, aside) for part in given]
     names: dict[str, list[str]] = {}
+    groups: tuple[NDArray[np.str_], ...] | None = None
+    if group_column is not None:
+        tables, values_of = without_column(tables, _SETS, group_column, "group_column")
+        groups = groups_of_column(values_of, group_column)
     if id_column is not None:
-        tables, names = _without_ids(given, tables, id_column)
+        tables, values_of = without_column(tables, _SETS, id_column, "id_column")
+        names = {name.rstrip("s"): [str(value) for value in values] for name, values in values_of.items()}
     train, test, samples = same_columns((tables[0], tables[1], tables[2]))
     plain = not categorical and scale is None and all(map(_is_numeric, (train, test, samples)))
     values = tuple(_shown(table, plain) for table in (train, test, samples))
@@ -301,13 +319,14 @@ def _of_tables(given: list[_Read], categorical: list[str], scale: Scale | None, 
     if not plain:
         arrays, words = mixed_space(train, test, samples, categorical=categorical, scale=scale or "range")
     roles += () if id_column is None else (Role(id_column, "name"),)
-    return ThreeSets(arrays, together, sources, None, tuple(train), names, words, _notes(given), roles)
+    roles += () if group_column is None else (Role(group_column, "group"),)
+    return ThreeSets(arrays, together, sources, None, tuple(train), names, words, _notes(given), roles, groups)
 
 
-def _by_position(part: _Read, columns: list[str] | None, id_column: str | None) -> Columns:
+def _by_position(part: _Read, columns: list[str] | None, aside: Collection[str | None]) -> Columns:
     """Return an array without names as a table with these columns, or with "0", "1", ..."""
     X = _with_rows(part)
-    names = [str(i) for i in range(X.shape[1])] if columns is None else [c for c in columns if c != id_column]
+    names = [str(i) for i in range(X.shape[1])] if columns is None else [c for c in columns if c not in aside]
     if X.ndim != 2 or X.shape[1] != len(names):
         raise DataError(
             expected=f"{part.name} with the {len(names)} columns of the other tables",
@@ -315,24 +334,6 @@ def _by_position(part: _Read, columns: list[str] | None, id_column: str | None) 
             do="Pass a table with the same columns.",
         )
     return {name: X[:, i] for i, name in enumerate(names)}
-
-
-def _without_ids(
-    given: list[_Read], tables: list[Columns], id_column: str
-) -> tuple[list[Columns], dict[str, list[str]]]:
-    """Return the tables without the column, and the names it holds; samples need not have it."""
-    if not any(id_column in table for table in tables):
-        raise DataError(
-            expected=f"id_column to be a column of the tables: {', '.join(list(tables[0])[:12])}",
-            got=repr(id_column),
-            do="Pass one of these.",
-        )
-    names = {
-        part.name.rstrip("s"): [str(value) for value in table[id_column].tolist()]
-        for part, table in zip(given, tables, strict=True)
-        if id_column in table
-    }
-    return [{name: values for name, values in table.items() if name != id_column} for table in tables], names
 
 
 def _is_numeric(table: Columns) -> bool:

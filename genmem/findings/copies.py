@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from genmem.findings.records import Finding, from_json, to_json
 from genmem.neighbors import battery
+from genmem.neighbors.cautions import differs
 from genmem.neighbors.copycheck import CopyCheck
 from genmem.neighbors.power import Power
 from genmem.neighbors.results import Flags, Result
+from genmem.neighbors.visible import Visible
 from genmem.run.directory import Run
 from genmem.run.storage import Arrays, write_atomically
 
@@ -33,6 +35,7 @@ ASKED = (  # keys of results/copycheck.json that audit.json repeats
     "tests",
     "missed",
 )
+ADDED = ("visible",)  # keys that checks of older versions lack
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class FoundCopies:
     def asked(self) -> dict[str, Any]:
         """Return the copy check in the form that audit.json holds."""
         how = {name: self.about["asked_of_run"][name] for name in ("level", "seed")}
-        return {**{name: self.about[name] for name in ASKED}, **how}
+        added = {name: self.about[name] for name in ADDED if name in self.about}
+        return {**{name: self.about[name] for name in ASKED}, **added, **how}
 
 
 def copies_of(run: Run) -> FoundCopies | None:
@@ -91,6 +95,9 @@ SHOWN = 24  # pairs on a page, one for each training example
 DIRECTIONS = {"higher": "higher", "lower": "lower", "either": "either side"}
 NUMBERS = {
     "copies_found": "1 if the verdict is that copies were found, else 0",
+    "inspect": "1 if the verdict is to inspect pairs, else 0",
+    "visible_samples": "samples far closer to a training example than all others, if copies are not found",
+    "other_source": "1 if training and held-out examples differ beyond chance (p <= .01), so that no verdict is valid",
     "sharp": "1 if the verdict is sharp but not copying, else 0",
     "copied_share": "estimated share of the samples that are copies",
     "copied_share_low": "lower end of its 95% interval",
@@ -117,6 +124,9 @@ def numbers(check: CopyCheck) -> dict[str, float]:
     low, high = check.copied_share.interval
     found = {
         "copies_found": float(check.verdict == "copies found"),
+        "inspect": float(check.verdict == "inspect these pairs"),
+        "visible_samples": float(len(check.visible.samples)),
+        "other_source": _other_source(check["same_source"], check["same_spread"]),
         "sharp": float(check.verdict == "sharp but not copying"),
         "copied_share": check.copied_share.value,
         "copied_share_low": low,
@@ -130,6 +140,11 @@ def numbers(check: CopyCheck) -> dict[str, float]:
     for test in check.tests:
         found |= {test.name: test.value, f"{test.name}_p": test.p_value}
     return {name: float(value) for name, value in found.items()}
+
+
+def _other_source(source: Result, spread: Result) -> float:
+    known = not (np.isnan(source.p_value) and np.isnan(spread.p_value))
+    return float(differs(source, spread)) if known else float("nan")
 
 
 def describe(check: CopyCheck, space: str, words: str) -> dict[str, Any]:
@@ -151,6 +166,7 @@ def describe(check: CopyCheck, space: str, words: str) -> dict[str, Any]:
         "samples": _flags(check.samples),
         "rows": _flags(check.rows),
         "calibrated": _flags(check.calibrated),
+        "visible": _visible(check.visible),
         "tests": [_result(test) for test in check.tests],
         "missed": _missed(check),
     }
@@ -170,6 +186,18 @@ def _missed(check: CopyCheck) -> list[str]:
         f"{check.rows.title}: {check.rows.cannot_see}",
     ]
     return list(dict.fromkeys(found))
+
+
+def _visible(found: Visible) -> dict[str, Any]:
+    """Return what stands out as a dictionary: row numbers and how far."""
+    return {
+        "samples": found.samples.tolist(),
+        "examples": found.examples,
+        "factor": float(found.factor),
+        "local": found.local,
+        "held_out_needed": found.held_out,
+        "by_chance": found.by_chance,
+    }
 
 
 def _power(found: Power) -> dict[str, Any]:
@@ -210,9 +238,10 @@ def _flags(found: Flags) -> dict[str, Any]:
 
 
 def stands_out(pairs: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
-    """Return which pairs are flagged, by either list, and closer to a training than to a held-out example."""
+    """Return which pairs are visible, or flagged by either list and closer to a training than to a held-out example."""
     flagged = np.asarray(pairs["flagged"], bool) | np.asarray(pairs["calibrated_flagged"], bool)
-    return np.asarray(flagged & (pairs["distance_train"] < pairs["distance_test"]))
+    flagged &= np.asarray(pairs["distance_train"] < pairs["distance_test"])
+    return np.asarray(flagged | np.asarray(pairs.get("visible", False), bool))
 
 
 def one_for_each_row(pairs: Mapping[str, NDArray[Any]], most: int = SHOWN, least: int = 8) -> NDArray[np.intp]:

@@ -20,7 +20,7 @@ from genmem.neighbors.scan import scan_share_test
 from genmem.neighbors.sets import Sets
 from genmem.neighbors.shares import tail_excess_test, tail_share_test, train_share_test
 from genmem.neighbors.spaces import in_space
-from genmem.neighbors.two_sample import one_nn_two_sample, same_source_test
+from genmem.neighbors.two_sample import one_nn_two_sample, same_source_test, same_spread_test
 from genmem.neighbors.verdict import Evidence, decide
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "precision_recall",
     "ratio_test",
     "same_source_test",
+    "same_spread_test",
     "scan_share_test",
     "tail_excess_test",
     "tail_share_test",

@@ -13,7 +13,7 @@ from genmem.neighbors.ratios import authenticity, ratio_test
 from genmem.neighbors.results import Result
 from genmem.neighbors.sets import Sets
 from genmem.neighbors.shares import tail_share_test, train_share_test
-from genmem.neighbors.two_sample import same_source_test
+from genmem.neighbors.two_sample import same_source_test, same_spread_test
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -22,6 +22,7 @@ class Asked:
 
     Attributes:
         sets: the three sets, in the feature space.
+        each: the same, with one held-out example of each group that belongs together.
         scan: a result that the verdict rests on, computed already; likewise `c_t` and `excess`.
         rows: the largest number of rows of each set for measures that search sets within themselves.
         seed: of permutations and random subsets.
@@ -29,6 +30,7 @@ class Asked:
     """
 
     sets: Sets
+    each: Sets
     scan: Result
     c_t: CopyingTest
     excess: Result
@@ -58,15 +60,16 @@ TESTS: tuple[CopyTest, ...] = (
     CopyTest(("c_t",), lambda asked: (asked.c_t,)),
     CopyTest(("tail_excess",), lambda asked: (asked.excess,)),
     CopyTest(("distance_ratio",), lambda asked: (ratio_test(asked.sets, seed=asked.seed),)),
-    CopyTest(("authenticity",), lambda asked: (authenticity(asked.sets),)),
+    CopyTest(("authenticity",), lambda asked: (authenticity(asked.each),)),
     CopyTest(("membership",), lambda asked: (membership_inference(*asked.log_prob or ()),), of_model=True),
     CopyTest(("same_source",), lambda asked: (same_source_test(asked.sets, rows=asked.rows, seed=asked.seed),)),
+    CopyTest(("same_spread",), lambda asked: (same_spread_test(asked.sets, rows=asked.rows, seed=asked.seed),)),
     CopyTest(
         (
             *("dcr_median", "dcr_tail", "nndr_median", "nndr_tail", "gan_leaks", "one_nn_train", "one_nn_test"),
             *("precision", "recall", "density", "coverage"),
         ),
-        lambda asked: context(asked.sets, rows=asked.rows, seed=asked.seed),
+        lambda asked: context(asked.each, rows=asked.rows, seed=asked.seed),
     ),
 )
 

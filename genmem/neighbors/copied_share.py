@@ -95,11 +95,13 @@ class Errors(NamedTuple):
 
 def bounded_share(sets: Sets, errors: Errors, seed: int) -> Result:
     """Return `copied_share` with a separate error for each bound."""
-    m, of_test, both = len(sets.samples), sets.local_ratio("test")[0], sets.both
+    m, of_test, both = len(sets.samples), sets.held_out_ratios, sets.both
     hits, strict = hits_of(both, of_one_row(both.labels, seed, both.place) == 1), hits_of(both, both.labels == 1)
     ways = {
         "labels": by_labels(hits, errors.labels),
-        "neighbourhoods": by_neighbourhoods(strict, _relative(sets, strict), of_test, errors.neighbourhoods),
+        "neighbourhoods": by_neighbourhoods(strict, _relative(sets, strict), of_test, errors.neighbourhoods)
+        if sets.own is None or sets.own.samples is None
+        else Bound(0, 0.0, 1.0),  # ranks of samples that belong together are not independent
     }
     best = max(ways.values(), key=lambda way: (way.low, -way.p_value))
     low, high = best.low, max(m - others_by_labels(hits, errors.above), best.low)

@@ -9,14 +9,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from genmem.errors import DataError
 from genmem.neighbors.battery import Asked, run_all
+from genmem.neighbors.belonging import Groups, belonging
+from genmem.neighbors.cautions import cautions_of, off_of
 from genmem.neighbors.copied_share import Errors, bounded_share
 from genmem.neighbors.data_copying import CopyingTest, data_copying_test
-from genmem.neighbors.exact_copies import FRESH, fewest_rows, identical_rows
+from genmem.neighbors.exact_copies import FRESH, fewest_copies, fewest_rows, identical_rows
 from genmem.neighbors.flagged import calibrated_distance, conformal_rows, conformal_samples, suspicious_pairs
 from genmem.neighbors.pooled import NEAR, Closest
 from genmem.neighbors.power import TRIALS, Power, detectable_share
 from genmem.neighbors.results import Flags, Result
 from genmem.neighbors.scan import critical_value, scan_share_test
+from genmem.neighbors.sentences import Told, verdict_sentence
 from genmem.neighbors.sets import Sets, of_three_sets, over_mean
 from genmem.neighbors.shares import tail_excess_test
 from genmem.neighbors.spaces import Features, Space, placed
@@ -28,8 +31,8 @@ from genmem.neighbors.verdict import (
     closer_p,
     decide,
     gathered_share,
-    verdict_sentence,
 )
+from genmem.neighbors.visible import NONE, Visible, visible_copies
 from genmem.protocols import Brief, figure
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ class CopyCheck(Brief):
     """Whether samples repeat training examples, and the evidence for it.
 
     Attributes:
-        verdict: "copies found", "sharp but not copying" or "no evidence", by the rule of `decide`.
+        verdict: "copies found", "inspect these pairs", "sharp but not copying" or "no evidence", by `decide`.
         sentence: the verdict in words, with its numbers and the copying that would have gone undetected.
         copied_share: of the samples, an estimate with a 95% interval.
         power: the smallest share of exact copies that is detected with 80% power.
@@ -58,6 +61,7 @@ class CopyCheck(Brief):
             well).
         rows: which training examples are too close to samples.
         calibrated: which samples are too close relative to the local density of the data.
+        visible: samples that stand out so far that one should look at them, if the tests do not find copies.
         pairs: columns of the most suspicious samples with their closest training and held-out examples, see
             `suspicious_pairs`.
         near_test: (n_test,) distance of each held-out example to its closest training example.
@@ -76,6 +80,7 @@ class CopyCheck(Brief):
     samples: Flags
     rows: Flags
     calibrated: Flags
+    visible: Visible
     pairs: Mapping[str, NDArray[Any]] = field(repr=False)
     near_test: NDArray[np.float64] = field(repr=False)
     space: str
@@ -107,6 +112,7 @@ class CopyCheck(Brief):
 def copycheck(
     sets: Sets,
     *,
+    groups: Groups | None = None,
     space: Space = "raw",
     level: float = 0.1,
     log_prob: Sequence[ArrayLike] | None = None,
@@ -124,6 +130,9 @@ def copycheck(
 
     Args:
         sets: the three sets.
+        groups: which rows belong together (frames of one film, visits of one patient), as (train_groups, test_groups)
+            or (train_groups, test_groups, sample_groups): one number or name for each row. Labels are then permuted by
+            groups, held-out examples count once per group, and a group in both sets has the label of one of its rows.
         space: the feature space in which distances are taken, see `in_space`.
         level: false-discovery rate of the lists of samples and examples.
         log_prob: log p of the model, nats, for the examples of `train` and of `test`: adds membership inference.
@@ -143,24 +152,41 @@ def copycheck(
     ('no evidence', 'copies found')
     """
     near, where = placed(space, sets, seed=seed, image_shape=image_shape, latent=latent)
-    scan, c_t, excess, share, evidence = read(searched(near), n_cells=n_cells, seed=seed)
-    asked = Asked(sets=near, scan=scan, c_t=c_t, excess=excess, rows=context_rows, seed=seed, log_prob=log_prob)
-    flagged, calibrated = conformal_samples(near, level=level), calibrated_distance(near, level=level)
-    verdict, power, tests = decide(evidence), _power(near, scan, 0.0, power_trials, seed), run_all(asked)
-    source = next(test for test in tests if test.name == "same_source")
+    near = near.belonging(belonging(groups, [len(rows) for rows in near]))
+    scan, c_t, excess, share, evidence, visible = read(searched(near), n_cells=n_cells, seed=seed)
+    each = near.one_each(seed, "test")
+    asked = Asked(
+        sets=near, each=each, scan=scan, c_t=c_t, excess=excess, rows=context_rows, seed=seed, log_prob=log_prob
+    )
+    flagged, calibrated = conformal_samples(each, level=level), calibrated_distance(each, level=level)
+    power, noisy = (_power(near, scan, noise, power_trials, seed) for noise in (0.0, NOISE))
+    tests = run_all(asked)
+    told = Told(
+        verdict=decide(evidence),
+        share=share,
+        power=power,
+        power_noisy=noisy,
+        identical=evidence.identical,
+        cautions=cautions_of(near, tests, seed),
+        off=off_of(near, scan, rows=fewest_rows(near)),
+        visible=visible,
+        partner=near.nearest_row("samples", "train")[1],
+        n_test=len(near.test),
+    )
     return CopyCheck(
-        verdict=verdict,
-        sentence=verdict_sentence(verdict, share, power, evidence.identical, source),
+        verdict=told.verdict,
+        sentence=verdict_sentence(told),
         copied_share=share,
         power=power,
-        power_noisy=_power(near, scan, NOISE, power_trials, seed),
+        power_noisy=noisy,
         evidence=evidence,
         tests=tests,
         cells=c_t,
         samples=flagged,
-        rows=conformal_rows(near, level=level),
+        rows=conformal_rows(each, level=level),
         calibrated=calibrated,
-        pairs=suspicious_pairs(near, flagged, calibrated),
+        visible=visible,
+        pairs=suspicious_pairs(near, flagged, calibrated, first=visible.samples),
         near_test=near.distance("test", "train"),
         space=where,
         level=level,
@@ -175,17 +201,21 @@ class Reading(NamedTuple):
     excess: Result
     share: Result
     evidence: Evidence
+    visible: Visible
 
 
 def read(sets: Sets, *, n_cells: int | None = None, seed: int = 0) -> Reading:
     """Return what `decide` needs, and no more."""
-    scan, excess = scan_share_test(sets, seed=seed), tail_excess_test(sets)
-    c_t = data_copying_test(sets, n_cells=n_cells, seed=seed)
+    each = sets.one_each(seed, "test", "samples")
+    scan, excess = scan_share_test(sets, seed=seed), tail_excess_test(each)
+    c_t = data_copying_test(each, n_cells=n_cells, seed=seed)
     by_rows = bounded_share(sets, Errors(_LABELS, GATHERED, _ABOVE), seed)
     to_test = over_mean(sets.near("samples", "test", NEAR)[0])
     gathered = gathered_share(by_rows.details["low_by_neighbourhoods"], sets.local_ratio("samples")[0], to_test)
     evidence = Evidence(scan.p_value, identical_rows(sets), gathered, closer_p(c_t, excess))
-    return Reading(scan, c_t, excess, merged_share(by_rows, evidence, sets.closest), evidence)
+    visible = NONE if decide(evidence) == "copies found" else visible_copies(sets, GATHERED, seed)
+    evidence = replace(evidence, visible=0 if visible.by_chance else len(visible.samples))
+    return Reading(scan, c_t, excess, merged_share(by_rows, evidence, sets.closest), evidence, visible)
 
 
 def searched(sets: Sets) -> Sets:
@@ -237,6 +267,6 @@ def merged_share(by_rows: Result, evidence: Evidence, closest: Closest) -> Resul
 
 def _power(sets: Sets, scan: Result, noise: float, trials: int, seed: int) -> Power:
     critical = critical_value(scan.details["null_draws"], SCAN)
-    rows = fewest_rows(sets) if noise == 0 and trials else np.inf
+    rows = fewest_copies(sets, seed) if noise == 0 and trials else np.inf
     errors = {"alpha": SCAN, "alone": GATHERED, "identical": rows}
     return detectable_share(sets, critical=critical, **errors, noise=noise, trials=trials, seed=seed)

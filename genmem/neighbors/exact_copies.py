@@ -7,11 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, hypergeom
 
+from genmem.neighbors.belonging import units
 from genmem.neighbors.sets import Sets
+from genmem.seeding import stream
 
 IntArray = NDArray[np.int64]
 
 FRESH = 0.001  # largest probability that fresh samples count as copies because they are identical
+_DRAWN = 100
 MODEL = 0.05  # the same for a model of discrete data that does not know which examples were trained on
 
 
@@ -61,8 +64,8 @@ def identical_rows(sets: Sets) -> Identical:
         p_fresh=max(by_exchange(counts), by_exchange(distinct)),
         p_model=by_any_model(counts),
         p_samples=rank_of_counts(own, m, others, n),
-        any_train=int(samples[train > 0].sum()),
-        at_test=int(samples[test > 0].sum()),
+        any_train=int(np.isin(sets.identical[2], sets.identical[0]).sum()),
+        at_test=int(np.isin(sets.identical[2], sets.identical[1]).sum()),
     )
 
 
@@ -133,10 +136,29 @@ def fewest_rows(sets: Sets) -> float:
     return float(high) if high <= min(len(free), m) else np.inf
 
 
+def fewest_copies(sets: Sets, seed: int = 0, at: float = 0.8) -> float:
+    """Return how many copies of training examples drawn at random are detected as identical with a power of `at`.
+
+    If examples belong together, copies of two of them count once.
+    """
+    rows = fewest_rows(sets)
+    if sets.own is None or not np.isfinite(rows):
+        return rows
+    rng = stream(seed, "copies of groups")
+    drawn = [rng.permutation(sets.groups[0]) for _ in range(_DRAWN)]
+    first = [np.sort(np.unique(groups, return_index=True)[1]) for groups in drawn]
+    needed = [float(at_copy[int(rows) - 1]) + 1 if len(at_copy) >= rows else np.inf for at_copy in first]
+    return float(np.quantile(needed, at, method="higher"))
+
+
 def _counts(sets: Sets) -> IntArray:
-    """Return how many training examples, held-out examples and samples each group of identical points holds."""
-    most = max(int(groups.max()) for groups in sets.groups)
-    return np.stack([np.bincount(groups, minlength=most + 1) for groups in sets.groups]).astype(np.int64)
+    """Return how many training examples, held-out examples and samples each group of identical points holds.
+
+    Of rows that belong together, groups are counted.
+    """
+    most = max(int(groups.max()) for groups in sets.groups) + 1
+    own = sets.own or (None, None, None)
+    return np.stack([units(groups, of, most) for groups, of in zip(sets.groups, own, strict=True)])
 
 
 def _hit(counts: IntArray) -> NDArray[np.bool_]:

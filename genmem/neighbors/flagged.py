@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from genmem.errors import DataError
 from genmem.neighbors.pooled import NEAR
@@ -166,26 +166,31 @@ def calibrated_distance(sets: Sets, *, alpha: float = 0.5, k: int = NEAR, level:
 MOST = 1000
 
 
-def suspicious_pairs(sets: Sets, samples: Flags, calibrated: Flags, *, most: int = MOST) -> dict[str, NDArray[Any]]:
+def suspicious_pairs(
+    sets: Sets, samples: Flags, calibrated: Flags, *, first: ArrayLike = (), most: int = MOST
+) -> dict[str, NDArray[Any]]:
     """Return the most suspicious samples, each with its closest training example and its closest held-out example.
 
-    Samples closer to a training example than to any held-out example come first. Among them, the order is by distance
-    relative to the local density (`calibrated_distance`): copies in sparse and in dense regions count alike.
+    Those that stand out come first, then samples closer to a training example than to any held-out example. Among them,
+    the order is by distance relative to the local density (`calibrated_distance`): copies in sparse and in dense
+    regions count alike.
 
     Args:
         sets: the three sets.
         samples: of `conformal_samples`.
         calibrated: of `calibrated_distance`.
+        first: indices of the samples that stand out, see `visible_copies`.
         most: the number of samples.
 
     Returns:
         Columns of one length: "sample", "train", "test" (indices), "distance_train", "distance_test", "ratio" (of these
         distances, 0 to infinity; 1 if both are 0), "p_value", "q_value", "flagged" (of `samples`), "calibrated",
-        "calibrated_flagged".
+        "calibrated_flagged", "visible" (whether it stands out).
     """
     (to_train, train), (to_test, test) = sets.nearest_row("samples", "train"), sets.nearest_row("samples", "test")
     place = sets.place("samples")  # ties are ordered by the values of the samples
-    at = np.lexsort((place, to_train, calibrated.statistic, to_train >= to_test))[:most]
+    visible = np.isin(np.arange(len(place)), first)
+    at = np.lexsort((place, to_train, calibrated.statistic, to_train >= to_test, ~visible))[:most]
     ratio = np.divide(to_train, to_test, out=np.where(to_train > 0, np.inf, 1.0), where=to_test > 0)
     columns = {
         "train": train,
@@ -198,5 +203,6 @@ def suspicious_pairs(sets: Sets, samples: Flags, calibrated: Flags, *, most: int
         "flagged": samples.flagged,
         "calibrated": calibrated.statistic,
         "calibrated_flagged": calibrated.flagged,
+        "visible": visible,
     }
     return {"sample": at, **{name: column[at] for name, column in columns.items()}}

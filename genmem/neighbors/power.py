@@ -71,7 +71,7 @@ class _Copies:
         density_free: the same, relative to the local density of pooled examples.
         local: (any number,) distances of copies of training examples to the closest training example, relative to the
             local density.
-        local_held_out: (n_test,) the same for held-out examples.
+        local_held_out: (n_test,) the same for held-out examples, or (groups,) for groups of these.
     """
 
     of: IndexArray
@@ -114,7 +114,7 @@ def detectable_share(
         critical: the verdict is "copies found" if the largest Z is above this.
         alpha: the false-alarm rate that corresponds to `critical`.
         alone: the error of the bound by neighbourhoods; alpha if None.
-        identical: how many exact copies of distinct examples are detected as identical, see `fewest_rows`.
+        identical: how many exact copies of distinct examples are detected as identical, see `fewest_copies`.
         noise: length of the noise added to each copy, in median distances of a held-out example to the training set.
         at: the required power.
         trials: for each share; 0 skips the measurement.
@@ -147,7 +147,7 @@ def detectable_share(
 
 
 def _copies(sets: Sets, noise: float, seed: int) -> _Copies:
-    groups, held_out = sets.pooled_groups, sets.local_ratio("test")[0]
+    groups, held_out = sets.pooled_groups, sets.held_out_ratios
     if noise == 0:
         none = np.zeros(len(groups))
         return _Copies(groups, groups, none, none, none[:1], held_out)

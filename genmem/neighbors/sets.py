@@ -14,6 +14,7 @@ from genmem.data.frames import is_frame
 from genmem.data.matrices import three_matrices
 from genmem.data.three_sets import load_three
 from genmem.errors import DataError
+from genmem.neighbors.belonging import Belonging, joined, one_of_each, smallest_of_each
 from genmem.neighbors.pooled import NEAR, Closest, NearestOfBoth
 from genmem.protocols import Brief
 from genmem.search.exact import Pairs, nearest
@@ -39,6 +40,7 @@ class Sets(Brief):
         test: (n_test, d).
         samples: (n_samples, d).
         events: the shape of an example of each set, as passed.
+        own: the groups of rows that belong together, None if all rows are independent.
 
     Args:
         train: (n_train, *event). Data frames and mappings of columns are matched by name and encoded, see `load_three`.
@@ -71,8 +73,18 @@ class Sets(Brief):
         sets.events = tuple(rows.shape[1:] for rows in matrices)
         return sets
 
+    def belonging(self, own: Belonging | None) -> "Sets":
+        """Return the same sets, and their searches, with groups of rows that belong together."""
+        if own is None:
+            return self
+        sets = Sets.of_matrices((self.train, self.test, self.samples))
+        sets.events, sets.own = self.events, own
+        sets._found, sets._orders, sets._ratios = self._found, self._orders, self._ratios
+        return sets
+
     def _hold(self, matrices: Triple) -> None:
         self.train, self.test, self.samples = matrices
+        self.own: Belonging | None = None
         self._found: dict[tuple[Name, Name], Pairs] = {}
         self._orders: dict[Name, IndexArray] = {}
         self._ratios: dict[tuple[Name, int], tuple[FloatArray, NDArray[np.int64]]] = {}
@@ -125,9 +137,13 @@ class Sets(Brief):
 
     def some_rows(self, name: Name, rows: int, seed: int) -> NDArray[Any]:
         """Return `rows` rows of a set, drawn without replacement; the order of the set does not matter."""
-        ranks = np.sort(stream(seed, f"rows of {name}").choice(len(self[name]), rows, replace=False))
-        chosen: NDArray[Any] = self[name][self.order(name)[ranks]]
+        chosen: NDArray[Any] = self[name][self.some_places(name, rows, seed)]
         return chosen
+
+    def some_places(self, name: Name, rows: int, seed: int) -> IndexArray:
+        """Return the indices of the rows that `some_rows` returns."""
+        ranks = np.sort(stream(seed, f"rows of {name}").choice(len(self[name]), rows, replace=False))
+        return self.order(name)[ranks]
 
     def rows_of_each(self, rows: int, *names: Name) -> int:
         """Return how many rows of each named set, or of all sets, to use: `rows`, or the size of the smallest set.
@@ -142,9 +158,19 @@ class Sets(Brief):
         return min(rows, *(len(self[name]) for name in names or NAMES))
 
     @cached_property
-    def groups(self) -> tuple[IndexArray, IndexArray, IndexArray]:
+    def identical(self) -> tuple[IndexArray, IndexArray, IndexArray]:
         """The group of identical rows that each row of each set is in, numbered over all sets by first appearance."""
-        groups = identical_groups(np.concatenate([*self]))
+        return self._split(identical_groups(np.concatenate([*self])))
+
+    @cached_property
+    def groups(self) -> tuple[IndexArray, IndexArray, IndexArray]:
+        """The same, with training and held-out examples that belong together linked, too."""
+        if self.own is None:
+            return self.identical
+        own = np.concatenate([self.own.train, self.own.test])
+        return self._split(joined(np.concatenate(self.identical), own))
+
+    def _split(self, groups: IndexArray) -> tuple[IndexArray, IndexArray, IndexArray]:
         train, test, samples = np.split(groups, np.cumsum([len(self.train), len(self.test)]))
         return train, test, samples
 
@@ -153,26 +179,51 @@ class Sets(Brief):
         """The groups of training and held-out examples, one set after the other: numbers from 0 without gaps."""
         return np.concatenate(self.groups[:2])
 
+    def one_each(self, seed: int, *names: Name) -> "Sets":
+        """Return the sets with one row of each of the user's groups of the named sets: independent rows.
+
+        What compares samples with held-out examples one by one needs these. Searches are kept where that set is whole.
+        """
+        of = {name: None if self.own is None else getattr(self.own, name) for name in names}
+        kept = {name: one_of_each(own, self.place(name), seed) for name, own in of.items() if own is not None}
+        kept = {name: rows for name, rows in kept.items() if len(rows) < len(self[name])}
+        if not kept:
+            return self
+        train, test, samples = (self[name][kept[name]] if name in kept else self[name] for name in NAMES)
+        fewer = Sets.of_matrices((train, test, samples))
+        for (queries, base), (distances, found) in self._found.items():
+            if base not in kept:
+                rows = kept.get(queries, slice(None))
+                fewer._found[queries, base] = distances[rows], found[rows]
+        return fewer
+
+    @property
+    def held_out_ratios(self) -> FloatArray:
+        """`local_ratio` of held-out examples, (n_test,); of groups that belong together the smallest, (groups,)."""
+        ratios = self.local_ratio("test")[0]
+        return ratios if self.own is None else smallest_of_each(ratios, self.own.test)
+
     @cached_property
     def both(self) -> NearestOfBoth:
-        """The group of identical examples, of training and held-out examples together, closest to each sample.
+        """The group of examples, of training and held-out examples together, closest to each sample.
 
         Ties between groups are resolved by their place. The result therefore does not depend on which example is in
         which set, nor on their order.
         """
         rows, groups = np.concatenate([self.train, self.test]), self.pooled_groups
+        identical = np.concatenate(self.identical[:2])
         (far, index), (far_test, index_test) = self.near("samples", "train", 2), self.near("samples", "test", 2)
         distance = np.minimum(far[:, 0], far_test[:, 0])
         closer = np.where(far[:, 0] <= far_test[:, 0], index[:, 0], len(self.train) + index_test[:, 0])
         group = groups[closer]
         tied = ((far == distance[:, None]).sum(axis=1) + (far_test == distance[:, None]).sum(axis=1)) > 1
         order = canonical_order(rows)
-        one_each = order[np.sort(np.unique(groups[order], return_index=True)[1])]
+        one_each = _first_of_each(identical, order)
         if tied.any():
             group[tied] = groups[one_each[nearest(self.samples[tied], rows[one_each])[1][:, 0]]]
         in_train = np.arange(len(rows)) < len(self.train)
         labels = np.bincount(groups, weights=in_train) / np.bincount(groups)
-        return NearestOfBoth(group, distance, labels, np.argsort(groups[one_each]))
+        return NearestOfBoth(group, distance, labels, np.argsort(groups[_first_of_each(groups, order)]))
 
     @cached_property
     def closest(self) -> Closest:
@@ -188,7 +239,7 @@ class Sets(Brief):
     def local_ratio(self, queries: Name, k: int = NEAR) -> tuple[FloatArray, NDArray[np.int64]]:
         """Return d_1 / mean(d_1, ..., d_k) over distinct training examples, (m,), and the closest one; 0 / 0 is 0."""
         if (queries, k) not in self._ratios:
-            distinct = np.unique(self.groups[0], return_index=True)[1].astype(np.int64)
+            distinct = np.unique(self.identical[0], return_index=True)[1].astype(np.int64)
             if len(distinct) == len(self.train):
                 distances, found = self.near(queries, "train", k)
             else:
@@ -200,8 +251,17 @@ class Sets(Brief):
     def turned(self) -> "Sets":
         """Return the sets with training examples and samples exchanged, and the searches made so far."""
         other = Sets.of_matrices((self.samples, self.test, self.train))
+        if self.own is not None:
+            samples = np.arange(len(self.samples)) if self.own.samples is None else self.own.samples
+            apart = int(samples.max()) + 1  # samples and held-out examples share no group
+            other.own = Belonging(samples, apart + self.own.test, self.own.train)
         other._found = {(_TURNED[queries], _TURNED[base]): found for (queries, base), found in self._found.items()}
         return other
+
+
+def _first_of_each(groups: IndexArray, order: IndexArray) -> IndexArray:
+    """Return the first row of each group in an order, in that order."""
+    return order[np.sort(np.unique(groups[order], return_index=True)[1])]
 
 
 _POOLED: tuple[Name, Name] = ("train", "test")

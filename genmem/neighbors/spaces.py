@@ -185,10 +185,10 @@ def _mapped(function: Features, sets: Sets, event: tuple[int, ...], name: str) -
     In a batch of another size the same row may be rounded differently, and a copy would no longer be exact.
     """
     together = np.concatenate([*sets])
-    group = np.concatenate(sets.groups)
+    group = np.concatenate(sets.identical)
     first = np.unique(group, return_index=True)[1]
     points = _in_blocks(function, together, first, event, name)
-    return Sets.of_matrices((points[sets.groups[0]], points[sets.groups[1]], points[sets.groups[2]]))
+    return Sets.of_matrices((points[sets.identical[0]], points[sets.identical[1]], points[sets.identical[2]]))
 
 
 def _in_blocks(function: Features, rows: Array, at: NDArray[np.intp], event: tuple[int, ...], name: str) -> Array:

@@ -1,10 +1,13 @@
 """Can a 1-NN classifier separate samples from data, and are training and held-out examples from one source?"""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from genmem.data.arrays import identical_groups
+from genmem.neighbors.pooled import earlier
 from genmem.neighbors.results import Result
 from genmem.neighbors.sets import Name, Sets, of_three_sets
 from genmem.search.exact import nearest
@@ -111,6 +114,8 @@ def _same_label(neighbour: NDArray[np.intp], count: int, seed: int) -> NDArray[n
 
 
 NEIGHBOURS = 5
+_OF_ONE_GROUP = 20  # examples at most
+_BOTH: tuple[Name, Name] = ("train", "test")
 _SOURCE_RELABELLINGS = 1999
 
 
@@ -120,8 +125,9 @@ def same_source_test(sets: Sets, *, rows: int = 2000, seed: int = 0) -> Result:
 
     Equal numbers of both are pooled; identical examples count once, and those in both sets are dropped. The value is
     the share of the 5 nearest other examples that are from an example's own set; p is by permutation of the labels,
-    towards larger shares. Held-out examples from another time or place, or cleaned differently, raise it; copies among
-    the samples do not.
+    towards larger shares. Of examples that belong together at most 20 are used; their labels are permuted as one, and
+    none is another's neighbour. Held-out examples from another time or place, or cleaned differently, raise it; copies
+    among the samples do not.
 
     Args:
         sets: the three sets.
@@ -139,10 +145,10 @@ def same_source_test(sets: Sets, *, rows: int = 2000, seed: int = 0) -> Result:
         Multivariate Two-Sample Tests Based on Nearest Neighbors (Schilling, 1986),
         https://doi.org/10.1080/01621459.1986.10478337
     """
-    pool, labels = _pool(sets, sets.rows_of_each(rows, "train", "test"), seed)
-    same = _same_set(pool, labels, seed) if len(pool) > 2 else np.full(2, np.nan)
+    pool = _pool(sets, sets.rows_of_each(rows, "train", "test"), seed)
+    same = _same_set(pool, seed) if pool.enough else np.full(2, np.nan)
     value, null = float(same[0]), float(same[1:].mean())
-    p = float(rank_p(value, same[1:])) if len(pool) > 2 else np.nan
+    p = float(rank_p(value, same[1:])) if pool.enough else np.nan
     identical = int((sets.distance("test", "train") == 0).sum())
     return Result(
         name="same_source",
@@ -151,7 +157,7 @@ def same_source_test(sets: Sets, *, rows: int = 2000, seed: int = 0) -> Result:
         null=null,
         p_value=p,
         direction="either",
-        n=len(pool),
+        n=len(pool.rows),
         sentence=(
             f"{_said(value, null, p)} {identical:,} of {len(sets.test):,} held-out examples are identical to a "
             "training example."
@@ -159,6 +165,55 @@ def same_source_test(sets: Sets, *, rows: int = 2000, seed: int = 0) -> Result:
         cannot_see="Differences that leave neighbourhoods unchanged; small differences, if examples are few.",
         citation="Multivariate Two-Sample Tests Based on Nearest Neighbors (Schilling, 1986)",
         details={"identical": identical},
+    )
+
+
+@of_three_sets
+def same_spread_test(sets: Sets, *, rows: int = 2000, seed: int = 0) -> Result:
+    """Test whether training and held-out examples are equally far from their neighbours: a check of the data.
+
+    If one set is wider than the other, which `same_source_test` hardly notices in many dimensions, samples are closer
+    to the examples of the narrower one although nothing is copied. Both sets are pooled as there. The value is the
+    probability that a held-out example has a larger mean distance to its 5 nearest other examples, of either set, than
+    a training example has; these distances do not depend on the labels, and p is two-sided, by permutation of them.
+
+    Args:
+        sets: the three sets.
+        rows: the largest number of examples of each set; they are drawn with the seed.
+        seed: of the draw of examples and of permutations.
+
+    Returns:
+        Value and p_value are NaN if fewer than 3 examples remain.
+
+    Raises:
+        DataError: a set is empty or not finite, widths differ, or `rows` is below 1.
+
+    References:
+        On a Test of Whether One of Two Random Variables is Stochastically Larger than the Other (Mann & Whitney, 1947),
+        https://doi.org/10.1214/aoms/1177730491
+    """
+    pool = _pool(sets, sets.rows_of_each(rows, "train", "test"), seed)
+    larger = _larger(pool, seed) if pool.enough else np.full(2, np.nan)
+    value, null = float(larger[0]), float(larger[1:].mean())
+    p = float(rank_p(abs(value - null), np.abs(larger[1:] - null))) if pool.enough else np.nan
+    said = (
+        "Too few examples are in only one of the two sets to test whether both are equally wide."
+        if np.isnan(value)
+        else f"A held-out example is farther from its neighbours than a training example is with a probability of "
+        f"{value:.1%}; {null:.1%} is expected if the split is random (p = {p:.2g})."
+    )
+    return Result(
+        name="same_spread",
+        title="Held-out examples farther from their neighbours than training examples (a check of the data)",
+        value=value,
+        null=null,
+        p_value=p,
+        direction="either",
+        n=len(pool.rows),
+        sentence=said,
+        cannot_see="Differences that leave the density of the data unchanged; small differences, if examples are few.",
+        citation="On a Test of Whether One of Two Random Variables is Stochastically Larger than the Other (Mann & "
+        "Whitney, 1947), https://doi.org/10.1214/aoms/1177730491",
     )
 
 
@@ -171,19 +226,64 @@ def _said(value: float, null: float, p: float) -> str:
     )
 
 
-def _pool(sets: Sets, count: int, seed: int) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-    """Return examples of both sets, each once and in random order, and which are training examples."""
-    rows = np.concatenate([sets.some_rows("train", count, seed), sets.some_rows("test", count, seed)])
-    labels, groups = np.repeat([True, False], count), identical_groups(rows)
-    first = np.unique(groups, return_index=True)[1]
-    in_train = np.bincount(groups, weights=labels) / np.bincount(groups)
-    kept = stream(seed, "order of the pool").permutation(first[(in_train == 0) | (in_train == 1)])
-    return rows[kept], labels[kept]
+class _Pool(NamedTuple):
+    """Examples of both sets, each once and in random order: which are training examples, and their groups."""
+
+    rows: NDArray[np.generic]
+    labels: NDArray[np.bool_]
+    groups: NDArray[np.intp]
+
+    @property
+    def enough(self) -> bool:
+        """Whether labels can be permuted."""
+        return len(self.rows) > 2 and len(np.unique(self.groups)) > 2
+
+    def relabelled(self, seed: int) -> list[NDArray[np.bool_]]:
+        """Return the labels, then random permutations of the labels of groups."""
+        first = np.unique(self.groups, return_index=True)[1]
+        place = np.argsort(np.argsort(first))[self.groups]  # groups by first appearance
+        each, rng = self.labels[np.sort(first)], stream(seed, "relabellings")
+        return [self.labels, *(rng.permutation(each)[place] for _ in range(_SOURCE_RELABELLINGS))]
+
+    def neighbours(self) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
+        """Return distances to and indices of neighbours (n, k), and which are the 5 nearest of other groups."""
+        largest = int(np.bincount(self.groups).max())
+        count = min(NEIGHBOURS + largest - 1, len(self.rows) - 1)
+        distances, found = nearest(self.rows, self.rows, count, exclude=np.arange(len(self.rows)))
+        apart = self.groups[found] != self.groups[:, None]
+        return distances, found, apart & (np.cumsum(apart, axis=1) <= NEIGHBOURS)
 
 
-def _same_set(pool: NDArray[np.generic], labels: NDArray[np.bool_], seed: int) -> NDArray[np.float64]:
-    """Return the share of neighbours from an example's own set: observed, then under random permutations."""
-    _, found = nearest(pool, pool, min(NEIGHBOURS, len(pool) - 1), exclude=np.arange(len(pool)))
-    rng = stream(seed, "relabellings")
-    ways = [labels, *(rng.permutation(labels) for _ in range(_SOURCE_RELABELLINGS))]
-    return np.array([(way[found] == way[:, None]).mean() for way in ways])
+def _pool(sets: Sets, count: int, seed: int) -> _Pool:
+    at = [sets.some_places(name, count, seed) for name in _BOTH]
+    rows = np.concatenate([sets[name][places] for name, places in zip(_BOTH, at, strict=True)])
+    labels, identical = np.repeat([True, False], count), identical_groups(rows)
+    groups = identical if sets.own is None else np.concatenate([sets.groups[0][at[0]], sets.groups[1][at[1]]])
+    first = np.unique(identical, return_index=True)[1]
+    in_train = (np.bincount(groups, weights=labels) / np.maximum(np.bincount(groups), 1))[groups[first]]
+    first = first[(in_train == 0) | (in_train == 1)]
+    kept = stream(seed, "order of the pool").permutation(first)
+    kept = kept[earlier(groups[kept]) < _OF_ONE_GROUP]
+    return _Pool(rows[kept], labels[kept], np.unique(groups[kept], return_inverse=True)[1])
+
+
+def _same_set(pool: _Pool, seed: int) -> NDArray[np.float64]:
+    """Return the share of neighbours from an example's own set: observed, then with labels of groups permuted."""
+    _, found, apart = pool.neighbours()
+    return np.array([(way[found] == way[:, None])[apart].mean() for way in pool.relabelled(seed)])
+
+
+def _larger(pool: _Pool, seed: int) -> NDArray[np.float64]:
+    """Return how often a held-out example is farther from its neighbours: observed, then with labels permuted."""
+    distances, _, apart = pool.neighbours()
+    mean = np.where(apart, distances, 0).sum(axis=1) / np.maximum(apart.sum(axis=1), 1)
+    ranks = stats.rankdata(mean)
+    return np.array([_auc(ranks, way) for way in pool.relabelled(seed)])
+
+
+def _auc(ranks: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
+    """Return the probability that an example without the label has the larger rank; ties count half."""
+    others = int((~labels).sum())
+    if others in (0, len(labels)):
+        return 0.5
+    return float((ranks[~labels].sum() - others * (others + 1) / 2) / others / (len(labels) - others))

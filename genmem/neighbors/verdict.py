@@ -1,4 +1,4 @@
-"""One verdict from all tests: copies found, sharp but not copying, or no evidence."""
+"""One verdict from all tests: copies found, inspect these pairs, sharp but not copying, or no evidence."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,14 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmem.neighbors.exact_copies import Identical
-from genmem.neighbors.power import Power
 from genmem.neighbors.results import Result
 from genmem.protocols import Brief, figure
 
 FloatArray = NDArray[np.float64]
-Verdict = Literal["copies found", "sharp but not copying", "no evidence"]
+Verdict = Literal["copies found", "inspect these pairs", "sharp but not copying", "no evidence"]
 
-ALPHA = 0.01  # largest probability of each of the first two verdicts on fresh samples
+ALPHA = 0.01  # largest probability of each verdict but the last on fresh samples
 SCAN, GATHERED = (
     0.4 * ALPHA,
     0.5 * ALPHA,
@@ -34,12 +33,14 @@ class Evidence(Brief):
             examples, see `gathered_share`.
         closer_p: three times the smallest p of C_T, Z_U and the tail excess: samples are closer to training examples
             than held-out examples are, through copying or sharpness.
+        visible: how many samples stand out by a gap that no smooth law of distances explains, see `visible_copies`.
     """
 
     scan_p: float
     identical: Identical
     gathered: float
     closer_p: float
+    visible: int = 0
 
     def headline(self) -> str:
         """Return the size and the main figures."""
@@ -47,12 +48,17 @@ class Evidence(Brief):
 
 
 def decide(evidence: Evidence) -> Verdict:
-    """Return the verdict. On fresh samples, each of the first two has a probability of at most ALPHA."""
+    """Return the verdict. On fresh samples, each verdict but the last has a probability of at most ALPHA.
+
+    Only "copies found" is proven. Samples that merely stand out ask for a look; without them the verdict would be one
+    of the last two.
+    """
     if evidence.scan_p <= SCAN or evidence.identical.copies > 0 or evidence.gathered > 0:
         return "copies found"
-    return (
-        "sharp but not copying" if evidence.closer_p <= ALPHA and not unexplained(evidence.identical) else "no evidence"
-    )
+    if evidence.visible:
+        return "inspect these pairs"
+    sharp = evidence.closer_p <= ALPHA and not unexplained(evidence.identical)
+    return "sharp but not copying" if sharp else "no evidence"
 
 
 def unexplained(identical: Identical) -> bool:
@@ -86,59 +92,3 @@ def gathered_share(low: float, local: FloatArray, local_test: FloatArray) -> flo
     last = np.sort(local)[counted - 1]
     own, other = int((local <= last).sum()), int((local_test <= last).sum())
     return low if own >= AGREED * (own + other) else 0.0
-
-
-def verdict_sentence(verdict: Verdict, share: Result, power: Power, identical: Identical, source: Result) -> str:
-    """Return the verdict in words, with the copying that would have gone undetected."""
-    low, high = share.interval
-    if verdict == "copies found":
-        said = (
-            f"At least {100 * low:.3g}% of the samples are copies of training examples (estimate "
-            f"{100 * share.value:.3g}%, 95% interval up to {100 * high:.3g}%): samples are closer to training "
-            "examples than chance and sharpness explain."
-        )
-    elif verdict == "sharp but not copying":
-        said = (
-            "Samples are closer to training examples than held-out examples are, but equally close to held-out "
-            f"examples: they are sharper than the data, not copies. {unseen(power)}"
-        )
-    elif unexplained(identical):
-        said = (
-            "Copying is not shown, but it is not excluded: samples are identical to training examples and none "
-            "to a held-out example, yet so few distinct examples are hit that all of them may be training "
-            f"examples by chance. {unseen(power)}"
-        )
-    else:
-        said = f"No evidence of copying. {unseen(power)}"
-    return _caution(source) + said + _identical(identical, share.n)
-
-
-def unseen(power: Power) -> str:
-    """Return what share of copies would have gone undetected, in words."""
-    if power.trials == 0:
-        return power.sentence
-    if np.isnan(power.smallest):
-        return (
-            "There are too few examples: even if all samples were copies, this would go undetected (power "
-            f"{power.at:.0%})."
-        )
-    return (
-        f"Copies that make up less than {100 * power.smallest:.3g}% of the samples would go undetected (power "
-        f"{power.at:.0%})."
-    )
-
-
-def _identical(identical: Identical, n: int) -> str:
-    if not identical.any_train:
-        return ""
-    said = f" {identical.any_train:,} of {n:,} samples are identical to a training example"
-    return f"{said}, {identical.at_test:,} to a held-out example." if identical.at_test else f"{said}."
-
-
-def _caution(source: Result) -> str:
-    if not source.p_value <= ALPHA:
-        return ""
-    return (
-        "Training and held-out examples differ beyond chance; unless they are from one source, no comparison "
-        f"with held-out examples is valid. {source.sentence} The tests say: "
-    )

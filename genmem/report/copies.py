@@ -19,6 +19,7 @@ BUDGET = 4_000_000  # bytes of pictures
 BINS = 48
 WIDTH, HEIGHT, FOOT = 720, 170, 22  # of the figure
 QUESTION = "Does the model repeat its training set?"
+COLOURS = {"copies found": "fail", "inspect these pairs": "look"}
 WHO = {"sample": "sample", "train": "training", "test": "held out"}
 
 
@@ -91,10 +92,14 @@ class Copies:
         return headline(self.about["verdict"], self.about["sentence"])
 
     @property
-    def said(self) -> tuple[str, str]:
-        """The same in two parts: the verdict, and its explanation."""
-        length = len(str(self.about["verdict"]))
-        return self.sentence[:length], self.sentence[length:]
+    def said(self) -> tuple[str, str, str]:
+        """The same in three parts: what comes before the verdict, the verdict, and its explanation."""
+        return self.sentence.partition(str(self.about["verdict"]).capitalize())
+
+    @property
+    def colour(self) -> str:
+        """The class of the verdict's colour."""
+        return COLOURS.get(self.about["verdict"], "pass")
 
 
 def copies_of_run(results: Results) -> Copies | None:
@@ -148,13 +153,18 @@ def headline(verdict: str, sentence: str) -> str:
     ('No evidence of copying.', 'Copies found. At least 2%.')
     """
     said = verdict.capitalize()
-    return sentence if sentence.startswith(said) else f"{said}. {sentence}"
+    return sentence if said in sentence else f"{said}. {sentence}"
 
 
 def _lead(results: CopyResults, pictures: bool) -> str:
     verdict, out = results.about["verdict"], int(results.pairs["stands_out"].sum())
     if verdict == "copies found":
         text = "Samples that stand out come first, one for each training example."
+    elif verdict == "inspect these pairs":
+        text = (
+            "Samples that stand out come first, one for each training example. No calibrated test can say whether they "
+            "are copies: compare each with its training example."
+        )
     elif verdict == "sharp but not copying":
         text = "These samples are closest to training examples, because the model is sharp, not because it copies."
     elif out:
@@ -179,7 +189,7 @@ def _plate(results: CopyResults, at: int, pair: int, uris: Sequence[dict[str, st
     return Plate(
         sample=who["sample"],
         train=who["train"],
-        flagged=bool(pairs["stands_out"][pair]) and results.about["verdict"] == "copies found",
+        flagged=bool(pairs["stands_out"][pair]) and results.about["verdict"] in COLOURS,
         p_value=float(pairs["p_value"][pair]),
         others=int((pairs["train"] == pairs["train"][pair]).sum()) - 1,
         distances=f"The distance to it is {near}; to the closest held-out example, {who['test']}, it is {far}.",

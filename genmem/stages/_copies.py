@@ -203,6 +203,7 @@ def _compute(run: Run, sets: Sets, asked: dict[str, Any], source: str, told: lis
         sets.T,
         sets.H,
         S,
+        groups=_groups(run, sets),
         space=asked["space"],
         level=asked["level"],
         log_prob=sets.log_prob,
@@ -216,6 +217,12 @@ def _compute(run: Run, sets: Sets, asked: dict[str, Any], source: str, told: lis
     about["seconds"] = round(time.perf_counter() - start, 3)
     run.write_json("results/copycheck.json", about)
     return about
+
+
+def _groups(run: Run, sets: Sets) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Return the groups of the run's examples; None for held-out examples from outside, whose groups are unknown."""
+    belong = run.data().groups
+    return None if belong is None or sets.test is None else (belong[sets.train], belong[sets.test])
 
 
 def _drawn(fitted: Any, count: int, seed: int) -> NDArray[Any]:

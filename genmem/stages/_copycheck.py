@@ -17,6 +17,7 @@ from genmem.data.arrays import fingerprint
 from genmem.data.as_read_sets import as_read_sets, notes_on
 from genmem.data.examples import table_options
 from genmem.data.notes import without_names
+from genmem.data.set_groups import groups_of_folders
 from genmem.data.three_sets import ThreeSets, load_three
 from genmem.errors import DataError, RunError
 from genmem.findings.conditions import Condition, parse_condition
@@ -74,6 +75,8 @@ def check_copies(
     categorical: str | Sequence[str] | None = None,
     scale: Literal["range", "spread"] | None = None,
     id_column: str | None = None,
+    groups: Any = None,
+    group_column: str | None = None,
     sep: str | None = None,
     decimal: str | None = None,
     na: str | Sequence[str] | None = None,
@@ -102,6 +105,9 @@ def check_copies(
         categorical: columns of tables whose numbers are codes; columns of text are always categorical.
         scale: scale numeric columns by their "range" or "spread" in the training set, for equal weights of columns.
         id_column: a column of tables that only identifies rows.
+        groups: which rows belong together: (train_groups, test_groups) or (train_groups, test_groups, sample_groups),
+            see `genmem.copycheck`; "folders" for the subfolders of folders of images.
+        group_column: a column of tables that says which rows belong together.
         sep: separator of the fields of text tables; detected by default.
         decimal: decimal mark of text tables; detected by default.
         na: words of text tables that mark a missing value (see `genmem.load`).
@@ -125,10 +131,11 @@ def check_copies(
     folder = _folder(out, samples)
     start = time.perf_counter()
     progress(Progress("copies", 0, 1))
-    how = {name: asked[name] for name in ("array", "categorical", "scale", "id_column")}
+    how = {name: asked[name] for name in ("array", "categorical", "scale", "id_column", "group_column")}
     sets = _load((train, test, samples), image_shape, options=table_options(sep, decimal, na, drop), **how)
     _refuse_one_set_twice(sets)
-    check = _check(sets, space=space, level=level, seed=seed)
+    belong = _groups(groups, sets)
+    check = _check(sets, space=space, level=level, seed=seed, groups=belong)
     about = {
         "schema_version": SCHEMA_VERSION,
         "genmem_version": __version__,
@@ -215,12 +222,20 @@ def _asked(asked: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "python": python_line(check_copies, asked),
         **{name: _named(asked[name]) for name in ("train", "test", "samples")},
+        "groups": _groups_named(asked),
         "space": asked["space"] if isinstance(asked["space"], str) else "given",
         "level": asked["level"],
         "seed": asked["seed"],
         "redacted": asked["redact"],
         "fail_if": asked["fail_if"],
     }
+
+
+def _groups_named(asked: Mapping[str, Any]) -> str | None:
+    """Return where groups are from; names of columns are not told."""
+    if asked["group_column"] is not None:
+        return "column"
+    return asked["groups"] if isinstance(asked["groups"], str | None) else "given"
 
 
 def _load(sources: Sequence[Source], image_shape: Sequence[int] | None, **how: Any) -> ThreeSets:
@@ -237,8 +252,21 @@ def _load(sources: Sequence[Source], image_shape: Sequence[int] | None, **how: A
     return replace(sets, image_shape=shape)
 
 
-def _check(sets: ThreeSets, *, space: Any, level: float, seed: int) -> CopyCheck:
-    return copycheck(*sets.arrays, space=space, level=level, seed=seed, image_shape=sets.image_shape)
+def _groups(given: Any, sets: ThreeSets) -> Any:
+    """Return the groups of rows: as given, of the subfolders, or of the column."""
+    if given is not None and sets.groups is not None:
+        raise DataError(
+            expected="groups from one source",
+            got="groups and group_column",
+            do="Pass only one of --groups, --group-column.",
+        )
+    if isinstance(given, str) and given == "folders":
+        return groups_of_folders(sets.names)
+    return sets.groups if given is None else given
+
+
+def _check(sets: ThreeSets, *, space: Any, level: float, seed: int, groups: Any) -> CopyCheck:
+    return copycheck(*sets.arrays, groups=groups, space=space, level=level, seed=seed, image_shape=sets.image_shape)
 
 
 def _words(check: CopyCheck, sets: ThreeSets, redact: bool) -> str:

@@ -1,5 +1,7 @@
 """Identical rows of the three sets: what chance explains, against rows assigned at random, and what it does not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -55,7 +57,8 @@ def test_one_row_copied_often_is_not_called_sharp():
     S[:40] = T[0]
     evidence = read(searched(Sets(T, H, S)), n_cells=1).evidence
     assert evidence.identical.copies == 0 and evidence.closer_p < 0.01 and unexplained(evidence.identical)
-    assert decide(evidence) == "no evidence"  # one fresh point that happens to be in the data would look the same
+    assert decide(evidence) == "inspect these pairs"  # one fresh point that happens to be in the data looks the same
+    assert decide(replace(evidence, visible=0)) == "no evidence"
 
 
 @pytest.mark.parametrize("levels", [2, 3, 6])

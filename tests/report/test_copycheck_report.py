@@ -66,7 +66,9 @@ def test_page_one_answers_three_questions(make):
     assert "95% interval 0.58 to 0.90; p 2×10⁻⁹" in words
 
 
-@pytest.mark.parametrize(("verdict", "colour"), [("copies found", "fail"), ("no evidence", "pass")])
+@pytest.mark.parametrize(
+    ("verdict", "colour"), [("copies found", "fail"), ("inspect these pairs", "look"), ("no evidence", "pass")]
+)
 def test_only_copies_are_an_alarm(verdict, colour):
     page = render_copies(digits_check(verdict=verdict))
     assert f'<span class="{colour}">{verdict.capitalize()}</span>. At least' in page

@@ -143,6 +143,22 @@ def test_a_group_that_is_left_out_is_no_held_out_set(tmp_path):
 
 
 @pytest.mark.slow
+def test_groups_of_the_run_are_those_of_its_check(tmp_path):
+    films = np.repeat(np.arange(40), 5)
+    X = (
+        np.repeat(np.random.default_rng(0).normal(size=(40, 4)), 5, 0)
+        + np.random.default_rng(1).normal(size=(200, 4)) / 9
+    )
+    run = stages.plan(X, GaussianMixture(2), out=tmp_path / "r", groups=films)
+    about = stages.copies(run)
+    found = run.result("copycheck")
+    held_out = len(np.unique(np.delete(films, found["train"])))
+    assert f"groups of held-out examples; there are {held_out}" in about["sentence"]
+    assert "look as if" not in about["sentence"] and about["verdict"] != "copies found"
+    assert len(found["samples_p_value"]) == 1000 and found["samples_p_value"].min() >= 1 / (held_out + 1)
+
+
+@pytest.mark.slow
 def test_held_out_examples_of_ones_own(copied, tmp_path):
     from sklearn.datasets import load_digits
 
