@@ -264,7 +264,7 @@ def summary(kind, draws):
     print(f"  about n more: {mean_interval([a['more'] for a in ends])}; as many could be added in {len(full)} draws")
     if full:
         ratio = [a["M_after"][0] / a["M_after"][1] for a in full]
-        before = [a["M_before"] / a["M_after"][1] for a in full if a["M_before"] is not None]
+        before = [a["M_before"] / a["M_after"][1] for a in full if a["n"]]
         print(f"  M of the region over that of the rest: before {mean_interval(before)}, after {mean_interval(ratio)}")
 
 
