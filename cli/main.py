@@ -34,6 +34,7 @@ for command in commands.ALL:
 def main() -> None:
     """Run the command line and exit with its code."""
     watch_interrupts()
+    os.environ["PYTHONSAFEPATH"] = "1"  # processes that are started import nothing from the current folder by chance
     code = run(sys.argv[1:])
     if code == INTERRUPTED:
         # If an interrupt passed through exec(), Python ends by signal even if it was handled.

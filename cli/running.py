@@ -11,7 +11,7 @@ TRUST = "genmem.trust"  # key of the setting of --trust in the context of a comm
 
 def library() -> Any:
     """Import and return genmem. Files in the current folder are not imported in place of libraries."""
-    sys.path[:] = [folder for folder in sys.path if folder not in ("", ".")]  # `python -m` puts it first
+    sys.path[:] = [folder for folder in sys.path if folder not in ("", ".")]
     import genmem
 
     return genmem

@@ -104,6 +104,9 @@ def audited(sources: Sequence[Any], names: Sequence[str] | None = None) -> list[
             do="Give one name per run, in their order.",
         )
     opened = [_opened(source) for source in sources]
+    for run in opened:
+        if isinstance(run, Run):
+            run.check_results()
     called = list(names) if names is not None else _names(opened)
     return [
         _of_run(source, name) if isinstance(source, Run) else Audited(name, "", source)

@@ -85,10 +85,16 @@ def _check_rows(table: Mapping[str, Any], index: NDArray[np.intp]) -> None:
 
 def _grouped(name: str, values: NDArray[Any], wanted: bool) -> NDArray[np.str_] | None:
     """Return the groups of a column, None if it has none and was not asked for."""
-    numeric = values.dtype.kind in "iuf"
-    gaps = np.isnan(values) if values.dtype.kind == "f" else np.array([value is None for value in values])
+    if values.ndim != 1:
+        raise DataError(
+            expected=f"one value per example in column {name!r}",
+            got=f"shape {values.shape}",
+            do="Pass one column each.",
+        )
+    gaps = np.array([_is_gap(value) for value in values.tolist()], bool)
     groups = np.full(len(values), MISSING, dtype=object)
     there = values[~gaps]
+    numeric = values.dtype.kind in "iuf" and bool(np.isfinite(there.astype(np.float64)).all())
     if numeric and len(np.unique(there)) > MOST_VALUES:
         groups[~gaps] = _quarters(there)
     else:
@@ -104,8 +110,16 @@ def _grouped(name: str, values: NDArray[Any], wanted: bool) -> NDArray[np.str_] 
     )
 
 
+def _is_gap(value: Any) -> bool:
+    """Whether a value is missing: None, NaN or NaT, or no text."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
 def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float | np.floating) else str(value)
+    """Return a value as text that tells it from others: whole numbers without decimals, others with all digits."""
+    if isinstance(value, float | np.floating):
+        return str(int(value)) if float(value).is_integer() else repr(float(value))
+    return str(value)
 
 
 def _quarters(values: NDArray[Any]) -> list[str]:
@@ -113,4 +127,5 @@ def _quarters(values: NDArray[Any]) -> list[str]:
     if len(edges) < 3:
         return [_text(value) for value in values]
     part = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
-    return [f"{edges[at]:g} to {edges[at + 1]:g}" for at in part]
+    digits = next(n for n in range(4, 18) if len({f"{edge:.{n}g}" for edge in edges}) == len(edges))
+    return [f"{edges[at]:.{digits}g} to {edges[at + 1]:.{digits}g}" for at in part]

@@ -5,11 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from genmem.data.arrays import fingerprint
+from genmem.errors import IncompleteRunError, RunError
 from genmem.findings.records import Finding, from_json, to_json
 from genmem.regions import Known, Region, Regions
 from genmem.run.directory import Run
+from genmem.run.storage import Arrays
 
 CLEAR = 0.05
+UNCERTAIN = 20.0  # times an estimate, from which the upper end of its interval says nothing
 STORED = "results/regions.json"
 SAID = ("space", "searched", "judged", "held_out", "samples", "sentence", "found", "kinds")
 SOURCES = (
@@ -43,7 +46,17 @@ def regions_of(run: Run) -> dict[str, Any] | None:
 def is_current(run: Run) -> bool:
     """Return whether regions are stored, and are those of the stored scores."""
     about = run.read_json(STORED)
-    return bool(about) and run.has_result("regions") and about.get("scores") == scores_stamp(run)
+    if not about or about.get("scores") != scores_stamp(run):
+        return False
+    try:
+        return bool(about.get("arrays") == arrays_stamp(run.result("regions")))
+    except (IncompleteRunError, RunError):
+        return False
+
+
+def arrays_stamp(arrays: Arrays) -> str:
+    """Return what tells the regions of the examples from those of another search."""
+    return fingerprint(*(arrays[name] for name in ("train", "held_out", "samples")))
 
 
 def scores_stamp(run: Run) -> str:
@@ -115,6 +128,6 @@ def _collect(region: Region) -> str:
     if not math.isfinite(region.more) or not region.more:
         return ""
     low, high = region.more_interval
-    if math.isfinite(low) and math.isfinite(high):
+    if math.isfinite(low) and high < UNCERTAIN * region.more:
         return f"Collect about {region.more:,.0f} more there (95% interval {low:,.0f} to {high:,.0f})."
     return f"Collect about {region.more:,.0f} more there; the number is uncertain."

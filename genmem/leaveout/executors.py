@@ -21,6 +21,7 @@ T = TypeVar("T")
 TRIES = 4  # the first and three more
 DASK_SECONDS = 15
 ADDRESS = re.compile(r"((tcp|tls|ws|wss|ucx)://)?[^\s/]+:\d+")
+SAFE = {"PYTHONSAFEPATH": "1"}  # a new process imports nothing from the current folder before it has our path
 KEPT = "Run the same command again; what is finished is kept."
 
 
@@ -212,7 +213,7 @@ class _LocalWorkers(Executor):
             self._max_workers,
             initializer=_prepare_worker,
             initargs=(self._threads, os.getpid()),
-            env={name: str(self._threads) for name in names},
+            env={**{name: str(self._threads) for name in names}, **SAFE},
         )
 
     def submit(self, call: Callable[..., T], /, *args: Any, **keywords: Any) -> Future[T]:

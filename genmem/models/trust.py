@@ -1,13 +1,12 @@
 """What a file or a plan may name without trust: a name from a stranger must not become code that runs."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from genmem.models.factory import BUILT_IN
 
 MADE_FROM_YOURS = ("genmem.models.custom:ModuleDensity", "genmem.models.pyro_density:PyroDensity")
-NAMES_CODE = re.compile(r"\s*[\w.]+:[\w.]+\s*$")  # package.module:name
+PLAIN = {"device"}  # settings that may have a colon and are never imported: cuda:0
 
 
 def foreign_names(described: Mapping[str, Any]) -> list[str]:
@@ -17,9 +16,9 @@ def foreign_names(described: Mapping[str, Any]) -> list[str]:
         described: {"name": class or factory, "params": its settings}, as in run.json and in files of models.
     """
     params = described.get("params")
-    values = list(params.values()) if isinstance(params, Mapping) else []
-    callables = [str(value["callable"]) for value in values if isinstance(value, Mapping) and "callable" in value]
-    texts = [value for value in values if isinstance(value, str) and NAMES_CODE.match(value)]
+    named = list(params.items()) if isinstance(params, Mapping) else []
+    callables = [str(value["callable"]) for _, value in named if isinstance(value, Mapping) and "callable" in value]
+    texts = [value for key, value in named if isinstance(value, str) and ":" in value and key not in PLAIN]
     return [name for name in (str(described["name"]), *callables, *texts) if not _is_own(name)]
 
 

@@ -9,6 +9,7 @@ from scipy.stats import beta
 from genmem.protocols import Brief, figure
 
 LEVEL = 0.05
+LARGEST = 1e4  # times its present number: no region is known to need more
 NO_AMOUNT = (math.nan, math.nan)
 
 
@@ -113,5 +114,6 @@ def by_score(n: int, mean: float, interval: tuple[float, float], target: float, 
 def _to_reach(n: int, ratio: float, exponent: float) -> float:
     if ratio <= 1:
         return 0.0
-    with np.errstate(over="ignore"):
-        return float(np.ceil(np.round(n * (np.float64(ratio) ** (1 / exponent) - 1), 6)))
+    if np.log(ratio) / exponent > np.log(LARGEST):
+        return math.inf
+    return float(np.ceil(np.round(n * (np.float64(ratio) ** (1 / exponent) - 1), 6)))

@@ -294,11 +294,11 @@ class Run(Shards, Brief):
         """
         for name, what in written.changed(self.path / "results"):
             stage = STAGES.get(Path(name).stem, "audit")
-            again = f"genmem {stage} {self.path}" if stage != "audit" else "the audit"
+            again = f"`genmem {stage} {self.path}`" if stage != "audit" else "the audit"
             raise RunError(
                 expected=f"{self.path / 'results' / name} as it was written",
                 got=f"a file that was {what} since",
-                do=f"Run {again} again.",
+                do=f"Run {again} again, with the options that it had.",
             )
 
     # --- the directory

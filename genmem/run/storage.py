@@ -112,7 +112,7 @@ def damaged(file: Path, got: str) -> RunError:
     return RunError(
         expected=f"an undamaged file {file}",
         got=got,
-        do="Run the same command with --recompute to compute it again, or delete the file.",
+        do="Run the same command with --recompute, or delete the file and run the command that writes it.",
     )
 
 

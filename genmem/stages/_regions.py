@@ -1,5 +1,6 @@
 """Which regions of the data need more examples?"""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from genmem.data.examples import Data
 from genmem.data.metadata import Metadata, read_metadata
 from genmem.errors import DataError, IncompleteRunError, ModelError
 from genmem.findings.records import to_json
-from genmem.findings.regions import STORED, described, is_current, scores_stamp
+from genmem.findings.regions import STORED, arrays_stamp, described, is_current, scores_stamp
 from genmem.leaveout import planned_model
 from genmem.models import DeepDensity
 from genmem.protocols import Listener, Progress, draw, ignore
@@ -35,6 +36,7 @@ FIFTH = 4
 SPACES = ("pca", "latent", "data")
 WAYS = ("kmeans", "hdbscan")
 OUTSIDE = "none"
+MOST = 0.5  # share of held-out examples that may be odd
 Space = Literal["pca", "latent", "data"]
 
 
@@ -143,6 +145,7 @@ def _compute(
         _flat(data.X[:0] if outside is None else outside.X),
         _flat(_drawn(run, given["samples"], seed)),
     )
+    _check_alike(rows, bool(run.plan["data"]["image_shape"]))
     searched, name = coordinates(run, rows, given["space"], features, seed)
     found = find_regions(
         known,
@@ -156,7 +159,32 @@ def _compute(
     run.write_result("regions", map=searched.train[:, :2], **arrays)
     kinds = _kinds(run, data, outside, rows, known, metadata, given)
     _write_groups(run, data, known)
-    return described(found, kinds, name, len(rows.held_out), len(rows.samples), known)
+    about = described(found, kinds, name, len(rows.held_out), len(rows.samples), known)
+    return {"arrays": arrays_stamp(run.result("regions")), **about}
+
+
+def _check_alike(rows: Rows, images: bool) -> None:
+    """Refuse held-out examples that are training examples, or on another scale: most differ from all by a range."""
+    if not len(rows.held_out):
+        return
+    axis = None if images else 0
+    low, high = rows.train.min(axis=axis), rows.train.max(axis=axis)
+    outside = (rows.held_out > 2 * high - low) | (rows.held_out < 2 * low - high)
+    if (outside & (high > low)).any(axis=1).mean() > MOST:
+        raise DataError(
+            expected=f"held-out examples on the scale of the training examples, {np.min(low):g} to {np.max(high):g}",
+            got=f"values from {rows.held_out.min():g} to {rows.held_out.max():g}",
+            do="Scale them as the training examples were.",
+        )
+    known = Counter(row.tobytes() for row in rows.train)
+    same = sum(row.tobytes() in known for row in rows.held_out)
+    alike = sum(count for count in known.values() if count > 1) / len(rows.train)  # as rows of few values are
+    if same > max(MOST, 2 * alike) * len(rows.held_out):
+        raise DataError(
+            expected="held-out examples that are not among the training examples",
+            got=f"{same:,} of {len(rows.held_out):,} that are",
+            do="Pass examples that the model did not see.",
+        )
 
 
 def _known(run: Run) -> Known:
@@ -212,7 +240,8 @@ def _kinds(
     kinds["cell"] = _cells(run, rows, known, given)
     if metadata is not None:
         for name, groups in read_metadata(metadata, data.index, given["by"]).items():
-            kinds[name] = describe_regions(name, known, groups)
+            kind = f"{name} (metadata)" if name in ("label", "cell", "found") else name
+            kinds[kind] = describe_regions(kind, known, groups)
     return kinds
 
 

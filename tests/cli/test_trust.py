@@ -57,13 +57,15 @@ def stranger(finished, tmp_path, monkeypatch):
         {"name": "sklearn.neighbors:KernelDensity", "params": {"metric": {"callable": "beside:make"}}},
         {"name": "genmem.models.diffusion:DiffusionModel", "params": {"network": "beside:make"}},
         {"name": "genmem.models.custom:ModuleDensity", "params": {"network": {"callable": "beside:make"}}},
+        {"name": "genmem.models.diffusion:DiffusionModel", "params": {"network": "bes-ide:make"}},
         {"name": "genmem.run.storage:unwritable", "params": {}},
         {"name": "sklearn.utils:Bunch", "params": {}},
     ],
 )
 @pytest.mark.parametrize("stage", STAGES)
 def test_no_stage_runs_what_a_plan_names(stranger, tmp_path, capsys, model, stage):
-    (tmp_path / "beside.py").write_text("import pathlib\npathlib.Path('ran').touch()\ndef make(**_): ...\n")
+    for name in ("beside", "bes-ide"):
+        (tmp_path / f"{name}.py").write_text("import pathlib\npathlib.Path('ran').touch()\ndef make(**_): ...\n")
     say(stranger, model)
     code = cli([stage, str(stranger)])
     said = capsys.readouterr().err
@@ -81,6 +83,7 @@ def test_the_refusal_names_what_would_be_imported_and_what_to_do(stranger, capsy
     assert "--trust" in said
 
 
+@pytest.mark.slow
 def test_reading_a_run_needs_no_code(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     X = np.random.default_rng(0).normal(size=(30, 2)).astype(np.float32)
@@ -144,6 +147,18 @@ def test_files_beside_a_run_are_no_libraries(finished, tmp_path):
     for name in ("orjson", "pandas", "sage", "polars", "IPython"):
         (tmp_path / f"{name}.py").write_text("import pathlib\npathlib.Path('ran').touch()\n")
     code = f"import sys; sys.argv = ['genmem', 'report', {str(finished)!r}]; from genmem_cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.slow
+def test_files_beside_a_run_are_no_libraries_of_its_workers(tmp_path):
+    for name in ("joblib", "pickle", "json"):
+        (tmp_path / f"{name}.py").write_text("import pathlib\npathlib.Path('ran').touch()\n")
+    np.save(tmp_path / "X.npy", np.random.default_rng(0).normal(size=(40, 2)))
+    words = ["audit", "X.npy", "--model", "kde", "--folds", "2", "--repeats", "2", "--workers", "2", "--out", "r"]
+    code = f"import sys; sys.argv = ['genmem', *{words!r}]; from genmem_cli.main import main; main()"
     done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "ran").exists()

@@ -256,6 +256,7 @@ def test_audits_of_different_shares_are_told(tmp_path, runs):
 # --- refused
 
 
+@pytest.mark.slow
 def test_different_data_are_refused_by_name(tmp_path, runs):
     other = audited_run(tmp_path / "elsewhere", blobs(seed=9))
     with pytest.raises(DataError, match=r"kde: 60 examples of 3 values.*elsewhere: 60 examples.*sha256.*; 0 examples"):

@@ -30,6 +30,22 @@ def test_few_numbers_are_names():
     assert read_metadata({"arm": [1.0, 2.0, 1.0]}, np.arange(3))["arm"].tolist() == ["1", "2", "1"]
 
 
+def test_values_that_print_alike_stay_apart():
+    site = np.array([1000001.0, 1000002.0, np.nan, 1000001.0])
+    assert read_metadata({"site": site}, np.arange(4))["site"].tolist() == ["1000001", "1000002", "missing", "1000001"]
+    close = read_metadata({"x": [0.12345678, 0.12345679]}, np.arange(2))["x"]
+    assert len(set(close)) == 2
+    times = read_metadata({"t": 1_600_000_000 + 60 * np.arange(200)}, np.arange(200))["t"]
+    assert np.unique(times, return_counts=True)[1].tolist() == [50, 50, 50, 50]
+
+
+def test_every_gap_is_told():
+    column = np.array(["", "x", None, np.nan, " "], dtype=object)
+    assert read_metadata({"a": column}, np.arange(5))["a"].tolist() == ["missing", "x", *["missing"] * 3]
+    infinite = np.r_[np.arange(20.0), np.full(20, np.inf)]
+    assert "inf" in read_metadata({"a": infinite}, np.arange(40))["a"]
+
+
 def test_a_frame_in_memory():
     table = pa.table({"site": ["a", None, "b"]})
     assert read_metadata(table, np.arange(3))["site"].tolist() == ["a", "missing", "b"]
@@ -45,6 +61,7 @@ def test_a_frame_in_memory():
         ({"a": [1, 1, 1]}, ["a"], "got one value, '1'"),
         ({}, [], "one row of metadata"),
         (7, [], "metadata as a table"),
+        ({"a": np.zeros((3, 2))}, ["a"], "one value per example"),
     ],
 )
 def test_bad_input(source, columns, message):

@@ -48,6 +48,7 @@ def test_columns_of_pixels(tmp_path):
     np.testing.assert_array_equal(load(tmp_path / "t.parquet", pixels=True).X, BRIGHT.reshape(20, -1))
 
 
+@pytest.mark.slow
 def test_numbers_are_not_binarized(tmp_path):
     run = genmem.stages.plan(DARK, "vae", tmp_path / "run", folds=2, repeats=1, epochs=1)
     np.testing.assert_array_equal(run.data().X, DARK)

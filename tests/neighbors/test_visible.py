@@ -137,6 +137,7 @@ def test_pairs_within_the_training_set_equal_a_loop():
         assert count >= 5 and 0 < alike < 1
 
 
+@pytest.mark.slow
 def test_the_chance_of_close_pairs_is_the_largest_over_their_number():
     for count, share in ((3, 0.4), (4, 0.3), (8, 0.5)):
         assert by_pairs(count, 0, share) == pytest.approx(pairs_by_sum(count, share), rel=0.02)

@@ -72,12 +72,14 @@ def test_deleted_arrays_drop_no_section_silently(run, capsys, name):
     assert f"{name}.npz" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_has_no_note(run):
     (run.path / "results" / written.FILE).unlink()
     run.check_results()
     stages.report(run)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_of_a_checkpoint_is_noticed(run):
     folder = run.path / "trajectory"
     weights = sorted(folder.glob("*.safetensors"))[-1]
@@ -90,6 +92,7 @@ def test_a_flipped_bit_of_a_checkpoint_is_noticed(run):
             checkpoint.second_moments()
 
 
+@pytest.mark.slow
 def test_a_changed_manifest_of_a_trajectory_is_noticed(run):
     file = run.path / "trajectory" / "manifest.json"
     file.write_text(file.read_text().replace('"n_train": 50', '"n_train": 51'))
@@ -97,6 +100,7 @@ def test_a_changed_manifest_of_a_trajectory_is_noticed(run):
         load_trajectory(file.parent)
 
 
+@pytest.mark.slow
 def test_a_trajectory_of_an_earlier_version_is_read(run):
     file = run.path / "trajectory" / "manifest.json"
     manifest = json.loads(file.read_text())

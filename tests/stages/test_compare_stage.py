@@ -30,6 +30,7 @@ def both(folder):
     return [str(folder / "narrow"), str(folder / "wide")]
 
 
+@pytest.mark.slow
 def test_files_words_and_the_last_line(folder, tmp_path, capsys):
     assert run(["compare", *both(folder), "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out.splitlines()
@@ -124,6 +125,7 @@ def attempts(page):
     return handlers + scripts + strangers + loaded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_names_of_runs_are_escaped(folder, tmp_path, payload):
     stages.compare(both(folder), tmp_path / "out", names=[payload, f"b{payload}"], command=payload)

@@ -82,6 +82,20 @@ def test_a_stored_result_is_kept_until_something_else_is_asked(thin, run):
     assert stages.regions(run, n_regions=3)["held_out"] is None
 
 
+def test_a_kill_between_two_files_leaves_no_mixture(thin, run):
+    stages.regions(run, held_out=thin[1])
+    arrays = run.result("regions")
+    stages.regions(run, held_out=thin[1][:60])
+    run.write_result("regions", **arrays)  # as after a kill: of the other search
+    assert stages.regions(run)["held_out"] is None  # computed again, as nothing else was asked
+
+
+def test_columns_called_like_groups_of_the_run_do_not_replace_them(run):
+    n = run.plan["data"]["n"]
+    about = stages.regions(run, metadata={"label": np.arange(n) % 2, "cell": np.arange(n) % 3})
+    assert about["kinds"].keys() == {"label", "cell", "label (metadata)", "cell (metadata)"}
+
+
 def test_metadata_groups_are_described(run):
     n = run.plan["data"]["n"]
     site = np.array(["north", "south", "south"])[np.arange(n) % 3]
@@ -124,6 +138,8 @@ def test_bad_input(thin, run):
         "to divide the examples into groups; got one value": {"metadata": {"site": ["a"] * n}, "by": ["site"]},
         "a column of metadata that divides": {"metadata": {"id": [f"p{i}" for i in range(n)]}},
         "held-out examples with the labels": {"held_out_labels": thin[2]},
+        "on the scale of the training examples": {"held_out": 255 * thin[1]},
+        "not among the training examples": {"held_out": np.asarray(run.data().X[:50])},
         "held-out examples of shape": {"held_out": np.ones((9, 5), np.float32)},
         f"features of {n} training and 0 held-out": {"features": np.ones((n - 1, 2))},
         f"features of {n} training and 120 held-out": {"features": np.ones((n, 2)), "held_out": thin[1]},
