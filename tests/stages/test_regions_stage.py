@@ -11,7 +11,7 @@ from pages import visible
 
 import genmem
 from genmem import stages
-from genmem.errors import DataError, ModelError
+from genmem.errors import DataError, ModelError, RunError
 from genmem.regions import describe_regions
 from genmem.run import Run
 from genmem_cli.main import run as cli
@@ -88,6 +88,14 @@ def test_a_kill_between_two_files_leaves_no_mixture(thin, run):
     stages.regions(run, held_out=thin[1][:60])
     run.write_result("regions", **arrays)  # as after a kill: of the other search
     assert stages.regions(run)["held_out"] is None  # computed again, as nothing else was asked
+
+
+def test_a_stored_answer_is_none_for_changed_data(run):
+    X = np.load(run.path / "data" / "X.npy")
+    X[3] += 1
+    np.save(run.path / "data" / "X.npy", X)
+    with pytest.raises(RunError, match="other values"):
+        stages.regions(run)
 
 
 def test_columns_called_like_groups_of_the_run_do_not_replace_them(run):
