@@ -17,8 +17,10 @@ from genmem.leaveout import planned_model
 from genmem.models import DeepDensity
 from genmem.protocols import Listener, Progress, draw, ignore
 from genmem.regions import (
+    MIN_EXAMPLES,
     GroupScore,
     Known,
+    Regions,
     describe_regions,
     find_regions,
     group_scores,
@@ -148,20 +150,28 @@ def _compute(
     )
     _check_alike(rows, bool(run.plan["data"]["image_shape"]))
     searched, name = coordinates(run, rows, given["space"], features, seed)
-    found = find_regions(
-        known,
-        searched.train,
-        searched.held_out if len(searched.held_out) else None,
-        searched.samples if len(searched.samples) else None,
-        n_regions=given["n_regions"],
-        seed=seed,
-    )
+    found = _found(known, searched, given)
     arrays = {"train": found.train, "held_out": found.held_out, "samples": found.samples}
     run.write_result("regions", map=searched.train[:, :2], **arrays)
     kinds = _kinds(run, data, outside, rows, known, metadata, given)
     _write_groups(run, data, known)
     about = described(found, kinds, name, len(rows.held_out), len(rows.samples), known)
     return {"arrays": arrays_stamp(run.result("regions")), **about}
+
+
+def _found(known: Known, points: Rows, given: dict[str, Any]) -> Regions:
+    """Search for regions; of too few examples there are none."""
+    if known.n < 2 * MIN_EXAMPLES:
+        train, held_out, samples = (np.full(len(part), "") for part in (points.train, points.held_out, points.samples))
+        return Regions([], train, held_out, samples, searched=0, judged=len(known.per_repeat))
+    return find_regions(
+        known,
+        points.train,
+        points.held_out if len(points.held_out) else None,
+        points.samples if len(points.samples) else None,
+        n_regions=given["n_regions"],
+        seed=given["seed"],
+    )
 
 
 def _check_alike(rows: Rows, images: bool) -> None:

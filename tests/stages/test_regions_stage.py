@@ -178,3 +178,11 @@ def test_the_command(thin, run, tmp_path, capsys):
     assert said(run.path)["regions"]["sentence"] in out
     assert len(said(run.path)["regions"]["found"]) <= 4
     assert cli(["regions", str(run.path), "--by", "site"]) == 2
+
+
+def test_few_examples_have_no_regions(tmp_path):
+    X = np.random.default_rng(0).normal(size=(8, 2))
+    done = genmem.audit(X, "kde", tmp_path / "run", folds=2, repeats=2, workers=1)
+    about = done.summary["regions"]
+    assert about["found"] == []
+    assert "No cluster is large enough." in visible(done.path / "report.html")
