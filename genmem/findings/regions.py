@@ -80,7 +80,7 @@ def find_regions_in(run: Run) -> list[Finding]:
             first.more,
             interval=first.more_interval,
             null=0.0,
-            p_value=min(p for p in (first.share_p, first.p_corrected) if not math.isnan(p)),
+            p_value=first.p_any,
             n=first.n,
             unit="examples",
             sentence=sentence(found, thin),

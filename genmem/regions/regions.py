@@ -65,9 +65,15 @@ class Region(Group):
     more_by_score_interval: tuple[float, float] = NO_AMOUNT
 
     @property
+    def p_any(self) -> float:
+        """The smaller of the two corrected p-values, doubled if both were tested; NaN if none was."""
+        tested = [p for p in (self.p_corrected, self.share_p) if not math.isnan(p)]
+        return min(1.0, len(tested) * min(tested)) if tested else math.nan
+
+    @property
     def stands_out(self) -> bool:
-        """Whether its mean score or its share of held-out examples exceeds that of the rest, at 5%."""
-        return self.p_corrected < LEVEL or self.share_p < LEVEL
+        """Whether its mean score or its share of held-out examples exceeds that of the rest, at 5% for both."""
+        return self.p_any < LEVEL
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +189,10 @@ def _describe(place: Place, scored: dict[str, GroupScore], known: Known, decline
         region = replace(region, samples=int(place.samples.sum()), sample_share=_share(place.samples))
     if place.held_out is None or not place.held_out.size:
         return replace(region, more=amount.more, more_interval=amount.interval, why=amount.why)
-    return _with_share(region, place.held_out, n, known.n, searched)
+    region = _with_share(region, place.held_out, n, known.n, searched)
+    if known.belong is not None:  # both take examples as independent
+        region = replace(region, share_p=math.nan, more_interval=NO_AMOUNT)
+    return region
 
 
 def _with_share(region: Region, outside: NDArray[np.bool_], n: int, n_train: int, searched: int) -> Region:

@@ -161,7 +161,7 @@ class Tested:
     def corrected(self, region: Region) -> Region:
         """Return the region with p-values that allow for the search."""
         if self.belong:
-            return replace(region, share_p=math.nan)
+            return region
         at, p = int(region.name) - 1, math.nan
         if region.n >= MIN_EXAMPLES:
             p = float(self.by_score[at])

@@ -247,6 +247,12 @@ def _kinds(
     kinds = {}
     if data.labels is not None:
         theirs = None if outside is None or outside.labels is None else outside.labels
+        if theirs is not None and not np.isin(theirs.astype(str), data.labels.astype(str)).any():
+            raise DataError(
+                expected=f"held-out labels like those of the run, such as {data.labels[0]!s}",
+                got=f"others, such as {theirs[0]!s}",
+                do="Use the same names for the labels of both.",
+            )
         kinds["label"] = describe_regions("label", known, data.labels, theirs)
     kinds["cell"] = _cells(run, rows, known, given)
     if metadata is not None:

@@ -61,6 +61,20 @@ def test_a_region_without_training_examples_has_a_share_and_no_score():
     assert math.isnan(empty.more_by_score)
 
 
+def test_shares_of_examples_that_belong_together_are_not_tested():
+    what = known(np.random.default_rng(8))
+    grouped = Known(what.per_repeat, np.arange(40) // 4)
+    (_, b) = sorted(describe_regions("site", grouped, ["a"] * 36 + ["b"] * 4, ["b"] * 20), key=lambda one: one.name)
+    assert b.held_out_share == 1
+    assert math.isnan(b.share_p)
+    assert np.isnan(b.more_interval).all()
+
+
+def test_of_two_tests_the_smaller_p_is_doubled():
+    first = describe_regions("site", known(np.random.default_rng(9)), ["a"] * 30 + ["b"] * 10, ["b"] * 20)[0]
+    assert first.p_any == min(1, 2 * min(first.p_corrected, first.share_p))
+
+
 def test_one_region_of_all_examples_has_nothing_to_be_compared_with():
     (only,) = describe_regions("label", known(np.random.default_rng(3)), np.full(40, "a"))
     assert math.isnan(only.rest)

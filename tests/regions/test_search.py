@@ -174,6 +174,7 @@ def test_rows_that_belong_together_are_tested_by_group():
     assert alone.regions[0].p_corrected < 0.05
     assert not one_patient.regions[0].p_corrected < 0.05
     assert np.isnan(alone.regions[0].share_p)
+    assert np.isnan(alone.regions[0].more_interval).all()
 
 
 def test_one_repeat_has_no_p():

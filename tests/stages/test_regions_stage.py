@@ -145,6 +145,7 @@ def test_bad_input(thin, run):
         "one row of metadata": {"metadata": {"site": np.arange(n - 1) % 2}},
         "to divide the examples into groups; got one value": {"metadata": {"site": ["a"] * n}, "by": ["site"]},
         "a column of metadata that divides": {"metadata": {"id": [f"p{i}" for i in range(n)]}},
+        "held-out labels like those": {"held_out": thin[1], "held_out_labels": np.full(120, "four")},
         "held-out examples with the labels": {"held_out_labels": thin[2]},
         "on the scale of the training examples": {"held_out": 255 * thin[1]},
         "not among the training examples": {"held_out": np.asarray(run.data().X[:50])},
