@@ -129,6 +129,7 @@ def test_conditions_that_cannot_be_read_cost_no_time(condition, capsys, monkeypa
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_a_condition_on_what_is_undefined_is_no_pass(capsys):
     assert run(["copycheck", *SETS, "--fail-if", "dcr_median_p < 0.05"]) == 2
     assert (

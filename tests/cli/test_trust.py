@@ -75,6 +75,7 @@ def test_no_stage_runs_what_a_plan_names(stranger, tmp_path, capsys, model, stag
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_the_refusal_names_what_would_be_imported_and_what_to_do(stranger, capsys):
     say(stranger, {"name": "subprocess:check_output", "params": {"args": ["true"]}})
     assert cli(["refit", "--recompute", str(stranger)]) == 2
@@ -98,6 +99,7 @@ def test_reading_a_run_needs_no_code(tmp_path, monkeypatch, capsys):
     assert [cli([stage, str(run)]) for stage in ("regions", "report")] == [0, 0]
 
 
+@pytest.mark.slow
 def test_trust_says_what_is_imported(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "trusted_model.py").write_text(MODEL)

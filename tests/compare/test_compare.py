@@ -245,6 +245,7 @@ def test_the_summary_is_five_lines_and_the_rest_is_json(runs):
     assert list(found.against_first()) == ["wide", "other"]
 
 
+@pytest.mark.slow
 def test_audits_of_different_shares_are_told(tmp_path, runs):
     run = stages.plan(blobs(), "kde-torch", tmp_path / "half", folds=2, repeats=3)
     stages.refit(run, workers=1)

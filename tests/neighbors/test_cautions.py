@@ -58,6 +58,7 @@ def test_no_drifting_held_out_set_is_red_without_the_caution(scale, shift):
     assert red > 0  # or nothing was tried
 
 
+@pytest.mark.slow
 def test_another_source_comes_before_a_red_verdict_and_is_a_condition():
     rng = np.random.default_rng(3)
     T, H, S = normal(rng, 300), normal(rng, 200, 1.3), normal(rng, 200)

@@ -66,6 +66,7 @@ def test_the_python_line_repeats_the_comparison(folder, tmp_path, monkeypatch):
     assert found.comparison.level == 0.1 and found.path == tmp_path / "a"
 
 
+@pytest.mark.slow
 def test_exit_codes_and_conditions(folder, tmp_path, capsys):
     def code(*more):
         return run(["compare", *both(folder), "--out", str(tmp_path / "out"), *more])

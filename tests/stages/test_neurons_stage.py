@@ -139,6 +139,7 @@ def test_too_few_networks_are_told_how_many_and_what_they_cost(tmp_path):
         stages.neurons(run, repeats=7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
@@ -155,6 +156,7 @@ def test_arguments_out_of_range_are_refused(tmp_path, asked, said):
         stages.neurons(planned(tmp_path / "r"), **asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("match", ["steps", "epochs"])
 def test_halves_keep_groups_together_and_take_the_steps_of_the_run(tmp_path, match):
     groups = np.arange(120) // 4
